@@ -1,0 +1,113 @@
+"""One HTTP attempt for one row: which call a step means, its answer, and what the answer decides.
+
+Put here: the translation between steps, port calls and events. Keep out: order, pace and storage.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from pm_dagster.core import decisions
+from pm_dagster.core.decisions import Decision, Policy
+from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.core.ledger_entry import Entry
+from pm_dagster.core.ports import Call, DatabricksRuns, Event
+from pm_dagster.core.run_state import RunSnapshot
+
+_CALL_OF: dict[type, Call] = {
+    decisions.StartRun: Call.RUN_NOW,
+    decisions.RepairRun: Call.REPAIR,
+    decisions.LookUp: Call.GET_RUN,
+    decisions.FindRun: Call.LIST_RUNS,
+}
+
+
+@dataclass
+class Work:
+    """One row on its way: the entry as last known and the step to do next.
+
+    ``unanswered`` counts, per call, the attempts without a usable answer; ``refusals`` the clean refusals of a repair.
+    """
+
+    entry: Entry
+    step: Decision
+    unanswered: Counter[Call] = field(default_factory=Counter)
+    refusals: int = 0
+
+    @property
+    def call(self) -> Call:
+        """The API call of the next step."""
+        return _CALL_OF[type(self.step)]
+
+    @property
+    def changes_workspace(self) -> bool:
+        """True when the call starts something, so that its intent has to be committed first."""
+        return self.call in (Call.RUN_NOW, Call.REPAIR)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one HTTP attempt brought: a value or an error, and how long it took in seconds."""
+
+    value: object
+    error: ProcessManagerError | None
+    seconds: float
+
+
+def attempt(work: Work, runs: DatabricksRuns, clock: Callable[[], float]) -> Answer:
+    """Make the call; runs in a worker thread. Never raises a ProcessManagerError."""
+    began = clock()
+    try:
+        return Answer(_call(work, runs), None, clock() - began)
+    except ProcessManagerError as error:
+        return Answer(None, error, clock() - began)
+
+
+def _call(work: Work, runs: DatabricksRuns) -> object:
+    entry, step = work.entry, work.step
+    if isinstance(step, decisions.StartRun):
+        return runs.start(entry.job_id, entry.parameters, entry.idempotency_token)
+    if isinstance(step, decisions.RepairRun):
+        return runs.repair(_previous(entry), entry.parameters, step.latest_repair_id)
+    if isinstance(step, decisions.FindRun):
+        since = entry.intent_at or datetime.fromtimestamp(0, timezone.utc)
+        return runs.find_started(entry.job_id, since, entry.parameters)
+    return runs.look_up(_previous(entry))
+
+
+def _previous(entry: Entry) -> int:
+    if entry.previous_run_id is None:
+        message = f"entry {entry.entry_id} has no previous run to look up or repair"
+        raise ValueError(message)
+    return entry.previous_run_id
+
+
+def event_of(work: Work, answer: Answer, scrub: Callable[[str], str]) -> Event:
+    """The line of history for one attempt."""
+    status = getattr(answer.error, "status", None) if answer.error else 200
+    if answer.error is not None:
+        detail = scrub(str(answer.error))
+    elif isinstance(answer.value, RunSnapshot):
+        detail = f"run {answer.value.run_id} is {answer.value.words}, latest repair {answer.value.latest_repair_id}"
+    else:
+        detail = f"{'repair' if work.call is Call.REPAIR else 'run'} {answer.value}"
+    return Event(kind="answer", detail=detail, call=work.call, status=status, seconds=answer.seconds)
+
+
+def decide(work: Work, answer: Answer, policy: Policy) -> Decision:
+    """What follows from an answer."""
+    entry, value = work.entry, answer.value
+    if answer.error is not None:
+        return decisions.after_failure(entry, work.call, answer.error, work.unanswered[work.call], work.refusals, policy)
+    if isinstance(value, RunSnapshot):
+        return decisions.after_look_up(entry, value, policy)
+    number = value if isinstance(value, int) else None
+    if work.call is Call.LIST_RUNS or number is None:
+        return decisions.after_find(entry, number)
+    if work.call is Call.REPAIR:
+        return decisions.Accept(_previous(entry), number, f"repair {number} of run {entry.previous_run_id}")
+    why = work.step.reason if isinstance(work.step, decisions.StartRun) else ""
+    return decisions.Accept(number, None, f"new run {number}" + (f": {why}" if why else ""))

@@ -1,0 +1,236 @@
+"""What to do next for a row, given what is known: the rules of the dispatch, as pure functions.
+
+Put here: the choice between adopting, repairing, starting afresh, waiting and refusing. Keep out: doing it.
+A repair is decided by the run's history, never by the text of a message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from pm_dagster.core.errors import (
+    AuthenticationFailed,
+    ProcessManagerError,
+    Refused,
+    Throttled,
+    WorkspaceUnavailable,
+)
+from pm_dagster.core.ledger_entry import Entry, EntryState
+from pm_dagster.core.ports import Call
+from pm_dagster.core.run_state import RunSnapshot, Standing
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The settings that the rules depend on; see ``Settings`` for their meaning."""
+
+    fresh_run_allowed: bool = True
+    call_tries: int = 4
+    call_backoff_seconds: float = 1.0
+    max_attempts: int = 5
+    settle_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class StartRun:
+    """Send run-now; ``reason`` says why a repair row gets a fresh run, empty for a new row."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RepairRun:
+    """Send a repair that names this latest repair id."""
+
+    latest_repair_id: int | None
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """Read the run and its history, after ``delay`` seconds."""
+
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class FindRun:
+    """Search the job's runs for the one that a lost answer may have started."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """Make the same call again after ``delay`` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True)
+class Accept:
+    """The workspace took the call: the row's work is a new run, or a repair of its run."""
+
+    run_id: int
+    repair_id: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """The work is under way or done without us: take it as the row's."""
+
+    run_id: int
+    repair_id: int | None
+    reason: str
+    succeeded: bool = False
+
+
+@dataclass(frozen=True)
+class Defer:
+    """Leave the row for a later dispatch. ``counts`` when it uses up one of the row's attempts."""
+
+    reason: str
+    seconds: float
+    counts: bool = False
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """Refuse the row for good."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """Close the entry without a run: nobody asks for the work any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stop the dispatch: the fault is not this row's."""
+
+    error: ProcessManagerError
+
+
+Decision = Union[StartRun, RepairRun, LookUp, FindRun, Again, Accept, Adopt, Defer, Quarantine, Withdraw, Stop]
+
+
+def first_step(entry: Entry) -> Decision:
+    """What an entry needs first, as it stands in the ledger."""
+    unresolved = entry.state is EntryState.SENDING
+    if unresolved and not entry.waiting and entry.starts_new_run:
+        return FindRun()
+    if entry.starts_new_run:
+        return StartRun()
+    return LookUp()
+
+
+def _newer_repair(entry: Entry, run: RunSnapshot) -> int | None:
+    """The repair that came after the one our recorded intent named, if the history shows one."""
+    if entry.state is not EntryState.SENDING:
+        return None
+    if entry.sent_repair_id is None:
+        return run.latest_repair_id
+    if entry.sent_repair_id in run.repair_ids:
+        later = run.repair_ids[run.repair_ids.index(entry.sent_repair_id) + 1 :]
+        return later[-1] if later else None
+    return None
+
+
+def _history_is_stale(entry: Entry, run: RunSnapshot) -> bool:
+    known = entry.sent_repair_id if entry.state is EntryState.SENDING else None
+    return known is not None and known not in run.repair_ids
+
+
+def after_look_up(entry: Entry, run: RunSnapshot, policy: Policy) -> Decision:
+    """Decide a repair row by the run it had."""
+    newer = _newer_repair(entry, run)
+    if newer is not None:
+        return Adopt(run.run_id, newer, f"repair {newer} was already started; run is {run.words}")
+    if _history_is_stale(entry, run):
+        return Defer(
+            f"the history of run {run.run_id} does not yet show repair {entry.sent_repair_id}", policy.settle_seconds
+        )
+    if run.standing is Standing.ACTIVE:
+        return Adopt(run.run_id, run.latest_repair_id, f"run {run.run_id} is already under way ({run.words})")
+    if not entry.waiting:
+        return Withdraw(f"the row left WAITING while its repair was unresolved; run {run.run_id} is {run.words}")
+    if run.standing is Standing.SUCCEEDED:
+        reason = f"run {run.run_id} already succeeded; nothing to repair"
+        return Adopt(run.run_id, run.latest_repair_id, reason, succeeded=True)
+    if run.standing is Standing.NEVER_RAN:
+        return _without_run(f"run {run.run_id} never ran ({run.words})", policy)
+    return RepairRun(run.latest_repair_id)
+
+
+def _without_run(what: str, policy: Policy) -> Decision:
+    if policy.fresh_run_allowed:
+        return StartRun(f"{what}; starting a fresh run")
+    return Quarantine(f"{what}, and a fresh run is not allowed (PM_MISSING_RUN=fail)")
+
+
+def after_find(entry: Entry, run_id: int | None) -> Decision:
+    """Decide by the search for a run whose answer was lost."""
+    if run_id is not None:
+        return Adopt(run_id, None, f"run {run_id} carries this row's parameters; its answer had been lost")
+    if not entry.waiting:
+        return Withdraw("the row left WAITING before its run was confirmed, and the job shows no run for it")
+    return Quarantine("run-now was refused after an earlier answer was lost, and the job shows no run for this row")
+
+
+def after_failure(  # noqa: PLR0911 one return per rule reads better than a result variable
+    entry: Entry, call: Call, error: ProcessManagerError, tries: int, refusals: int, policy: Policy
+) -> Decision:
+    """Decide after a call that failed.
+
+    ``tries`` counts the attempts of this call without a usable answer; ``refusals`` the clean refusals of a
+    repair in this dispatch, this one included.
+    """
+    if isinstance(error, AuthenticationFailed):
+        return Stop(error)
+    if isinstance(error, Throttled):
+        return Again(0.0)
+    if isinstance(error, WorkspaceUnavailable):
+        return _after_no_answer(call, error, tries, policy)
+    if isinstance(error, Refused):
+        return _after_refusal(entry, call, error, refusals, policy)
+    return Stop(error)
+
+
+def _after_no_answer(call: Call, error: WorkspaceUnavailable, tries: int, policy: Policy) -> Decision:
+    pause = policy.call_backoff_seconds * 2 ** (tries - 1)
+    if tries >= policy.call_tries:
+        return Defer(f"{call.value}: {error}", max(pause, policy.settle_seconds if error.maybe_applied else 0.0))
+    if call is Call.REPAIR and error.maybe_applied:
+        return LookUp(pause)
+    return Again(pause)
+
+
+def _after_refusal(entry: Entry, call: Call, error: Refused, refusals: int, policy: Policy) -> Decision:
+    reason = f"{call.value} was refused: {error}"
+    if call is Call.GET_RUN and error.gone:
+        return _without_run(f"run {entry.previous_run_id} does not exist any more", policy)
+    if call is Call.REPAIR:
+        return _after_refused_repair(entry, reason, refusals, policy)
+    if error.status == 409:  # noqa: PLR2004 the only refusal that passes by itself
+        return _count(entry, reason, policy)
+    if call is Call.RUN_NOW and entry.ambiguous:
+        return FindRun()
+    return Quarantine(reason)
+
+
+def _after_refused_repair(entry: Entry, reason: str, refusals: int, policy: Policy) -> Decision:
+    """A refused repair may mean that one is running: read again, leave it to settle, and only then give up."""
+    if refusals <= 1:
+        return LookUp(policy.call_backoff_seconds)
+    if entry.attempts >= 1:
+        return Quarantine(reason)
+    return Defer(reason, policy.settle_seconds, counts=True)
+
+
+def _count(entry: Entry, reason: str, policy: Policy) -> Decision:
+    if entry.attempts + 1 >= policy.max_attempts:
+        return Quarantine(f"{reason} ({entry.attempts + 1} attempts)")
+    return Defer(reason, policy.settle_seconds * 2**entry.attempts, counts=True)

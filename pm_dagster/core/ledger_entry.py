@@ -1,0 +1,76 @@
+"""One row of the ledger: what we intended, sent and learned for a waiting job and generation.
+
+Put here: the states and the idempotency token. Keep out: SQL, and the decision what comes next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from pm_dagster.core.waiting_job import Branch
+
+
+class EntryState(str, Enum):
+    """The life of an entry; see CONTRIBUTING.md for the diagram."""
+
+    #: A dispatcher works on it; nothing has been sent. A dead dispatcher's claim lapses.
+    CLAIMED = "CLAIMED"
+    #: The intent is committed; a call may have taken effect. Never released by a clock.
+    SENDING = "SENDING"
+    #: The workspace's answer is recorded; the control table is still to be written.
+    ACCEPTED = "ACCEPTED"
+    #: A definite no for now; taken up again after ``not_before``.
+    DEFERRED = "DEFERRED"
+    #: A no for good; closed when the control table says so as well.
+    QUARANTINED = "QUARANTINED"
+    #: Closed: the control table has been written.
+    SCHEDULED = "SCHEDULED"
+    #: Closed: the row left WAITING before anything was sent.
+    WITHDRAWN = "WITHDRAWN"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry that this dispatcher owns, as last written.
+
+    ``sent_repair_id`` is the latest repair id that the recorded repair intent named; ``fresh_run`` is true when a
+    repair row is served by a new run because there is nothing left to repair. ``ambiguous`` is true once an answer of
+    this generation was lost, so that a call may have taken effect unseen.
+    """
+
+    entry_id: int
+    run_id: int
+    generation: int
+    branch: Branch
+    state: EntryState
+    job_id: int
+    previous_run_id: int | None
+    parameters: Mapping[str, str]
+    idempotency_token: str
+    fresh_run: bool = False
+    sent_repair_id: int | None = None
+    attempts: int = 0
+    taken_over: bool = False
+    #: Whether the control table still says WAITING, as of the claim.
+    waiting: bool = True
+    ambiguous: bool = False
+    intent_at: datetime | None = None
+
+    @property
+    def starts_new_run(self) -> bool:
+        """True when the call to make is run-now, false when it is a repair."""
+        return self.branch is Branch.NEW or self.fresh_run
+
+
+def idempotency_token(environment: str, control_table: str, run_id: int, generation: int, job_id: int) -> str:
+    """The token that makes sending a new run again safe: 64 hex characters, the most that run-now takes.
+
+    A pure function of what must not run twice. The job id takes part because the API's answer to one token for two
+    jobs is not documented (https://docs.databricks.com/api/workspace/jobs/runnow).
+    """
+    identity = "\x1f".join((environment, control_table, str(run_id), str(generation), str(job_id)))
+    return hashlib.sha256(identity.encode()).hexdigest()

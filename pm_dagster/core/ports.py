@@ -1,0 +1,176 @@
+"""All that the core needs of the outside: the workspace and the control plane, and the records that cross over.
+
+``DatabricksRuns`` is implemented by ``pm_dagster.workspace`` over the official SDK, ``ControlPlane`` by
+``pm_dagster.postgres``; the fakes of the tests pass the same contract suites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from pm_dagster.core.ledger_entry import Entry, EntryState
+from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
+
+
+class Call(str, Enum):
+    """The calls that a dispatch makes, by their API names; each has its own rate."""
+
+    RUN_NOW = "run-now"
+    GET_RUN = "runs/get"
+    REPAIR = "runs/repair"
+    LIST_RUNS = "runs/list"
+
+
+class Outcome(str, Enum):
+    """How one row left a dispatch."""
+
+    ACCEPTED = "accepted"
+    ADOPTED = "adopted"
+    DEFERRED = "deferred"
+    QUARANTINED = "quarantined"
+    #: The row left WAITING, or another dispatcher took it, before we sent anything.
+    WITHDRAWN = "withdrawn"
+
+
+class DatabricksRuns(Protocol):
+    """The Jobs API as a dispatch sees it: one HTTP attempt a call, no hidden retry, ids as integers.
+
+    Every method raises WorkspaceUnavailable, Throttled, AuthenticationFailed or Refused, and nothing else.
+    """
+
+    def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
+        """run-now; returns the run id: that of the run which exists, if the token was used before."""
+
+    def look_up(self, run_id: int) -> RunSnapshot:
+        """runs/get with the whole repair history. Raises Refused with ``gone`` when the run does not exist."""
+
+    def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
+        """runs/repair of all failed tasks; returns the repair id."""
+
+    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
+        """The run of the job that started after ``since`` with these job parameters, if runs/list shows one."""
+
+    def page_url(self, job_id: int, run_id: int) -> str:
+        """The link to the run's page; makes no call."""
+
+    def scrub(self, text: str) -> str:
+        """``text`` without any secret of this connection."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of an entry's history. ``seconds`` is the duration of a call, ``status`` its HTTP status."""
+
+    kind: str
+    detail: str = ""
+    call: Call | None = None
+    status: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A call that is about to be made, committed before it is: a new run, or a repair naming ``latest_repair_id``."""
+
+    entry: Entry
+    fresh_run: bool = False
+    latest_repair_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was learned about an entry, to be written at once.
+
+    ``state`` None leaves the state and only adds events. ``defer_seconds`` counts from the database's now.
+    """
+
+    entry_id: int
+    events: tuple[Event, ...]
+    state: EntryState | None = None
+    outcome: Outcome | None = None
+    succeeded: bool = False
+    accepted_run_id: int | None = None
+    accepted_repair_id: int | None = None
+    page_url: str | None = None
+    reason: str | None = None
+    defer_seconds: float | None = None
+    counts_as_attempt: bool = False
+    ambiguous: bool = False
+
+
+@dataclass(frozen=True)
+class Closed:
+    """An entry after closing. ``control_status`` is what the control table now says, ``written`` whether we wrote it."""
+
+    entry_id: int
+    run_id: int
+    state: EntryState
+    outcome: Outcome | None
+    accepted_run_id: int | None
+    accepted_repair_id: int | None
+    page_url: str | None
+    reason: str
+    control_status: str | None
+    written: bool
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What waits at this moment: rows a dispatch would take, and the age in seconds of the oldest (None if none)."""
+
+    ready: int
+    oldest_seconds: float | None
+    backing_off: int = 0
+    quarantined: int = 0
+    in_hand: int = 0
+    extra: Mapping[str, int] = field(default_factory=dict)
+
+
+class ControlPlane(Protocol):
+    """The control table and the ledger beside it, as one dispatcher sees them.
+
+    Each method is one transaction. Every write is guarded by our ownership of the entry, so a dispatcher that lost its
+    claim writes nothing. Raises ControlPlaneUnavailable when the database does not answer, ConfigurationError when
+    it is not as configured; every method may be called again after ControlPlaneUnavailable and continues.
+    """
+
+    def backlog(self) -> Backlog:
+        """Count what waits; one cheap query."""
+
+    def waiting(self, limit: int) -> list[RawRow]:
+        """The rows that a dispatch may take, oldest first, at most ``limit``; takes nothing."""
+
+    def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
+        """Take the jobs that are still WAITING and free; others are left out."""
+
+    def refuse(self, rows: Sequence[RefusedRow]) -> None:
+        """Record refused rows as quarantined."""
+
+    def take_over(self, limit: int) -> list[Entry]:
+        """Take entries that a dead dispatcher left in SENDING or ACCEPTED, whether or not the view still has them."""
+
+    def resume(self, entry_ids: Collection[int]) -> list[Entry]:
+        """The named entries that are ours or can be taken over now, as they stand."""
+
+    def intend(self, intents: Sequence[Intent]) -> set[int]:
+        """Commit the intents; returns the ids of the entries that may be sent now."""
+
+    def record(self, changes: Sequence[Change]) -> None:
+        """Write what was learned."""
+
+    def close(self, entry_ids: Collection[int]) -> list[Closed]:
+        """Write the control table for entries that are ACCEPTED or QUARANTINED, and close them.
+
+        Rows that somebody else holds locked stay for the next dispatch.
+        """
+
+    def heartbeat(self) -> None:
+        """Say that this dispatcher lives; cheap, may be called often."""
+
+    def end(self) -> None:
+        """Give up all claims that are not SENDING's business and leave; never raises."""

@@ -1,0 +1,272 @@
+"""The loop of a dispatch: many calls in flight, one thread that decides.
+
+Worker threads make one HTTP attempt each and know nothing; this thread paces, commits intents before the calls they
+announce, records what came back, and asks ``decisions`` what is next. All that came back together is written together,
+so the ledger costs one commit per round, not per row.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+
+from pm_dagster.core import decisions
+from pm_dagster.core.attempts import Answer, Work, attempt, decide, event_of
+from pm_dagster.core.decisions import Decision, Policy
+from pm_dagster.core.errors import ControlPlaneUnavailable, ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
+from pm_dagster.core.governor import Governor
+from pm_dagster.core.ledger_entry import Entry, EntryState
+from pm_dagster.core.outcomes import RowOutcome, change_for, outcome_of
+from pm_dagster.core.ports import Call, Change, ControlPlane, DatabricksRuns, Intent, Outcome
+
+#: Longest sleep of the loop, so that stop requests and heartbeats are met in time.
+_LONGEST_WAIT = 0.5
+#: Pauses between tries to reach a database that went away under way; their sum covers a restart.
+_RECONNECT_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+#: A longer Retry-After than this leaves the row for a later dispatch.
+_LONGEST_THROTTLE = 60.0
+_LONGEST_DEFERRAL = 3600.0
+
+
+@dataclass
+class Sent:
+    """The result of one stretch of sending: outcomes by entry id, what is prepared, what was left for later."""
+
+    outcomes: dict[int, RowOutcome] = field(default_factory=dict)
+    prepared: list[Work] = field(default_factory=list)
+    left: list[Entry] = field(default_factory=list)
+    calls: int = 0
+    api_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much at once, and until when (``deadline`` on the monotonic clock of the sender)."""
+
+    concurrency: int
+    deadline: float
+
+
+class Sender:
+    """Drives entries to their outcome. For one stretch; not thread-safe.
+
+    ``stop`` asks to end early: calls in flight are awaited and recorded, the rest is left.
+    """
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        runs: DatabricksRuns,
+        governor: Governor,
+        policy: Policy,
+        limits: Limits,
+        *,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+        on_outcome: Callable[[RowOutcome], None] = lambda _outcome: None,
+    ) -> None:
+        self._control = control
+        self._runs = runs
+        self._governor = governor
+        self._policy = policy
+        self._limits = limits
+        self._stop = stop
+        self._clock = clock
+        self._on_outcome = on_outcome
+        self._due: dict[Call, list[tuple[float, int, Work]]] = {call: [] for call in Call}
+        self._order = itertools.count()
+        self._in_flight: dict[Future[Answer], Work] = {}
+        self._failure: ProcessManagerError | None = None
+        self._silence = 0
+        self._sent = Sent()
+
+    def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
+        """Take each work to its outcome; with ``prepare_only``, only up to the point of starting something.
+
+        Raises AuthenticationFailed or WorkspaceUnavailable when going on is pointless, and ControlPlaneUnavailable when
+        the database stays away; what was learned until then is recorded as far as the database allows.
+        """
+        for work in works:
+            self._take_step(work, work.step, 0.0)
+        pool = ThreadPoolExecutor(self._limits.concurrency, thread_name_prefix="databricks-call")
+        try:
+            self._loop(pool, prepare_only=prepare_only)
+        except BaseException:
+            self._salvage()
+            raise
+        finally:
+            pool.shutdown(wait=True)
+        self._sent.left += [work.entry for queue in self._due.values() for _, _, work in queue]
+        if self._failure is not None:
+            raise self._failure
+        return self._sent
+
+    def _loop(self, pool: ThreadPoolExecutor, *, prepare_only: bool) -> None:
+        while True:
+            if prepare_only:
+                self._set_prepared_aside()
+            if not self._ending():
+                self._submit(pool, self._take_due())
+            if not self._in_flight and (self._ending() or not any(self._due.values())):
+                return
+            self._collect(self._pause())
+            self._persist(self._control.heartbeat)
+
+    def _ending(self) -> bool:
+        return self._failure is not None or self._stop.is_set() or self._clock() >= self._limits.deadline
+
+    def _room(self) -> int:
+        return self._limits.concurrency - len(self._in_flight)
+
+    def _set_prepared_aside(self) -> None:
+        for call in (Call.RUN_NOW, Call.REPAIR):
+            self._sent.prepared += [work for _, _, work in self._due[call]]
+            self._due[call] = []
+
+    def _take_step(self, work: Work, step: Decision, delay: float) -> None:
+        work.step = step
+        heapq.heappush(self._due[work.call], (self._clock() + delay, next(self._order), work))
+
+    def _take_due(self) -> list[Work]:
+        """The works whose time and pace have come, as many as there is room for."""
+        taken: list[Work] = []
+        for call, queue in self._due.items():
+            while queue and len(taken) < self._room():
+                if queue[0][0] > self._clock() or self._governor.delay(call) > 0:
+                    break
+                self._governor.take(call)
+                taken.append(heapq.heappop(queue)[2])
+        return taken
+
+    def _submit(self, pool: ThreadPoolExecutor, works: list[Work]) -> None:
+        intents = [_intent(work) for work in works if work.changes_workspace]
+        granted = self._intend(intents) if intents else set()
+        for work in works:
+            if work.changes_workspace:
+                if work.entry.entry_id not in granted:
+                    reason = "the row left WAITING, or another dispatch took it, before anything was sent"
+                    self._finish(RowOutcome(work.entry, Outcome.WITHDRAWN, reason))
+                    continue
+                work.entry = _announced(work)
+            self._in_flight[pool.submit(attempt, work, self._runs, self._clock)] = work
+
+    def _intend(self, intents: list[Intent]) -> set[int]:
+        granted: set[int] = set()
+        self._persist(lambda: granted.update(self._control.intend(intents)))
+        return granted
+
+    def _pause(self) -> float:
+        moments = [_LONGEST_WAIT]
+        if not self._ending() and self._room() > 0:
+            for call, queue in self._due.items():
+                if queue:
+                    moments.append(max(self._governor.delay(call), queue[0][0] - self._clock()))
+        return max(0.0, min(moments))
+
+    def _collect(self, pause: float) -> None:
+        if not self._in_flight:
+            self._stop.wait(pause)
+            return
+        done, _ = wait(self._in_flight, timeout=pause, return_when=FIRST_COMPLETED)
+        self._record(done)
+
+    def _record(self, done: set[Future[Answer]]) -> None:
+        changes = [self._learn(self._in_flight.pop(future), future.result()) for future in done]
+        if changes:
+            self._persist(lambda: self._control.record(changes))
+
+    def _salvage(self) -> None:
+        """Await and record the calls in flight when the loop is broken from outside."""
+        done, _ = wait(self._in_flight)
+        changes = [self._learn(self._in_flight.pop(future), future.result()) for future in done]
+        try:
+            self._control.record(changes)
+        except ProcessManagerError:
+            return  # They stay SENDING, and whoever takes over resolves them.
+
+    def _persist(self, write: Callable[[], None]) -> None:
+        """Write; while the database is away, send nothing and try again for the time that a restart takes."""
+        for pause in _RECONNECT_PAUSES:
+            try:
+                write()
+            except ControlPlaneUnavailable:
+                self._stop.wait(pause)
+            else:
+                return
+        write()
+
+    def _learn(self, work: Work, answer: Answer) -> Change:
+        """Decide what an answer means, queue what follows, and return what the ledger should know."""
+        self._sent.calls += 1
+        self._sent.api_seconds += answer.seconds
+        event = event_of(work, answer, self._runs.scrub)
+        ambiguous = self._note_error(work, answer.error)
+        decision = self._temper(work, answer.error, decide(work, answer, self._policy))
+        outcome = outcome_of(work.entry, decision)
+        if outcome is None:
+            return Change(work.entry.entry_id, (event,), state=self._go_on(work, decision), ambiguous=ambiguous)
+        self._finish(outcome)
+        url = None if outcome.run_id is None else self._runs.page_url(work.entry.job_id, outcome.run_id)
+        return change_for(outcome, event, url, ambiguous=ambiguous)
+
+    def _note_error(self, work: Work, error: ProcessManagerError | None) -> bool:
+        """Keep the counts that an error moves; true when a call may have taken effect unseen."""
+        silent = isinstance(error, WorkspaceUnavailable)
+        self._silence = self._silence + 1 if silent else 0
+        if silent:
+            work.unanswered[work.call] += 1
+        elif work.call is Call.GET_RUN:
+            work.unanswered[work.call] = 0
+        if isinstance(error, Refused) and work.call is Call.REPAIR:
+            work.refusals += 1
+        lost = isinstance(error, WorkspaceUnavailable) and error.maybe_applied and work.changes_workspace
+        if lost:
+            work.entry = replace(work.entry, ambiguous=True)
+        return lost
+
+    def _temper(self, work: Work, error: ProcessManagerError | None, decision: Decision) -> Decision:
+        """Bend a decision to what this dispatch has seen: throttling, and a workspace that answers nobody."""
+        if isinstance(error, Throttled):
+            pause = self._governor.throttle(work.call, error.retry_after)
+            if pause > min(_LONGEST_THROTTLE, self._limits.deadline - self._clock()):
+                return decisions.Defer(f"{work.call.value}: {error}", min(pause, _LONGEST_DEFERRAL))
+        if isinstance(decision, decisions.Defer) and isinstance(error, WorkspaceUnavailable):
+            if self._silence >= self._policy.call_tries:
+                return decisions.Stop(error)
+        return decision
+
+    def _go_on(self, work: Work, decision: Decision) -> EntryState | None:
+        """Queue what follows, or stop; returns the state to which an entry that was never sent goes back."""
+        if isinstance(decision, decisions.Stop):
+            self._failure = self._failure or decision.error
+            self._sent.left.append(work.entry)
+            never_sent = isinstance(decision.error, WorkspaceUnavailable) and not decision.error.maybe_applied
+            return EntryState.CLAIMED if never_sent and not work.entry.ambiguous else None
+        if isinstance(decision, decisions.Again):
+            self._take_step(work, work.step, decision.delay)
+            return None
+        self._take_step(work, decision, decision.delay if isinstance(decision, decisions.LookUp) else 0.0)
+        return None
+
+    def _finish(self, outcome: RowOutcome) -> None:
+        self._sent.outcomes[outcome.entry.entry_id] = outcome
+        self._on_outcome(outcome)
+
+
+def _intent(work: Work) -> Intent:
+    if isinstance(work.step, decisions.RepairRun):
+        return Intent(work.entry, latest_repair_id=work.step.latest_repair_id)
+    return Intent(work.entry, fresh_run=not work.entry.starts_new_run)
+
+
+def _announced(work: Work) -> Entry:
+    if isinstance(work.step, decisions.RepairRun):
+        return replace(work.entry, state=EntryState.SENDING, sent_repair_id=work.step.latest_repair_id)
+    return replace(work.entry, state=EntryState.SENDING, fresh_run=not work.entry.starts_new_run or work.entry.fresh_run)
+
+

@@ -1,0 +1,170 @@
+"""Everything that can be configured, with its default and its meaning.
+
+Put here: the settings and how they are read from environment variables. Keep out: reading ``os.environ`` itself (the
+entry points pass it in) and secrets of the workspace (the Databricks SDK reads its own ``DATABRICKS_*`` and ``ARM_*``).
+The table in README.md is generated from ``SETTINGS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pm_dagster.core.errors import ConfigurationError
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    pairs = [part.partition("=") for part in _names(text)]
+    if any(not name.strip() or not column.strip() for name, _, column in pairs):
+        message = "expected PARAMETER=column, separated by commas"
+        raise ValueError(message)
+    return tuple((name.strip(), column.strip()) for name, _, column in pairs)
+
+
+def _switch(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.strip().lower() not in words:
+        message = "expected true or false"
+        raise ValueError(message)
+    return words[text.strip().lower()]
+
+
+def _at_least(low: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:  # noqa: ANN401
+        value = kind(text)
+        if not low <= value < float("inf"):
+            message = f"expected a number of at least {low:g}"
+            raise ValueError(message)
+        return value
+
+    return read
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            message = f"expected one of {', '.join(words)}"
+            raise ValueError(message)
+        return text
+
+    return read
+
+
+def _setting(variable: str, default: Any, help_: str, read: Callable[[str], Any] = str) -> Any:  # noqa: ANN401
+    return field(default=default, metadata={"variable": variable, "help": help_, "read": read})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one deployment. Defaults are FlexFlow's names and the published API limits less ten percent."""
+
+    postgres_url: str = _setting(
+        "PM_POSTGRES_URL", "", "libpq URL or key=value string of the database; empty: libpq's own PG* variables"
+    )
+    schema: str = _setting("PM_SCHEMA", "public", "Schema of the view and the control table")
+    wait_view: str = _setting("PM_WAIT_VIEW", "mm_run_wait_vw", "View that lists the waiting jobs")
+    run_table: str = _setting("PM_RUN_TABLE", "mm_run_plc", "Control table, one row per piece of work")
+    column_run_id: str = _setting("PM_COLUMN_RUN_ID", "run_id", "Column with the control plane's id (view and table)")
+    column_job_id: str = _setting("PM_COLUMN_JOB_ID", "wkf_job_id", "Column of the view with the Databricks job id")
+    column_job_run_id: str = _setting(
+        "PM_COLUMN_JOB_RUN_ID", "wkf_job_run_id", "Column with the Databricks run id; written where the table has it"
+    )
+    column_status: str = _setting("PM_COLUMN_STATUS", "run_sttus_name", "Column of the table with the status")
+    column_order: str = _setting(
+        "PM_COLUMN_ORDER", "rgstr_file_time", "Column (view or table) by which the oldest go first; empty: by run id"
+    )
+    column_page_url: str = _setting(
+        "PM_COLUMN_PAGE_URL", "run_page_url", "Column for the run page link; written where the table has it"
+    )
+    columns_message: tuple[str, ...] = _setting(
+        "PM_COLUMNS_MESSAGE", ("state_msg", "msg"), "Columns for the reason; written where the table has them", _names
+    )
+    status_waiting: str = _setting("PM_STATUS_WAITING", "WAITING", "Status of a row that waits")
+    status_scheduled: str = _setting("PM_STATUS_SCHEDULED", "SCHEDULED", "Status written when a run or repair exists")
+    status_failed: str = _setting("PM_STATUS_FAILED", "FAILED", "Status written when a row is refused for good")
+    status_succeeded: str = _setting(
+        "PM_STATUS_SUCCEEDED", "SUCCESS", "Status written when the previous run succeeded, so nothing is to repair"
+    )
+    job_parameters: tuple[tuple[str, str], ...] = _setting(
+        "PM_JOB_PARAMETERS",
+        (("RUN_ID", "run_id"), ("CNTRT_ID", "cntrt_id"), ("FILE_NAME", "file_name")),
+        "Job parameters to send, each from a column of the view",
+        _pairs,
+    )
+    concurrency: int = _setting("PM_CONCURRENCY", 16, "API calls in flight at once", _at_least(1, int))
+    rate_run_now: float = _setting("PM_RATE_RUN_NOW", 18.0, "run-now calls per second; 0: no pacing", _at_least(0, float))
+    rate_repair: float = _setting("PM_RATE_REPAIR", 4.5, "repair calls per second; 0: no pacing", _at_least(0, float))
+    rate_get_run: float = _setting("PM_RATE_GET_RUN", 90.0, "runs/get calls per second; 0: no pacing", _at_least(0, float))
+    dispatch_limit: int = _setting(
+        "PM_DISPATCH_LIMIT", 1000, "Rows that one dispatch takes, oldest first", _at_least(1, int)
+    )
+    deadline_seconds: float = _setting(
+        "PM_DEADLINE_SECONDS", 780.0, "A dispatch stops sending after this many seconds", _at_least(1, float)
+    )
+    http_timeout_seconds: float = _setting(
+        "PM_HTTP_TIMEOUT_SECONDS", 60.0, "Time that one API call may take", _at_least(0.1, float)
+    )
+    call_tries: int = _setting("PM_CALL_TRIES", 4, "Tries of one call before its row is left for later", _at_least(1, int))
+    call_backoff_seconds: float = _setting(
+        "PM_CALL_BACKOFF_SECONDS", 1.0, "Pause before the second try of a call; doubles each time", _at_least(0, float)
+    )
+    max_attempts: int = _setting(
+        "PM_MAX_ATTEMPTS", 5, "Definite refusals that may pass, before a row is quarantined", _at_least(1, int)
+    )
+    settle_seconds: float = _setting(
+        "PM_SETTLE_SECONDS",
+        30.0,
+        "How long a refused repair is left alone before its history is read again",
+        _at_least(0, float),
+    )
+    missing_run: str = _setting(
+        "PM_MISSING_RUN",
+        "fresh-run",
+        "What to do for a repair whose run is gone or never ran: fresh-run or fail",
+        _one_of("fresh-run", "fail"),
+    )
+    queue: bool = _setting("PM_QUEUE", True, "Send queue.enabled=true, so that a busy job queues its run", _switch)
+    liveness: str = _setting(
+        "PM_LIVENESS",
+        "auto",
+        "How a dead dispatcher is noticed: lock (session lock), lease (behind a pooler), auto",
+        _one_of("auto", "lock", "lease"),
+    )
+    lease_seconds: float = _setting(
+        "PM_LEASE_SECONDS", 30.0, "Length of the heartbeat lease behind a pooler", _at_least(2, float)
+    )
+
+    @property
+    def control_table(self) -> str:
+        """The name under which the ledger knows the control table."""
+        return f"{self.schema}.{self.run_table}"
+
+
+#: Every setting as (variable, default, help), in the order of the README's table.
+SETTINGS: tuple[tuple[str, object, str], ...] = tuple(
+    (item.metadata["variable"], item.default, item.metadata["help"]) for item in fields(Settings)
+)
+
+
+def settings_from(environment: Mapping[str, str]) -> Settings:
+    """Read the settings from ``PM_*`` variables; a variable that is unset or empty leaves its default.
+
+    Raises ConfigurationError naming the variable, its value and what was expected. The value of the database URL,
+    which may hold a password, is never in the message.
+    """
+    values: dict[str, Any] = {}
+    for item in fields(Settings):
+        text = environment.get(item.metadata["variable"], "")
+        if text == "":
+            continue
+        try:
+            values[item.name] = item.metadata["read"](text)
+        except ValueError as error:
+            message = f"{item.metadata['variable']}={text!r} cannot be used: {error}"
+            raise ConfigurationError(message) from None
+    return Settings(**values)
