@@ -1,0 +1,89 @@
+"""The group of commands: the first screen of help, and how an error leaves the program.
+
+Put here: what all commands share on their way in and out. Keep out: the commands, which are loaded when called.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from pm_dagster.core.errors import ProcessManagerError
+
+#: Name -> one line of help; each lives in the module of its name. In the order in which one meets them.
+_COMMANDS = {
+    "init": "Create or upgrade the ledger beside the control table",
+    "doctor": "Check database, view, privileges, ledger, workspace and jobs",
+    "plan": "Show what a dispatch would do with each row, and why; writes nothing",
+    "dispatch": "Do one pass over the waiting jobs",
+    "status": "Show the backlog, the ledger by state and the last dispatchers",
+    "explain": "Tell the whole story of one row",
+    "redrive": "Put refused rows back to WAITING",
+    "sandbox": "Run everything on this machine, without Databricks",
+}
+
+_HELP = """Empty the view of waiting jobs: a row without a Databricks run gets a new run, a row with one gets a repair
+of it, and either becomes SCHEDULED. Nothing is run twice, and a bad row never stops the others.
+
+The five commands, in the order of use:
+
+\b
+  pm init              once per database
+  pm doctor            is everything reachable and allowed?
+  pm plan              what would happen now
+  pm dispatch          do it, once (Dagster does the same by itself)
+  pm explain RUN_ID    why is this row where it is?
+
+The environment variables that matter (README.md has all of them):
+
+\b
+  PM_POSTGRES_URL      database, as a libpq URL; empty: libpq's own PG* variables
+  PM_SCHEMA            schema of the view and the control table (public)
+  PM_WAIT_VIEW         the view of waiting jobs (mm_run_wait_vw)
+  PM_RUN_TABLE         the control table (mm_run_plc)
+  DATABRICKS_HOST      workspace; with DATABRICKS_TOKEN, DATABRICKS_CLIENT_ID and
+                       _SECRET, or ARM_* for an Azure service principal
+
+Exit codes: 0 done; refused rows are in the numbers. 1 could not be done, or `doctor` found something. 2 wrong usage.
+"""
+
+
+class _Commands(click.Group):
+    """Loads a command's module only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"pm_dagster.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("All commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ProcessManagerError as error:
+            click.echo(f"pm: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(
+    cls=_Commands,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="process-manager", prog_name="pm")
+def _group() -> None:
+    pass
+
+
+def main() -> None:
+    """The entry point of ``pm``."""
+    sys.exit(_group.main(prog_name="pm"))

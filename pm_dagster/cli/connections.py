@@ -1,0 +1,54 @@
+"""Opens what a command needs: settings, control plane, ledger reader, workspace.
+
+Put here: the wiring, each part imported when asked for. Keep out: use of what is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+from pm_dagster.core.settings import Settings, settings_from
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection  # noqa: N812
+
+    from pm_dagster.core.ports import ControlPlane, DatabricksRuns
+
+
+def settings() -> Settings:
+    """The settings of this process' environment."""
+    return settings_from(os.environ)
+
+
+@contextmanager
+def control_plane(of: Settings) -> Iterator[ControlPlane]:
+    """The control plane as one dispatcher, which leaves at the end whatever happens."""
+    from pm_dagster.postgres.control_plane import PostgresControlPlane  # noqa: PLC0415
+
+    control = PostgresControlPlane(of, f"pm on {socket.gethostname()}, process {os.getpid()}")
+    try:
+        yield control
+    finally:
+        control.end()
+
+
+@contextmanager
+def reader(of: Settings) -> Iterator[Connection]:
+    """A connection on which Postgres itself refuses every write."""
+    from pm_dagster.postgres.connection import connect, translated  # noqa: PLC0415
+
+    with closing(connect(of)) as connection, translated():
+        connection.set_session(readonly=True, autocommit=True)
+        yield connection
+
+
+def workspace_runs(of: Settings) -> DatabricksRuns:
+    """The Jobs API of the configured workspace; makes no call yet."""
+    from pm_dagster.workspace.client import workspace_client  # noqa: PLC0415
+    from pm_dagster.workspace.runs import SdkRuns  # noqa: PLC0415
+
+    return SdkRuns(workspace_client(os.environ, of), of)

@@ -1,0 +1,114 @@
+"""``pm dispatch``: one pass without Dagster. Put here: signals, progress and the table. Keep out: the pass itself."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from pm_dagster.cli import connections
+from pm_dagster.cli.output import Column, console, json_option, print_json, table
+from pm_dagster.core.dispatch import Dispatch
+from pm_dagster.core.outcomes import RowOutcome
+from pm_dagster.core.ports import ControlPlane, Outcome
+from pm_dagster.core.report import Report
+
+if TYPE_CHECKING:
+    from pm_dagster.core.settings import Settings
+
+_COLUMNS = (
+    Column("run id", right=True),
+    Column("branch"),
+    Column("outcome"),
+    Column("status"),
+    Column("reason", folds=True),
+)
+#: What needs eyes comes first.
+_ORDER = (Outcome.QUARANTINED, Outcome.DEFERRED, Outcome.WITHDRAWN, Outcome.ADOPTED, Outcome.ACCEPTED)
+_SHOWN = 60
+
+
+@click.command("dispatch")
+@click.option("--limit", type=click.IntRange(min=1), help="Take at most this many rows, oldest first.")
+@json_option
+def command(limit: int | None, *, as_json: bool) -> None:
+    """Do one pass: start or repair what waits, and mark it SCHEDULED.
+
+    Ctrl-C or SIGTERM ends the pass cleanly: calls in flight are awaited and recorded, the rest stays WAITING.
+    """
+    settings = connections.settings()
+    runs = connections.workspace_runs(settings)
+    with connections.control_plane(settings) as control, _stop_on_signal() as stop, _progress(control, limit) as seen:
+        report = Dispatch(control, runs, settings, stop=stop, on_outcome=seen).run(limit)
+    if stop.is_set():
+        click.echo(f"pm: stopped on request; {report.left} claimed rows were given back", err=True)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        _print(report, settings)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    stop = threading.Event()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(control: ControlPlane, limit: int | None) -> Iterator[Callable[[RowOutcome], None]]:
+    to = console(stderr=True)
+    if not to.is_terminal:
+        yield lambda _outcome: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    ready = control.backlog().ready
+    columns = (TextColumn("dispatching"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=to, transient=True) as bar:
+        task = bar.add_task("", total=min(ready, limit or ready))
+        yield lambda _outcome: bar.advance(task)
+
+
+def _print(report: Report, settings: Settings) -> None:
+    out = console()
+    rows = sorted(report.rows, key=lambda row: (_ORDER.index(row.outcome), row.run_id or 0))
+    if rows:
+        cells = [(r.run_id, r.branch.value, r.outcome.value, r.control_status, r.reason) for r in rows[:_SHOWN]]
+        out.print(table(_COLUMNS, cells))
+        if len(rows) > _SHOWN:
+            out.print(f"... and {len(rows) - _SHOWN} more, all {rows[-1].outcome.value} or better")
+        out.print()
+    out.print(_summary(report, settings))
+
+
+def _summary(report: Report, settings: Settings) -> str:
+    if not report.rows and not report.left:
+        return f"Nothing waits in {settings.schema}.{settings.wait_view}."
+    parts = [f"{report.read} read", f"{report.scheduled} scheduled"]
+    parts += [
+        f"{count} {word}"
+        for word, count in (
+            ("refused", sum(row.outcome is Outcome.QUARANTINED for row in report.rows)),
+            ("left for later", report.left + sum(row.outcome is Outcome.DEFERRED for row in report.rows)),
+            ("taken over", report.taken_over),
+            ("answers 429", report.throttled),
+        )
+        if count
+    ]
+    return f"{', '.join(parts)}; {report.calls} calls in {report.seconds:.1f} s."
