@@ -105,7 +105,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Closed:
-    """An entry after closing. ``control_status`` is what the control table now says, ``written`` whether we wrote it."""
+    """An entry after closing. ``control_status`` is what the control table now says."""
 
     entry_id: int
     run_id: int
@@ -116,7 +116,6 @@ class Closed:
     page_url: str | None
     reason: str
     control_status: str | None
-    written: bool
 
 
 @dataclass(frozen=True)

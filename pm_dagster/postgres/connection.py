@@ -1,0 +1,65 @@
+"""Connections to the database, and the translation of the driver's errors into ours.
+
+Put here: how to connect and what an error means. Keep out: statements.
+The driver is psycopg2 because Databricks Runtime 16.4 carries it, and dagster-postgres requires it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg2
+from psycopg2 import errorcodes
+from psycopg2.extensions import connection as Connection  # noqa: N812 the driver's class has a lower-case name
+
+from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
+from pm_dagster.core.settings import Settings
+
+_CONNECT_TIMEOUT_SECONDS = 10
+#: A peer that vanished without a word is noticed after about 30 s.
+_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+
+#: SQLSTATE classes and codes after which the same transaction may work:
+#: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_PASSING_CLASSES = ("08", "40", "53", "57", "58")
+_PASSING_CODES = (errorcodes.LOCK_NOT_AVAILABLE, errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "25006", "08P01")
+_WRONG_CREDENTIALS = "28"
+
+
+def connect(settings: Settings) -> Connection:
+    """Open a connection. Raises ControlPlaneUnavailable, or ConfigurationError for an unusable URL or credentials."""
+    with translated():
+        return psycopg2.connect(
+            settings.postgres_url,
+            connect_timeout=_CONNECT_TIMEOUT_SECONDS,
+            application_name="process_manager",
+            **_KEEPALIVE,
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into ours; the driver's own text holds no password, and only its first line is kept."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        raise _ours(error) from None
+
+
+def _ours(error: psycopg2.Error) -> ProcessManagerError:
+    code = error.pgcode or ""
+    what = _first_line(error)
+    if "invalid dsn" in what or "invalid connection option" in what:
+        return ConfigurationError("PM_POSTGRES_URL is not a libpq connection URL or string (its value is not shown)")
+    if code.startswith(_WRONG_CREDENTIALS) or "authentication failed" in what:
+        return ConfigurationError(f"the database does not accept our credentials: {what}")
+    if not code or code.startswith(_PASSING_CLASSES) or code in _PASSING_CODES:
+        return ControlPlaneUnavailable(f"the database does not answer: {what}")
+    if code == errorcodes.INSUFFICIENT_PRIVILEGE:
+        return ConfigurationError(f"the database user lacks a privilege: {what}")
+    return ConfigurationError(f"the database refused a statement ({code}): {what}")

@@ -1,0 +1,320 @@
+"""The control table and the ledger as one dispatcher sees them: the ControlPlane port over Postgres.
+
+Put here: which statements make up each of the port's transactions. Keep out: the statements themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
+
+from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
+from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome
+from pm_dagster.core.settings import Settings
+from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, WaitingJob
+from pm_dagster.postgres import statements
+from pm_dagster.postgres.session import Session
+
+_REASON_LIMIT = 2000
+
+
+class PostgresControlPlane:
+    """See ``pm_dagster.core.ports.ControlPlane``. Connects when first used; not thread-safe."""
+
+    def __init__(self, settings: Settings, actor: str) -> None:
+        self._session = Session(settings, actor)
+        self._settings = settings
+
+    def backlog(self) -> Backlog:
+        """Count what waits; one statement."""
+
+        def work(cursor: Cursor) -> Backlog:
+            cursor.execute(self._session.statements.backlog, self._names())
+            free, oldest, backing_off, quarantined, in_hand, orphans = cursor.fetchone() or (0, None, 0, 0, 0, 0)
+            age = None if oldest is None else max(0.0, float(oldest))
+            return Backlog(free + orphans, age, backing_off, quarantined, in_hand, {"unresolved": orphans})
+
+        return self._session.read(work)
+
+    def waiting(self, limit: int) -> list[RawRow]:
+        """The rows that a dispatch may take, oldest first."""
+
+        def work(cursor: Cursor) -> list[RawRow]:
+            cursor.execute(self._session.statements.waiting, self._names(limit=limit))
+            return [self._raw_row(row) for row in cursor.fetchall()]
+
+        return self._session.read(work)
+
+    def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
+        """Take the jobs that are still WAITING and free."""
+        if not jobs:
+            return []
+
+        def work(cursor: Cursor) -> list[Entry]:
+            wanted = {job.run_id: job for job in jobs}
+            # The row lock orders us after any closing of the same row, whose commit we then see.
+            cursor.execute(self._session.statements.lock_waiting, self._names(run_ids=list(wanted)))
+            locked = [wanted[run_id] for (run_id,) in cursor.fetchall()]
+            taken = self._take(cursor, [self._claimed(job) for job in locked])
+            self._tell(cursor, [(entry_id, Event("claimed")) for entry_id in taken])
+            return self._entries(cursor, taken)
+
+        return self._session.write(work)
+
+    def refuse(self, rows: Sequence[RefusedRow]) -> None:
+        """Record refused rows as quarantined, and say so in the control table."""
+        records = [_refused(row) for row in rows if row.run_id is not None]
+
+        def work(cursor: Cursor) -> None:
+            taken = self._take(cursor, records)
+            reasons = {record["run_id"]: record["reason"] for record in records}
+            entries = self._entries(cursor, taken)
+            self._tell(cursor, [(e.entry_id, Event("quarantined", reasons[e.run_id])) for e in entries])
+            self._close(cursor, taken)
+
+        if records:
+            self._session.write(work)
+
+    def take_over(self, limit: int) -> list[Entry]:
+        """Take what a dead dispatcher left in SENDING or ACCEPTED."""
+        return self._session.write(
+            lambda cursor: self._inherit(cursor, self._session.statements.take_over, limit=limit)
+        )
+
+    def resume(self, entry_ids: Collection[int]) -> list[Entry]:
+        """The named entries that are ours or can be taken over now."""
+        ids = list(entry_ids)
+        return self._session.write(
+            lambda cursor: self._inherit(cursor, self._session.statements.resume, limit=len(ids), entry_ids=ids)
+        )
+
+    def intend(self, intents: Sequence[Intent]) -> set[int]:
+        """Commit the intents; returns the ids that may be sent."""
+        rows = [
+            {"entry_id": i.entry.entry_id, "fresh_run": i.fresh_run, "latest_repair_id": i.latest_repair_id}
+            for i in intents
+        ]
+
+        def work(cursor: Cursor) -> set[int]:
+            cursor.execute(self._session.statements.intend, self._names(intents=json.dumps(rows)))
+            granted = {entry_id for (entry_id,) in cursor.fetchall()}
+            lost = [i.entry.entry_id for i in intents if i.entry.entry_id not in granted]
+            self._tell(cursor, [(i.entry.entry_id, _intent_event(i)) for i in intents if i.entry.entry_id in granted])
+            if lost:
+                cursor.execute(statements.WITHDRAW, self._names(entry_ids=lost))
+                self._tell(cursor, [(entry_id, Event("withdrawn")) for (entry_id,) in cursor.fetchall()])
+            return granted
+
+        return self._session.write(work)
+
+    def record(self, changes: Sequence[Change]) -> None:
+        """Write what was learned, with its events."""
+        if not changes:
+            return
+        rows = json.dumps([_change(change) for change in changes])
+
+        def work(cursor: Cursor) -> None:
+            cursor.execute(statements.RECORD, self._names(changes=rows))
+            self._tell(cursor, [(change.entry_id, event) for change in changes for event in change.events])
+
+        self._session.write(work)
+
+    def close(self, entry_ids: Collection[int]) -> list[Closed]:
+        """Write the control table for entries whose outcome is known, and close them."""
+        ids = list(entry_ids)
+        return self._session.write(lambda cursor: self._close(cursor, ids)) if ids else []
+
+    def heartbeat(self) -> None:
+        """Say that this dispatcher lives."""
+        self._session.heartbeat()
+
+    def end(self) -> None:
+        """Give up the claims and leave."""
+        self._session.end()
+
+    def _names(self, **more: object) -> dict[str, Any]:
+        return {**self._session.names, **more}
+
+    def _raw_row(self, row: tuple[Any, ...]) -> RawRow:
+        run_id, in_table, order, job_id, job_run_id, *values = row
+        names = [name for name, _ in self._settings.job_parameters]
+        return RawRow(run_id, job_id, job_run_id, dict(zip(names, values, strict=True)), _moment(order), in_table)
+
+    def _claimed(self, job: WaitingJob) -> dict[str, Any]:
+        return {
+            "run_id": job.run_id,
+            "branch": job.branch.value,
+            "state": EntryState.CLAIMED.value,
+            "job_id": job.job_id,
+            "previous_run_id": job.previous_run_id,
+            "parameters": dict(job.parameters),
+            "waiting_since": job.since and job.since.isoformat(),
+        }
+
+    def _take(self, cursor: Cursor, records: list[dict[str, Any]]) -> list[int]:
+        """Write records as this dispatcher's entries; those that another entry stands against are left out."""
+        run_ids = [record["run_id"] for record in records]
+        cursor.execute(statements.GENERATIONS, self._names(run_ids=run_ids))
+        known = {row[0]: row[1:] for row in cursor.fetchall()}
+        ready = []
+        for record in records:
+            generation, is_open, entry_id, free = known.get(record["run_id"], (0, False, None, False))
+            if is_open and not free:
+                continue
+            number = generation if is_open else generation + 1
+            token = self._token(record, number)
+            ready.append({**record, "generation": number, "entry_id": entry_id if is_open else None, **token})
+        jobs = self._names(jobs=json.dumps(ready))
+        taken: list[int] = []
+        for statement in (statements.INSERT_ENTRIES, statements.REFRESH_ENTRIES):
+            cursor.execute(statement, jobs)
+            taken += [entry_id for (entry_id,) in cursor.fetchall()]
+        return taken
+
+    def _token(self, record: dict[str, Any], generation: int) -> dict[str, str]:
+        if record["job_id"] is None:
+            return {}
+        names = (self._session.environment, self._settings.control_table)
+        return {"idempotency_token": idempotency_token(*names, record["run_id"], generation, record["job_id"])}
+
+    def _inherit(self, cursor: Cursor, statement: Any, **names: object) -> list[Entry]:  # noqa: ANN401
+        cursor.execute(statement, self._names(**names))
+        rows = cursor.fetchall()
+        me = self._session.names["me"]
+        others = [(entry_id, before) for entry_id, before in rows if before != me]
+        self._tell(cursor, [(e, Event("taken over", f"from dispatcher {before}")) for e, before in others])
+        return self._entries(cursor, [entry_id for entry_id, _ in rows])
+
+    def _entries(self, cursor: Cursor, entry_ids: list[int]) -> list[Entry]:
+        cursor.execute(self._session.statements.entries, self._names(entry_ids=entry_ids))
+        return [_entry(row) for row in cursor.fetchall()]
+
+    def _tell(self, cursor: Cursor, events: Iterable[tuple[int, Event]]) -> None:
+        rows = [_event(entry_id, event) for entry_id, event in events]
+        if rows:
+            cursor.execute(statements.INSERT_EVENTS, self._names(events=json.dumps(rows)))
+
+    def _close(self, cursor: Cursor, entry_ids: list[int]) -> list[Closed]:
+        cursor.execute(statements.TO_CLOSE, self._names(entry_ids=entry_ids))
+        due = cursor.fetchall()
+        run_ids = [row[1] for row in due]
+        cursor.execute(self._session.statements.lock_rows, self._names(run_ids=run_ids))
+        found = dict(cursor.fetchall())
+        cursor.execute(self._session.statements.existing, self._names(run_ids=run_ids))
+        existing = {run_id for (run_id,) in cursor.fetchall()}
+        writes = [self._row_write(row) for row in due if found.get(row[1]) == self._settings.status_waiting]
+        cursor.execute(self._session.statements.write_rows, self._names(rows=json.dumps(writes)))
+        closable = [row for row in due if _closable(row, found, existing)]
+        cursor.execute(statements.CLOSE_ENTRIES, self._names(entry_ids=[row[0] for row in closable]))
+        self._tell(cursor, [(row[0], self._closing_event(row, found)) for row in closable])
+        cursor.execute(self._session.statements.closed, self._names(entry_ids=entry_ids))
+        return [_closed(row) for row in cursor.fetchall()]
+
+    def _status_for(self, state: str, succeeded: bool) -> str:  # noqa: FBT001
+        if state == EntryState.QUARANTINED.value:
+            return self._settings.status_failed
+        return self._settings.status_succeeded if succeeded else self._settings.status_scheduled
+
+    def _row_write(self, row: tuple[Any, ...]) -> dict[str, Any]:
+        _, run_id, state, succeeded, databricks_run_id, url, reason = row
+        status = self._status_for(state, succeeded)
+        return {"run_id": run_id, "status": status, "run": databricks_run_id, "url": url, "message": reason}
+
+    def _closing_event(self, row: tuple[Any, ...], found: dict[int, str]) -> Event:
+        status = self._status_for(row[2], row[3])
+        seen = found.get(row[1])
+        if seen == self._settings.status_waiting:
+            return Event("closed", f"control table set from {seen} to {status}")
+        return Event("closed", f"control table already says {seen}; left as it is")
+
+
+def _closable(row: tuple[Any, ...], found: dict[int, str], existing: set[int]) -> bool:
+    """Rows locked by somebody else stay open; a refused row that the control table lacks stays refused."""
+    if row[1] in found:
+        return True
+    return row[1] not in existing and row[2] == EntryState.ACCEPTED.value
+
+
+def _moment(value: object) -> datetime | None:
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+
+
+def _refused(row: RefusedRow) -> dict[str, Any]:
+    return {
+        "run_id": row.run_id,
+        "branch": row.branch.value,
+        "state": EntryState.QUARANTINED.value,
+        "job_id": None,
+        "previous_run_id": None,
+        "parameters": {},
+        "waiting_since": row.row.since and row.row.since.isoformat(),
+        "outcome": Outcome.QUARANTINED.value,
+        "reason": row.reason[:_REASON_LIMIT],
+    }
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    (entry_id, run_id, generation, branch, state, job_id, previous, parameters, token, fresh, sent, attempts) = row[:12]
+    return Entry(
+        entry_id=entry_id,
+        run_id=run_id,
+        generation=generation,
+        branch=Branch(branch),
+        state=EntryState(state),
+        job_id=job_id or 0,
+        previous_run_id=previous,
+        parameters=parameters,
+        idempotency_token=token or "",
+        fresh_run=fresh,
+        sent_repair_id=sent,
+        attempts=attempts,
+        ambiguous=row[12] or EntryState(state) is EntryState.SENDING,
+        intent_at=row[13],
+        waiting=row[14],
+    )
+
+
+def _event(entry_id: int, event: Event) -> dict[str, Any]:
+    return {
+        "entry_id": entry_id,
+        "kind": event.kind,
+        "call": event.call and event.call.value,
+        "status": event.status,
+        "seconds": event.seconds,
+        "detail": event.detail[:_REASON_LIMIT].replace("\x00", ""),
+    }
+
+
+def _intent_event(intent: Intent) -> Event:
+    if intent.entry.starts_new_run or intent.fresh_run:
+        return Event("intent", f"run-now with token {intent.entry.idempotency_token[:12]}...")
+    return Event("intent", f"repair of run {intent.entry.previous_run_id}, latest repair {intent.latest_repair_id}")
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "entry_id": change.entry_id,
+        "state": change.state and change.state.value,
+        "outcome": change.outcome and change.outcome.value,
+        "succeeded": change.succeeded,
+        "accepted_run_id": change.accepted_run_id,
+        "accepted_repair_id": change.accepted_repair_id,
+        "page_url": change.page_url,
+        "reason": change.reason and change.reason[:_REASON_LIMIT].replace("\x00", ""),
+        "defer_seconds": change.defer_seconds,
+        "attempts": int(change.counts_as_attempt),
+        "ambiguous": change.ambiguous,
+    }
+
+
+def _closed(row: tuple[Any, ...]) -> Closed:
+    entry_id, run_id, state, outcome, run, repair, url, reason, status = row
+    return Closed(
+        entry_id, run_id, EntryState(state), outcome and Outcome(outcome), run, repair, url, reason, status
+    )

@@ -1,0 +1,169 @@
+"""One dispatcher's session with the database: its connection, its identity, and how it is known to live.
+
+Put here: connecting, the session lock or lease, transactions and their repetition. Keep out: what is read and written.
+
+The one connection that writes is the one that holds the lock: a dispatcher that lost its lock cannot write either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg2
+from psycopg2.extensions import connection as Connection  # noqa: N812
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
+
+from pm_dagster.core.errors import ControlPlaneUnavailable
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres import statements
+from pm_dagster.postgres.connection import connect, translated
+from pm_dagster.postgres.layout import check_ledger, read_layout
+from pm_dagster.postgres.statements import Statements
+
+T = TypeVar("T")
+#: Pauses before a transaction is repeated: a deadlock, a serialization failure, a connection that was cut.
+_PAUSES = (0.1, 0.3)
+
+
+class Session:
+    """Connects when first used, and again after the connection was lost, under the same dispatcher id.
+
+    ``actor`` says who dispatches, for ``pm status``. Not thread-safe.
+    """
+
+    def __init__(self, settings: Settings, actor: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.settings = settings
+        self._actor = actor
+        self._sleep = sleep
+        self._connection: Connection | None = None
+        self._statements: Statements | None = None
+        self._me: int | None = None
+        self._liveness = "lock"
+        self._next_beat = 0.0
+        self.environment = ""
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The parameters that most statements share."""
+        return {
+            "me": self._me or 0,
+            "waiting": self.settings.status_waiting,
+            "control_table": self.settings.control_table,
+        }
+
+    @property
+    def statements(self) -> Statements:
+        """The statements for this owner's names; only inside a transaction."""
+        if self._statements is None:
+            message = "no transaction is open"
+            raise RuntimeError(message)
+        return self._statements
+
+    def read(self, work: Callable[[Cursor], T]) -> T:
+        """Run ``work`` in a transaction without becoming a dispatcher."""
+        return self._repeat(lambda: self._transact(work))
+
+    def write(self, work: Callable[[Cursor], T]) -> T:
+        """Run ``work`` in a transaction as a registered, living dispatcher.
+
+        ``work`` may run more than once. Raises ControlPlaneUnavailable or ConfigurationError.
+        """
+        return self._repeat(lambda: self._transact(work, as_dispatcher=True))
+
+    def heartbeat(self) -> None:
+        """Renew the lease, where this dispatcher lives by one; costs nothing under a session lock."""
+        if self._me is None or self._liveness == "lock" or time.monotonic() < self._next_beat:
+            return
+        self.write(lambda cursor: cursor.execute(statements.HEARTBEAT, self._mine()))
+        self._next_beat = time.monotonic() + self.settings.lease_seconds / 4
+
+    def end(self) -> None:
+        """Leave: claims that were not sent are free at once. Never raises a database error."""
+        try:
+            if self._me is not None and self._connection is not None:
+                self._transact(lambda cursor: cursor.execute(statements.END, self._mine()))
+        except ControlPlaneUnavailable:
+            pass
+        finally:
+            self._drop()
+            self._me = None
+
+    def _mine(self) -> dict[str, Any]:
+        lease = self.settings.lease_seconds
+        return {**self.names, "actor": self._actor, "liveness": self._liveness, "lease": lease}
+
+    def _repeat(self, work: Callable[[], T]) -> T:
+        for pause in _PAUSES:
+            try:
+                return work()
+            except ControlPlaneUnavailable:
+                self._sleep(pause)
+        return work()
+
+    def _transact(self, work: Callable[[Cursor], T], *, as_dispatcher: bool = False) -> T:
+        try:
+            with translated():
+                connection = self._connected()
+                if as_dispatcher:
+                    self._register(connection)
+                with connection, connection.cursor() as cursor:
+                    cursor.execute(statements.LOCAL_TIMEOUTS)
+                    return work(cursor)
+        except ControlPlaneUnavailable:
+            if self._connection is not None and self._connection.closed:
+                self._drop()
+            raise
+        except psycopg2.Error:
+            self._drop()
+            raise
+
+    def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            connection = connect(self.settings)
+            try:
+                check_ledger(connection)
+                self._statements = Statements(self.settings, read_layout(connection, self.settings))
+                self._liveness = self._find_liveness(connection)
+                with connection.cursor() as cursor:
+                    cursor.execute(statements.ENVIRONMENT)
+                    self.environment = str((cursor.fetchone() or ("",))[0])
+                connection.commit()
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+            self._locked = False
+        return self._connection
+
+    def _find_liveness(self, connection: Connection) -> str:
+        """A pooler gives its own number for the server process; session locks are not to be trusted through it."""
+        if self.settings.liveness != "auto":
+            return self.settings.liveness
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            row = cursor.fetchone()
+        return "lock" if row and row[0] == connection.get_backend_pid() else "lease"
+
+    def _register(self, connection: Connection) -> None:
+        if self._locked:
+            return
+        with connection, connection.cursor() as cursor:
+            if self._me is None:
+                cursor.execute(statements.NEXT_DISPATCHER)
+                self._me = int((cursor.fetchone() or (0,))[0])
+            if self._liveness == "lock":
+                cursor.execute(statements.LOCK_DISPATCHER, self._mine())
+                if not (cursor.fetchone() or (False,))[0]:
+                    message = f"the database still holds the lock of our lost connection (dispatcher {self._me})"
+                    raise ControlPlaneUnavailable(message)
+            cursor.execute(statements.REGISTER, self._mine())
+            cursor.execute(statements.BURY, self._mine())
+        self._locked = True
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._locked = False

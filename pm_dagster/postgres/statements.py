@@ -1,0 +1,267 @@
+"""Every statement of a dispatch, in one place.
+
+Names of the owner's relations and columns come from the settings and are quoted by the driver; values are always
+parameters. Rows travel as one JSON parameter (``jsonb_to_recordset``), so a batch is one statement.
+"""
+
+from __future__ import annotations
+
+from psycopg2 import sql
+
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.layout import Layout
+from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS
+
+LOCAL_TIMEOUTS = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s'"
+
+#: The dispatchers that live: pg_locks shows every session's locks to everybody.
+_ALIVE = f"""alive AS (
+    SELECT d.dispatcher_id FROM {LEDGER_SCHEMA}.dispatcher d
+    WHERE d.ended_at IS NULL AND CASE d.liveness
+        WHEN 'lease' THEN d.lease_until > clock_timestamp()
+        ELSE EXISTS (
+            SELECT 1 FROM pg_catalog.pg_locks l
+            WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_CLASS} AND l.objsubid = 2
+              AND l.objid::bigint = d.dispatcher_id
+              AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+        END)"""
+
+ENVIRONMENT = f"SELECT environment::text FROM {LEDGER_SCHEMA}.identity"
+NEXT_DISPATCHER = f"SELECT nextval(pg_get_serial_sequence('{LEDGER_SCHEMA}.dispatcher', 'dispatcher_id'))"
+LOCK_DISPATCHER = f"SELECT pg_try_advisory_lock({LOCK_CLASS}, %(me)s)"
+REGISTER = f"""
+INSERT INTO {LEDGER_SCHEMA}.dispatcher (dispatcher_id, actor, liveness, lease_until)
+OVERRIDING SYSTEM VALUE
+VALUES (%(me)s, %(actor)s, %(liveness)s, clock_timestamp() + %(lease)s * interval '1 second')
+ON CONFLICT (dispatcher_id) DO UPDATE SET ended_at = NULL, ended_as = NULL, lease_until = excluded.lease_until"""
+BURY = f"""
+WITH {_ALIVE}
+UPDATE {LEDGER_SCHEMA}.dispatcher d SET ended_at = now(), ended_as = 'dead'
+WHERE d.ended_at IS NULL AND d.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)"""
+HEARTBEAT = f"""
+UPDATE {LEDGER_SCHEMA}.dispatcher SET lease_until = clock_timestamp() + %(lease)s * interval '1 second'
+WHERE dispatcher_id = %(me)s"""
+END = f"UPDATE {LEDGER_SCHEMA}.dispatcher SET ended_at = now(), ended_as = 'done' WHERE dispatcher_id = %(me)s"
+
+#: Of each row that is asked for: the newest generation, and its entry if that may be taken up again.
+GENERATIONS = f"""
+WITH {_ALIVE}
+SELECT DISTINCT ON (e.run_id) e.run_id, e.generation, e.open, e.entry_id,
+       e.open AND (e.state = 'DEFERRED' AND coalesce(e.not_before <= now(), true)
+                   OR e.state = 'CLAIMED' AND (e.dispatcher_id = %(me)s
+                       OR e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)))
+FROM {LEDGER_SCHEMA}.entry e
+WHERE e.control_table = %(control_table)s AND e.run_id = ANY(%(run_ids)s)
+ORDER BY e.run_id, e.generation DESC"""
+
+_JOB = """jsonb_to_recordset(%(jobs)s::jsonb) AS j(
+    entry_id bigint, run_id bigint, generation integer, branch text, state text, job_id bigint, previous_run_id bigint,
+    parameters jsonb, idempotency_token text, waiting_since timestamptz, outcome text, reason text)"""
+INSERT_ENTRIES = f"""
+INSERT INTO {LEDGER_SCHEMA}.entry (control_table, run_id, generation, branch, state, dispatcher_id, job_id,
+    previous_run_id, parameters, idempotency_token, waiting_since, outcome, reason)
+SELECT %(control_table)s, j.run_id, j.generation, j.branch, j.state, %(me)s, j.job_id, j.previous_run_id,
+    j.parameters, j.idempotency_token, j.waiting_since, j.outcome, j.reason
+FROM {_JOB} WHERE j.entry_id IS NULL
+ORDER BY j.run_id
+ON CONFLICT DO NOTHING
+RETURNING entry_id"""
+REFRESH_ENTRIES = f"""
+UPDATE {LEDGER_SCHEMA}.entry e
+SET state = j.state, dispatcher_id = %(me)s, branch = j.branch, job_id = j.job_id,
+    previous_run_id = j.previous_run_id, parameters = j.parameters, idempotency_token = j.idempotency_token,
+    fresh_run = false, sent_repair_id = NULL, outcome = j.outcome, reason = j.reason, updated_at = now()
+FROM {_JOB}
+WHERE e.entry_id = j.entry_id AND e.open AND e.state IN ('CLAIMED', 'DEFERRED')
+RETURNING e.entry_id"""
+
+_ENTRY_COLUMNS = """e.entry_id, e.run_id, e.generation, e.branch, e.state, e.job_id, e.previous_run_id, e.parameters,
+    e.idempotency_token, e.fresh_run, e.sent_repair_id, e.attempts, e.ambiguous, e.intent_at"""
+
+INSERT_EVENTS = f"""
+INSERT INTO {LEDGER_SCHEMA}.event (entry_id, dispatcher_id, kind, call, status, seconds, detail)
+SELECT v.entry_id, %(me)s, v.kind, v.call, v.status, v.seconds, v.detail
+FROM jsonb_to_recordset(%(events)s::jsonb) WITH ORDINALITY AS v(
+    entry_id bigint, kind text, call text, status integer, seconds double precision, detail text, place bigint)
+ORDER BY v.place"""
+
+WITHDRAW = f"""
+UPDATE {LEDGER_SCHEMA}.entry SET state = 'WITHDRAWN', open = false, closed_at = now(), updated_at = now(),
+    outcome = 'withdrawn', reason = 'the row left WAITING before anything was sent'
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'CLAIMED'
+RETURNING entry_id"""
+
+RECORD = f"""
+UPDATE {LEDGER_SCHEMA}.entry e
+SET state = coalesce(c.state, e.state),
+    open = coalesce(c.state, e.state) <> 'WITHDRAWN',
+    closed_at = CASE WHEN c.state = 'WITHDRAWN' THEN now() END,
+    outcome = coalesce(c.outcome, e.outcome),
+    succeeded = e.succeeded OR c.succeeded,
+    accepted_run_id = coalesce(c.accepted_run_id, e.accepted_run_id),
+    accepted_repair_id = coalesce(c.accepted_repair_id, e.accepted_repair_id),
+    page_url = coalesce(c.page_url, e.page_url),
+    reason = coalesce(c.reason, e.reason),
+    not_before = now() + c.defer_seconds * interval '1 second',
+    attempts = e.attempts + c.attempts,
+    ambiguous = e.ambiguous OR c.ambiguous,
+    updated_at = now()
+FROM jsonb_to_recordset(%(changes)s::jsonb) AS c(
+    entry_id bigint, state text, outcome text, succeeded boolean, accepted_run_id bigint, accepted_repair_id bigint,
+    page_url text, reason text, defer_seconds double precision, attempts integer, ambiguous boolean)
+WHERE e.entry_id = c.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
+
+TO_CLOSE = f"""
+SELECT entry_id, run_id, state, succeeded, accepted_run_id, page_url, reason FROM {LEDGER_SCHEMA}.entry
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')"""
+CLOSE_ENTRIES = f"""
+UPDATE {LEDGER_SCHEMA}.entry
+SET state = CASE state WHEN 'ACCEPTED' THEN 'SCHEDULED' ELSE state END, open = false, closed_at = now(),
+    updated_at = now()
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')
+RETURNING entry_id"""
+
+
+class Statements:
+    """The statements that name the owner's relations, built once per connection."""
+
+    def __init__(self, settings: Settings, layout: Layout) -> None:
+        self._settings = settings
+        self._layout = layout
+        self._names = {
+            "ledger": sql.Identifier(LEDGER_SCHEMA),
+            "view": sql.Identifier(settings.schema, settings.wait_view),
+            "table": sql.Identifier(settings.schema, settings.run_table),
+            "run_id": sql.Identifier(settings.column_run_id),
+            "status": sql.Identifier(settings.column_status),
+            "alive": sql.SQL(_ALIVE),
+            "entry": sql.SQL(_ENTRY_COLUMNS),
+        }
+        self.lock_waiting = self._build("""
+            SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
+            ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
+        self.lock_rows = self._build("""
+            SELECT t.{run_id}, t.{status} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
+            ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
+        self.existing = self._build("SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
+        self.entries = self._build("""
+            SELECT {entry}, coalesce((SELECT t.{status} = %(waiting)s FROM {table} t WHERE t.{run_id} = e.run_id), false)
+            FROM {ledger}.entry e
+            WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id""")
+        self.take_over = self._take_over("""e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
+            OR e.state = 'QUARANTINED' AND EXISTS (
+                SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))""")
+        self.resume = self._take_over("e.entry_id = ANY(%(entry_ids)s)")
+        self.intend = self._build("""
+            UPDATE {ledger}.entry e
+            SET state = 'SENDING', fresh_run = e.fresh_run OR i.fresh_run, sent_repair_id = i.latest_repair_id,
+                intent_at = coalesce(e.intent_at, now()), updated_at = now()
+            FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(entry_id bigint, fresh_run boolean, latest_repair_id bigint)
+            WHERE e.entry_id = i.entry_id AND e.dispatcher_id = %(me)s AND e.open
+              AND (e.state = 'SENDING' OR e.state = 'CLAIMED' AND EXISTS (
+                  SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
+            RETURNING e.entry_id""")
+        self.waiting = self._waiting()
+        self.backlog = self._backlog()
+        self.write_rows = self._write_rows()
+        self.closed = self._build("""
+            SELECT e.entry_id, e.run_id, e.state, e.outcome, e.accepted_run_id, e.accepted_repair_id, e.page_url,
+                   coalesce(e.reason, ''), (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id)
+            FROM {ledger}.entry e
+            WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s
+              AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id""")
+
+    def _build(self, text: str, **more: sql.Composable) -> sql.Composed:
+        return sql.SQL(text).format(**{**self._names, **more})
+
+    def _take_over(self, which: str) -> sql.Composed:
+        return self._build(
+            """
+            WITH {alive}, picked AS (
+                SELECT e.entry_id FROM {ledger}.entry e
+                WHERE e.open AND {which}
+                  AND (e.dispatcher_id = %(me)s OR e.dispatcher_id IS NULL
+                       OR e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive))
+                  AND coalesce(e.not_before <= now(), true)
+                ORDER BY e.entry_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+            UPDATE {ledger}.entry e SET dispatcher_id = %(me)s, updated_at = now() FROM picked, {ledger}.entry before
+            WHERE e.entry_id = picked.entry_id AND before.entry_id = e.entry_id
+            RETURNING e.entry_id, before.dispatcher_id""",
+            which=self._build(which),
+        )
+
+    def _free(self) -> sql.Composed:
+        """Rows of the view that a dispatch may take."""
+        status = self._build("v.{status} = %(waiting)s AND") if self._layout.view_has_status else sql.SQL("")
+        return self._build(
+            """{status_filter} NOT EXISTS (
+                SELECT 1 FROM {ledger}.entry e
+                WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id} AND e.open
+                  AND NOT (e.state = 'DEFERRED' AND coalesce(e.not_before <= now(), true)
+                           OR e.state = 'CLAIMED' AND (e.dispatcher_id = %(me)s
+                               OR e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive))))""",
+            status_filter=status,
+        )
+
+    def _order(self) -> sql.Composed:
+        column = self._settings.column_order
+        if not column:
+            return self._build("NULL::timestamptz")
+        return sql.SQL("{}.{}").format(sql.SQL("v" if self._layout.order_in_view else "t"), sql.Identifier(column))
+
+    def _waiting(self) -> sql.Composed:
+        columns = [self._settings.column_job_id, self._settings.column_job_run_id]
+        columns += [column for _, column in self._settings.job_parameters]
+        return self._build(
+            """
+            WITH {alive}
+            SELECT v.{run_id}, t.{run_id} IS NOT NULL, {order}, {columns}
+            FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}
+            WHERE {free}
+            ORDER BY {order} NULLS LAST, v.{run_id} LIMIT %(limit)s""",
+            order=self._order(),
+            free=self._free(),
+            columns=sql.SQL(", ").join(sql.SQL("v.{}").format(sql.Identifier(column)) for column in columns),
+        )
+
+    def _backlog(self) -> sql.Composed:
+        age = self._build("extract(epoch FROM now() - min({order}))", order=self._order())
+        return self._build(
+            """
+            WITH {alive}, free AS (
+                SELECT count(*) AS rows, {age} AS oldest
+                FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}
+                WHERE v.{run_id} IS NOT NULL AND {free}),
+            held AS (
+                SELECT count(*) FILTER (WHERE e.state = 'DEFERRED' AND e.not_before > now()) AS backing_off,
+                       count(*) FILTER (WHERE e.state = 'QUARANTINED') AS quarantined,
+                       count(*) FILTER (WHERE e.dispatcher_id IN (SELECT dispatcher_id FROM alive)) AS in_hand,
+                       count(*) FILTER (WHERE e.state IN ('SENDING', 'ACCEPTED')
+                           AND coalesce(e.not_before <= now(), true)
+                           AND e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)) AS orphans
+                FROM {ledger}.entry e WHERE e.open AND e.control_table = %(control_table)s)
+            SELECT free.rows, free.oldest, held.backing_off, held.quarantined, held.in_hand, held.orphans
+            FROM free, held""",
+            age=age if self._layout.order_is_time else sql.SQL("NULL::double precision"),
+            free=self._free(),
+        )
+
+    def _write_rows(self) -> sql.Composed:
+        settings, layout = self._settings, self._layout
+        sets = [self._build("{status} = c.status")]
+        if layout.writable(settings.column_job_run_id):
+            sets.append(sql.SQL("{0} = coalesce(c.run, t.{0})").format(sql.Identifier(settings.column_job_run_id)))
+        if layout.writable(settings.column_page_url):
+            sets.append(sql.SQL("{0} = coalesce(c.url, t.{0})").format(sql.Identifier(settings.column_page_url)))
+        for name in settings.columns_message:
+            column = layout.writable(name)
+            if column:
+                limit = sql.Literal(column.limit or 10_000)
+                sets.append(sql.SQL("{} = left(c.message, {})").format(sql.Identifier(name), limit))
+        return self._build(
+            """
+            UPDATE {table} t SET {sets}
+            FROM jsonb_to_recordset(%(rows)s::jsonb) AS c(run_id bigint, status text, run bigint, url text, message text)
+            WHERE t.{run_id} = c.run_id AND t.{status} = %(waiting)s""",
+            sets=sql.SQL(", ").join(sets),
+        )
