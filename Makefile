@@ -1,0 +1,66 @@
+# The one entry point. `make` alone lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+
+# The tool is pinned here; what it installs is pinned by uv.lock.
+UV_VERSION := 0.13.9
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+# Use the Python that is here: never fetch another, and never link into a cache that may vanish.
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := .venv
+export UV_LINK_MODE := copy
+
+.PHONY: help setup demo dev test test-browser bench check format lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
+
+setup: $(STAMP)  ## install everything into .venv (quick when nothing changed)
+
+$(STAMP): pyproject.toml uv.lock | $(if $(findstring .uv/,$(UV)),.uv/bin/uv)
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] < (3, 15); \
+	  sys.exit(None if ok else "Python 3.11 to 3.14 is needed; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12 setup" % sys.version_info[:2])'
+	$(UV) sync --locked --all-extras --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+	@touch $@
+
+.uv/bin/uv:
+	@$(PYTHON) -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+demo: setup  ## a control table, a workspace and a dispatch on this machine, told step by step
+	$(BIN)/pm sandbox demo
+
+dev: setup  ## the sandbox and the Dagster UI, until Ctrl-C
+	$(BIN)/pm sandbox up
+
+test: setup  ## all tests but those that need a browser
+	$(BIN)/python -m pytest -n auto -m "not browser"
+
+test-browser: setup  ## the tests that drive a real browser
+	$(BIN)/python -m pytest -m browser
+
+bench: setup  ## measure how fast a dispatch is
+	$(BIN)/python -m pm_dagster_tests.bench
+
+check: setup  ## format, lint, types, import contracts; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## format, and fix what can be fixed safely
+	$(BIN)/ruff check --fix-only --exit-zero .
+	$(BIN)/ruff format .
+
+lock:  ## resolve the dependencies anew within their bounds
+	$(UV) lock --upgrade
+
+clean:  ## remove what the other targets made, the sandbox's data included
+	rm -rf .venv .uv .pm build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find pm_dagster pm_dagster_tests -name __pycache__ -prune -exec rm -rf {} +
