@@ -251,8 +251,12 @@ class Statements:
         sets = [self._build("{status} = c.status")]
         if layout.writable(settings.column_job_run_id):
             sets.append(sql.SQL("{0} = coalesce(c.run, t.{0})").format(sql.Identifier(settings.column_job_run_id)))
-        if layout.writable(settings.column_page_url):
-            sets.append(sql.SQL("{0} = coalesce(c.url, t.{0})").format(sql.Identifier(settings.column_page_url)))
+        link = layout.writable(settings.column_page_url)
+        if link:
+            # Half a link is worse than none.
+            fits = sql.SQL("CASE WHEN length(c.url) <= {} THEN c.url END").format(sql.Literal(link.limit or 10_000))
+            name = sql.Identifier(settings.column_page_url)
+            sets.append(sql.SQL("{0} = coalesce({1}, t.{0})").format(name, fits))
         for name in settings.columns_message:
             column = layout.writable(name)
             if column:

@@ -1,0 +1,182 @@
+"""One HTTP attempt for the SDK's service classes, and nothing hidden behind it.
+
+The SDK's own client (0.30 to 0.60, ``_base_client.py``) resends POSTs by itself after a reset, a time-out, 429 and 503,
+sleeps through any Retry-After before it says so, and can put the bearer token into an exception's text. ``JobsAPI`` only
+needs an object with ``do``; this one makes the attempt with requests and the SDK's credentials, and says what happened.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+from databricks.sdk.core import Config
+from urllib3.exceptions import NewConnectionError
+
+from pm_dagster.core.errors import (
+    AuthenticationFailed,
+    ProcessManagerError,
+    Refused,
+    Throttled,
+    WorkspaceUnavailable,
+)
+from pm_dagster.workspace.scrub import scrubbed
+
+_CONNECT_TIMEOUT_SECONDS = 10.0
+_MESSAGE_LIMIT = 500
+_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERROR = 200, 401, 403, 404, 429, 500
+_REDIRECT = 300
+
+
+class OneAttempt:
+    """What ``databricks.sdk.service.jobs.JobsAPI`` takes as its client: ``do`` makes exactly one HTTP attempt.
+
+    ``config`` is the SDK's, with its credentials; ``timeout`` is seconds per attempt. Thread-safe: one HTTP session
+    per thread.
+    """
+
+    def __init__(self, config: Config, timeout: float) -> None:
+        self._config = config
+        self._timeout = timeout
+        self._local = threading.local()
+
+    def do(  # noqa: PLR0913 the signature is the SDK's
+        self,
+        method: str,
+        path: str | None = None,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        **_unused: object,
+    ) -> dict[str, Any]:
+        """Make the attempt. Raises WorkspaceUnavailable, Throttled, AuthenticationFailed or Refused."""
+        credentials = self._credentials()
+        try:
+            response = self._session().request(
+                method,
+                f"{self._config.host}{path}",
+                params=_query(query),
+                json=body,
+                headers={**(headers or {}), **credentials, "User-Agent": self._config.user_agent},
+                timeout=(min(_CONNECT_TIMEOUT_SECONDS, self._timeout), self._timeout),
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise self._no_answer(error) from None
+        return self._read(response)
+
+    def scrub(self, text: str) -> str:
+        """``text`` without this connection's secrets."""
+        config = self._config
+        known = [getattr(config, name, None) for name in ("token", "client_secret", "azure_client_secret", "password")]
+        return scrubbed(text, known)
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = requests.Session()
+            # The SDK's credentials are explicit; a .netrc must not override them.
+            session.auth = _keep
+            self._local.session = session
+        return session
+
+    def _credentials(self) -> dict[str, str]:
+        """The SDK's headers. A token endpoint that fails shows as ValueError, whatever its HTTP status (SDK 0.60)."""
+        try:
+            return dict(self._config.authenticate())
+        except (requests.RequestException, TimeoutError) as error:
+            message = self.scrub(f"no token for {self._config.host}: {type(error).__name__}")
+            raise WorkspaceUnavailable(message, maybe_applied=False) from None
+        except Exception as error:  # noqa: BLE001 credential providers raise what they like
+            message = self.scrub(f"no credentials for {self._config.host}: {error}")[:_MESSAGE_LIMIT]
+            raise AuthenticationFailed(message) from None
+
+    def _no_answer(self, error: requests.RequestException) -> ProcessManagerError:
+        host = self._config.host
+        if _never_connected(error):
+            return WorkspaceUnavailable(f"cannot connect to {host}", maybe_applied=False)
+        if isinstance(error, requests.Timeout):
+            return WorkspaceUnavailable(f"{host} did not answer within {self._timeout:g} s")
+        return WorkspaceUnavailable(f"the connection to {host} broke ({type(error).__name__})")
+
+    def _read(self, response: requests.Response) -> dict[str, Any]:
+        status = response.status_code
+        payload = _json(response)
+        if _OK <= status < _REDIRECT:
+            if payload is None:
+                raise WorkspaceUnavailable("the workspace answered 200 with something that is not JSON", status=status)
+            return payload
+        code, message = self._error_text(response, payload)
+        if status == _TOO_MANY:
+            raise Throttled(message, retry_after=_retry_after(response.headers.get("Retry-After")))
+        if status == _UNAUTHORIZED:
+            raise AuthenticationFailed(f"the workspace does not accept our credentials: {message}", status=status)
+        if status < 400 or status >= _SERVER_ERROR or status == 408:  # noqa: PLR2004 redirects to a login page; time-out
+            raise WorkspaceUnavailable(message, status=status)
+        gone = status == _NOT_FOUND or code == "RESOURCE_DOES_NOT_EXIST"
+        raise Refused(message, status=status, error_code=code, gone=gone)
+
+    def _error_text(self, response: requests.Response, payload: Mapping[str, Any] | None) -> tuple[str | None, str]:
+        code = payload.get("error_code") if payload else None
+        text = payload.get("message") if payload else response.text
+        first_line = " ".join(str(text or response.reason or "").split())[:_MESSAGE_LIMIT]
+        name = code if isinstance(code, str) and not code.isdigit() else None
+        return name, self.scrub(" ".join(part for part in (f"HTTP {response.status_code}", name, first_line) if part))
+
+
+def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _never_connected(error: BaseException | None) -> bool:
+    """True when the request certainly was not sent: no TCP connection came about, or no TLS session."""
+    seen: set[int] = set()
+    pending: list[Any] = [error]
+    while pending:
+        cause = pending.pop()
+        if not isinstance(cause, BaseException) or id(cause) in seen:
+            continue
+        if isinstance(cause, (NewConnectionError, requests.ConnectTimeout, requests.exceptions.SSLError)):
+            return True
+        seen.add(id(cause))
+        pending += [*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__]
+    return False
+
+
+def _query(query: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Booleans as the API reads them."""
+    if query is None:
+        return None
+    return {key: str(value).lower() if isinstance(value, bool) else value for key, value in query.items()}
+
+
+def _json(response: requests.Response) -> dict[str, Any] | None:
+    if not response.content:
+        return {} if response.ok else None
+    try:
+        payload = json.loads(response.content)
+    except ValueError:
+        return None
+    return payload if isinstance(payload, dict) else None
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds from a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds()) if moment.tzinfo else None
+
+
