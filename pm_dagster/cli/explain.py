@@ -1,0 +1,146 @@
+"""``pm explain``: the whole story of one row. Put here: why it is where it is. Keep out: SQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from pm_dagster.cli import connections
+from pm_dagster.cli.output import Column, console, json_option, moment, print_json, table
+from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.core.settings import Settings
+
+_EVENTS = (
+    Column("at"),
+    Column("what"),
+    Column("call"),
+    Column("status", right=True),
+    Column("took", right=True),
+    Column("detail", folds=True),
+)
+
+
+@click.command("explain")
+@click.argument("run_id", type=int)
+@json_option
+def command(run_id: int, *, as_json: bool) -> None:
+    """Tell the whole story of the row RUN_ID of the control table: what was intended, sent and answered, and why."""
+    settings = connections.settings()
+    story = _read(settings, run_id)
+    if as_json:
+        print_json(story)
+    else:
+        _print(story, settings)
+
+
+def _read(settings: Settings, run_id: int) -> dict[str, Any]:
+    from pm_dagster.postgres import history  # noqa: PLC0415
+    from pm_dagster.postgres.layout import check_ledger, read_layout  # noqa: PLC0415
+
+    with connections.reader(settings) as connection:
+        check_ledger(connection)
+        read_layout(connection, settings)
+        row = history.control_row(connection, settings, run_id)
+        entries = history.entries(connection, settings, [run_id])
+        if row is None and not entries:
+            raise ProcessManagerError(
+                f"there is no row with {settings.column_run_id} {run_id} in {settings.control_table}, and the ledger"
+                " has never met one"
+            )
+        shown = history.in_view(connection, settings, run_id)
+        events = history.events(connection, [entry["entry_id"] for entry in entries])
+    for entry in entries:
+        entry["events"] = [event for event in events if event["entry_id"] == entry["entry_id"]]
+    latest = entries[-1] if entries else None
+    return {
+        "run_id": run_id,
+        "why": why(row, latest, settings, shown=shown),
+        "in_view": shown,
+        "control_table": row,
+        "generations": entries,
+    }
+
+
+def why(
+    row: dict[str, Any] | None, latest: dict[str, Any] | None, settings: Settings, *, shown: bool
+) -> str:
+    """One sentence: why the row is where it is."""
+    if row is None:
+        return f"The row is gone from {settings.control_table}; only the ledger remembers it."
+    status = row[settings.column_status]
+    if status != settings.status_waiting:
+        return f"{status}: {_closed(latest, status, settings)}"
+    if latest is None or not latest["open"]:
+        return _untouched(latest, settings, shown=shown)
+    return f"{status}: {_open(latest)}"
+
+
+def _closed(latest: dict[str, Any] | None, status: str, settings: Settings) -> str:
+    if latest is None:
+        return "no dispatch has ever touched this row."
+    reason = latest["reason"] or "no reason recorded"
+    if latest["state"] == "QUARANTINED" and status == settings.status_failed:
+        return f"refused in generation {latest['generation']}: {reason}. `pm redrive` puts it back."
+    return f"generation {latest['generation']} ended as {latest['outcome'] or latest['state']}: {reason}."
+
+
+def _untouched(latest: dict[str, Any] | None, settings: Settings, *, shown: bool) -> str:
+    status = settings.status_waiting
+    if not shown:
+        return (
+            f"{status}: the view {settings.schema}.{settings.wait_view} does not show this row, so no dispatch sees"
+            " it (the view's own conditions, such as a limit per job, leave it out)."
+        )
+    if latest is None:
+        return f"{status}: not yet claimed; the next dispatch takes it, oldest first."
+    return (
+        f"{status}: asked for again after generation {latest['generation']} ended as"
+        f" {latest['outcome'] or latest['state']}; the next dispatch takes it as a new generation."
+    )
+
+
+def _open(entry: dict[str, Any]) -> str:
+    reason = entry["reason"] or "no reason recorded"
+    if entry["state"] == "QUARANTINED":
+        return f"quarantined: {reason}. The next dispatch writes it to the control table."
+    if entry["state"] == "DEFERRED" and entry["backing_off"]:
+        return f"backing off until {moment(entry['not_before'])}: {reason}."
+    if entry["state"] == "DEFERRED":
+        return f"was put off ({reason}); the time is over and the next dispatch takes it."
+    who = f"dispatcher {entry['dispatcher_id']} ({entry['actor']})"
+    if entry["dispatcher_alive"]:
+        return f"held by {who}, which is alive; the entry is {entry['state']}."
+    return f"left {entry['state']} by {who}, which is gone; the next dispatch takes it over."
+
+
+def _print(story: dict[str, Any], settings: Settings) -> None:
+    out = console()
+    out.print(Text(f"Row {story['run_id']} of {settings.control_table}", style="bold"))
+    out.print(story["why"])
+    row = story["control_table"] or {}
+    facts = [(name, value) for name, value in row.items() if value is not None]
+    out.print()
+    out.print(table((Column("control table"), Column("value", folds=True)), facts))
+    for entry in story["generations"]:
+        _print_generation(out, entry)
+
+
+def _print_generation(out: Console, entry: dict[str, Any]) -> None:
+    title = f"Generation {entry['generation']}: {entry['branch']}, {entry['state']}, attempts {entry['attempts']}"
+    out.print()
+    out.print(Text(title, style="bold"))
+    if entry["accepted_run_id"]:
+        repair = f", repair {entry['accepted_repair_id']}" if entry["accepted_repair_id"] else ""
+        out.print(f"run {entry['accepted_run_id']}{repair}  {entry['page_url'] or ''}", soft_wrap=True)
+    rows = [
+        (e["at"], e["kind"], e["call"], e["status"], _took(e["seconds"]), e["detail"])
+        for e in entry["events"]
+    ]
+    out.print(table(_EVENTS, rows))
+
+
+def _took(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f} s"

@@ -1,0 +1,88 @@
+"""``pm status``: how much waits, and how the ledger stands. Put here: the overview. Keep out: SQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from pm_dagster.cli import connections
+from pm_dagster.cli.output import Column, age, console, json_option, print_json, table
+from pm_dagster.core.settings import Settings
+
+_STATES = (Column("state"), Column("open"), Column("entries", right=True))
+_DISPATCHERS = (
+    Column("id", right=True),
+    Column("who", folds=True),
+    Column("started"),
+    Column("ended"),
+    Column("as"),
+    Column("entries", right=True),
+)
+_QUARANTINED = (Column("run id", right=True), Column("branch"), Column("since"), Column("reason", folds=True))
+
+
+@click.command("status")
+@json_option
+def command(*, as_json: bool) -> None:
+    """Show the backlog, the ledger by state, the last dispatchers, and refused rows with reasons."""
+    settings = connections.settings()
+    found = _read(settings)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found, settings)
+
+
+def _read(settings: Settings) -> dict[str, Any]:
+    from pm_dagster.postgres import history  # noqa: PLC0415
+    from pm_dagster.postgres.layout import check_ledger  # noqa: PLC0415
+
+    with connections.reader(settings) as connection:
+        check_ledger(connection)
+        found = {
+            "ledger": history.ledger_states(connection, settings),
+            "dispatchers": history.last_dispatchers(connection),
+            "quarantined": history.quarantined(connection, settings),
+        }
+    with connections.control_plane(settings) as control:
+        backlog = control.backlog()
+    counts = {
+        "ready": backlog.ready,
+        "oldest_seconds": backlog.oldest_seconds,
+        "backing_off": backlog.backing_off,
+        "quarantined": backlog.quarantined,
+        "in_hand": backlog.in_hand,
+        **backlog.extra,
+    }
+    return {"backlog": counts, **found}
+
+
+def _print(found: dict[str, Any], settings: Settings) -> None:
+    out, backlog = console(), found["backlog"]
+    out.print(
+        f"{backlog['ready']} waiting jobs in {settings.schema}.{settings.wait_view}"
+        f" (oldest {age(backlog['oldest_seconds'])}); {backlog['backing_off']} backing off,"
+        f" {backlog['in_hand']} in hand, {backlog['quarantined']} refused and still shown."
+    )
+    for title, columns, rows in (
+        ("Ledger", _STATES, [(r["state"], _yes(r["open"]), r["entries"]) for r in found["ledger"]]),
+        ("Last dispatchers", _DISPATCHERS, [_dispatcher(row) for row in found["dispatchers"]]),
+        (
+            "Refused rows (pm redrive puts them back)",
+            _QUARANTINED,
+            [(r["run_id"], r["branch"], r["updated_at"], r["reason"]) for r in found["quarantined"]],
+        ),
+    ):
+        out.print()
+        out.print(table(columns, rows, title) if rows else f"{title}: none")
+
+
+def _dispatcher(row: dict[str, Any]) -> tuple[Any, ...]:
+    how = row["ended_as"] or ("alive" if row["alive"] else "dead, not yet noticed")
+    started, ended = row["started_at"], row["ended_at"]
+    return row["dispatcher_id"], row["actor"], started, ended, how, row["entries"]
+
+
+def _yes(value: object) -> str:
+    return "open" if value else "closed"
