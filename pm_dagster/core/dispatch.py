@@ -16,11 +16,11 @@ from pm_dagster.core.decisions import Policy, RepairRun, StartRun, first_step
 from pm_dagster.core.governor import Governor
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.outcomes import RowOutcome
-from pm_dagster.core.ports import Call, Closed, ControlPlane, DatabricksRuns, Outcome, RawRow
+from pm_dagster.core.ports import Call, Closed, ControlPlane, DatabricksRuns, Outcome
 from pm_dagster.core.report import Report, outcome_rows, refused_rows
 from pm_dagster.core.sending import Limits, Sender, Sent
 from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import Branch, RefusedRow, sort_rows
+from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, sort_rows
 
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg2
 from psycopg2 import errorcodes
@@ -18,7 +19,7 @@ from pm_dagster.core.settings import Settings
 
 _CONNECT_TIMEOUT_SECONDS = 10
 #: A peer that vanished without a word is noticed after about 30 s.
-_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+_KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
 
 #: SQLSTATE classes and codes after which the same transaction may work:
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -30,12 +31,13 @@ _WRONG_CREDENTIALS = "28"
 def connect(settings: Settings) -> Connection:
     """Open a connection. Raises ControlPlaneUnavailable, or ConfigurationError for an unusable URL or credentials."""
     with translated():
-        return psycopg2.connect(
+        connection: Connection = psycopg2.connect(
             settings.postgres_url,
             connect_timeout=_CONNECT_TIMEOUT_SECONDS,
             application_name="process_manager",
             **_KEEPALIVE,
         )
+        return connection
 
 
 def _first_line(error: BaseException) -> str:

@@ -194,7 +194,7 @@ class PostgresControlPlane:
         return [_entry(row) for row in cursor.fetchall()]
 
     def _tell(self, cursor: Cursor, events: Iterable[tuple[int, Event]]) -> None:
-        rows = [_event(entry_id, event) for entry_id, event in events]
+        rows = [{**_event(entry_id, event), "place": place} for place, (entry_id, event) in enumerate(events)]
         if rows:
             cursor.execute(statements.INSERT_EVENTS, self._names(events=json.dumps(rows)))
 

@@ -81,7 +81,7 @@ _ENTRY_COLUMNS = """e.entry_id, e.run_id, e.generation, e.branch, e.state, e.job
 INSERT_EVENTS = f"""
 INSERT INTO {LEDGER_SCHEMA}.event (entry_id, dispatcher_id, kind, call, status, seconds, detail)
 SELECT v.entry_id, %(me)s, v.kind, v.call, v.status, v.seconds, v.detail
-FROM jsonb_to_recordset(%(events)s::jsonb) WITH ORDINALITY AS v(
+FROM jsonb_to_recordset(%(events)s::jsonb) AS v(
     entry_id bigint, kind text, call text, status integer, seconds double precision, detail text, place bigint)
 ORDER BY v.place"""
 
@@ -255,8 +255,8 @@ class Statements:
         if link:
             # Half a link is worse than none.
             fits = sql.SQL("CASE WHEN length(c.url) <= {} THEN c.url END").format(sql.Literal(link.limit or 10_000))
-            name = sql.Identifier(settings.column_page_url)
-            sets.append(sql.SQL("{0} = coalesce({1}, t.{0})").format(name, fits))
+            page_url = sql.Identifier(settings.column_page_url)
+            sets.append(sql.SQL("{0} = coalesce({1}, t.{0})").format(page_url, fits))
         for name in settings.columns_message:
             column = layout.writable(name)
             if column:

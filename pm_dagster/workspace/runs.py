@@ -34,14 +34,16 @@ class SdkRuns:
     def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
         self._config = client.config
         self._http = OneAttempt(client.config, settings.http_timeout_seconds)
-        self._jobs = JobsAPI(self._http)
+        # The SDK's constructor has no types; all it asks of its client is ``do``.
+        build: Callable[[OneAttempt], JobsAPI] = JobsAPI
+        self._jobs = build(self._http)
         self._queue = QueueSettings(enabled=True) if settings.queue else None
 
     def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
         """run-now."""
 
         def call() -> object:
-            wait = self._jobs.run_now(
+            wait: Any = self._jobs.run_now(
                 job_id, idempotency_token=idempotency_token, job_parameters=dict(parameters), queue=self._queue
             )
             return wait.response.run_id
@@ -67,7 +69,7 @@ class SdkRuns:
         """runs/repair of all failed tasks."""
 
         def call() -> object:
-            wait = self._jobs.repair_run(
+            wait: Any = self._jobs.repair_run(
                 run_id,
                 rerun_all_failed_tasks=True,
                 job_parameters=dict(parameters),
