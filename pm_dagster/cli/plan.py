@@ -62,26 +62,29 @@ class Planned:
 def command(limit: int | None, *, as_json: bool) -> None:
     """Show what a dispatch would do with each row, and why. Reads only; writes nothing anywhere."""
     settings = connections.settings()
-    rows, ledger = _read(settings, limit or settings.dispatch_limit)
+    rows, ledger, unresolved = _read(settings, limit or settings.dispatch_limit)
     jobs, refused = sort_rows(rows)
     runs = connections.workspace_runs(settings) if any(job.previous_run_id for job in jobs) else None
     planned = [_refused(row) for row in refused] + _plan(jobs, ledger, runs, settings)
     if as_json:
-        print_json({"rows": [asdict(item) for item in planned]})
+        print_json({"unresolved": unresolved, "rows": [asdict(item) for item in planned]})
         return
+    if unresolved:
+        click.echo(f"First, {unresolved} rows that a dead dispatcher left half-done are resolved.")
     cells = [(p.run_id, p.branch, p.job_id, p.would, p.why) for p in planned]
     console().print(table(_COLUMNS, cells) if cells else "Nothing waits.")
 
 
-def _read(settings: Settings, limit: int) -> tuple[list[RawRow], dict[int, dict[str, Any]]]:
+def _read(settings: Settings, limit: int) -> tuple[list[RawRow], dict[int, dict[str, Any]], int]:
     from pm_dagster.postgres import history  # noqa: PLC0415
 
     with connections.control_plane(settings) as control:
         rows = control.waiting(limit)
+        unresolved = control.backlog().extra.get("unresolved", 0)
     ids = [row.run_id for row in rows if isinstance(row.run_id, int)]
     with connections.reader(settings) as connection:
         entries = history.entries(connection, settings, ids)
-    return rows, {entry["run_id"]: entry for entry in entries if entry["open"]}
+    return rows, {entry["run_id"]: entry for entry in entries if entry["open"]}, unresolved
 
 
 def _refused(row: RefusedRow) -> Planned:

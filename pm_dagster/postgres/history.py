@@ -48,12 +48,12 @@ FROM {ledger}.dispatcher d ORDER BY d.dispatcher_id DESC LIMIT %(limit)s
 _QUARANTINED = """
 SELECT * FROM (
     SELECT DISTINCT ON (e.run_id) e.run_id, e.generation, e.branch, e.state, e.job_id, e.reason,
-           e.updated_at, t.{status}::text AS control_status
+           e.open, e.updated_at, t.{status}::text AS control_status
     FROM {ledger}.entry e LEFT JOIN {table} t ON t.{run_id} = e.run_id
     WHERE e.control_table = %(table)s
     ORDER BY e.run_id, e.generation DESC
 ) latest
-WHERE state = 'QUARANTINED' AND (control_status IN (%(failed)s, %(waiting)s) OR control_status IS NULL)
+WHERE state = 'QUARANTINED' AND (open OR control_status = %(failed)s)
 ORDER BY updated_at DESC LIMIT %(limit)s
 """
 _ENTRIES = (
@@ -79,9 +79,7 @@ def ledger_states(connection: Connection, settings: Settings) -> list[Row]:
 
 def last_dispatchers(connection: Connection, limit: int = 5) -> list[Row]:
     """The newest dispatchers, and whether each lives."""
-    return _rows(
-        connection, _ledger(_DISPATCHERS), {"limit": limit, "lock_class": LOCK_CLASS}
-    )
+    return _rows(connection, _ledger(_DISPATCHERS), {"limit": limit, "lock_class": LOCK_CLASS})
 
 
 def quarantined(connection: Connection, settings: Settings, limit: int = 20) -> list[Row]:
@@ -89,7 +87,6 @@ def quarantined(connection: Connection, settings: Settings, limit: int = 20) -> 
     values = {
         "table": settings.control_table,
         "failed": settings.status_failed,
-        "waiting": settings.status_waiting,
         "limit": limit,
     }
     query = SQL(_QUARANTINED).format(

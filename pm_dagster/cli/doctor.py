@@ -1,0 +1,162 @@
+"""``pm doctor``: is everything there that a dispatch needs?
+
+Put here: the list of checks, in the order in which one builds on the other, and what to do when
+one is red. Keep out: SQL and calls.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import click
+from rich.text import Text
+
+from pm_dagster.cli import connections
+from pm_dagster.cli.output import console, json_option, print_json
+from pm_dagster.core.errors import ProcessManagerError, Refused
+from pm_dagster.core.settings import Settings
+from pm_dagster.core.waiting_job import sort_rows
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection  # noqa: N812
+
+    from pm_dagster.workspace.runs import SdkRuns
+
+_JOBS_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: its name, whether it is green, what was found, and what to do when it is red."""
+
+    check: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+@click.command("doctor")
+@json_option
+def command(*, as_json: bool) -> None:
+    """Check all that a dispatch needs, from the database to each waiting row's job; changes nothing.
+
+    Exit code 1 when anything is red.
+    """
+    settings = connections.settings()
+    findings = _database(settings)
+    findings += _workspace(settings, rows_readable=all(finding.ok for finding in findings))
+    ok = all(finding.ok for finding in findings)
+    if as_json:
+        print_json({"ok": ok, "checks": [asdict(finding) for finding in findings]})
+    else:
+        _print(findings)
+    if not ok:
+        raise click.exceptions.Exit(1)
+
+
+def _print(findings: list[Finding]) -> None:
+    out = console()
+    for finding in findings:
+        mark = Text("green ", style="green") if finding.ok else Text("RED   ", style="bold red")
+        out.print(mark + Text(f"{finding.check}: ", style="bold") + Text(finding.found))
+        if not finding.ok and finding.remedy:
+            out.print(Text(f"      -> {finding.remedy}"))
+    red = sum(not finding.ok for finding in findings)
+    out.print()
+    out.print(f"{red} of {len(findings)} checks are red." if red else "All is well.")
+
+
+def _check(name: str, remedy: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, ok=True, found=look())
+    except ProcessManagerError as error:
+        return Finding(name, ok=False, found=str(error), remedy=remedy)
+
+
+def _database(settings: Settings) -> list[Finding]:
+    try:
+        with connections.reader(settings) as connection:
+            return _in_database(connection, settings)
+    except ProcessManagerError as error:
+        remedy = "check PM_POSTGRES_URL (or PGHOST, PGUSER, ...), the network and the password"
+        return [Finding("database", ok=False, found=str(error), remedy=remedy)]
+
+
+def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
+    from pm_dagster.postgres import catalog, layout  # noqa: PLC0415
+
+    def relations() -> str:
+        found = layout.read_layout(connection, settings)
+        where = f"{settings.schema}.{settings.wait_view} and {settings.control_table}"
+        return f"{where} have what is needed ({len(found.table)} columns in the table)"
+
+    def ledger() -> str:
+        layout.check_ledger(connection)
+        return f"version {layout.ledger_version(connection)}"
+
+    findings = [
+        Finding("database", ok=True, found=catalog.server(connection)),
+        _check("view and table", "set PM_SCHEMA, PM_WAIT_VIEW, PM_RUN_TABLE, PM_COLUMN_*", relations),
+        _check("ledger", "run `pm init`", ledger),
+    ]
+    if all(finding.ok for finding in findings):
+        findings.append(_privileges(connection, settings))
+    mode = catalog.liveness(connection, settings)
+    return [*findings, Finding("liveness", ok=True, found=mode)]
+
+
+def _privileges(connection: Connection, settings: Settings) -> Finding:
+    from pm_dagster.postgres import catalog  # noqa: PLC0415
+
+    missing = catalog.missing_privileges(connection, settings)
+    if not missing:
+        return Finding("privileges", ok=True, found="reads the view, updates the status, writes the ledger")
+    found = f"missing: {', '.join(missing)}"
+    return Finding("privileges", ok=False, found=found, remedy="have the owner GRANT them to this user")
+
+
+def _workspace(settings: Settings, *, rows_readable: bool) -> list[Finding]:
+    remedy = "check DATABRICKS_HOST, the credentials (DATABRICKS_* or ARM_*) and the network"
+    clients: list[SdkRuns] = []
+
+    def token() -> str:
+        clients.append(connections.workspace_runs(settings))
+        return f"{os.environ.get('DATABRICKS_HOST', '')} takes us for {clients[0].check()}"
+
+    finding = _check("workspace", remedy, token)
+    if not finding.ok or not rows_readable:
+        return [finding]
+    return [finding, _jobs(clients[0], settings)]
+
+
+def _jobs(runs: SdkRuns, settings: Settings) -> Finding:
+    remedy = "correct the rows' job ids, or give our user the right to manage runs of these jobs"
+
+    def look() -> str:
+        with connections.control_plane(settings) as control:
+            jobs, refused = sort_rows(control.waiting(settings.dispatch_limit))
+        ids = sorted({job.job_id for job in jobs})
+        with ThreadPoolExecutor(settings.concurrency) as pool:
+            exist = pool.map(lambda job_id: _exists(runs, job_id), ids)
+            missing = [str(job_id) for job_id, known in zip(ids, exist, strict=True) if not known]
+        if missing:
+            more = f" and {len(missing) - _JOBS_NAMED} more" if len(missing) > _JOBS_NAMED else ""
+            raise ProcessManagerError(
+                f"waiting rows name jobs that do not exist, or that we may not see: {', '.join(missing[:_JOBS_NAMED])}{more}"
+            )
+        unusable = f"; {len(refused)} rows break their own rules (see `pm plan`)" if refused else ""
+        return f"{len(jobs)} waiting rows name {len(ids)} jobs; all exist{unusable}"
+
+    return _check("jobs of the waiting rows", remedy, look)
+
+
+def _exists(runs: SdkRuns, job_id: int) -> bool:
+    try:
+        runs.job_name(job_id)
+    except Refused:
+        return False
+    return True

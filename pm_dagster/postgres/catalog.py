@@ -1,0 +1,63 @@
+"""What the server says of itself and of our rights, for `pm doctor`.
+
+Put here: questions to the catalog. Keep out: rows, and anything that a dispatch needs.
+"""
+
+from __future__ import annotations
+
+from psycopg2.extensions import connection as Connection  # noqa: N812
+
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.connection import translated
+from pm_dagster.postgres.layout import read_layout
+from pm_dagster.postgres.schema import LEDGER_SCHEMA
+
+_TABLE = "SELECT has_table_privilege(format('%%I.%%I', %s::text, %s::text), %s)"
+_COLUMN = "SELECT has_column_privilege(format('%%I.%%I', %s::text, %s::text), %s, 'UPDATE')"
+_LEDGER_RIGHTS = {
+    "identity": ("SELECT",),
+    "dispatcher": ("SELECT", "INSERT", "UPDATE"),
+    "entry": ("SELECT", "INSERT", "UPDATE"),
+    "event": ("SELECT", "INSERT"),
+}
+
+
+def server(connection: Connection) -> str:
+    """Which server, database and user this is."""
+    with translated(), connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('server_version'), current_database(), current_user")
+        version, database, user = cursor.fetchone() or ("?", "?", "?")
+    return f"PostgreSQL {version}, database {database}, user {user}"
+
+
+def liveness(connection: Connection, settings: Settings) -> str:
+    """How a dead dispatcher is noticed on this connection, and why so."""
+    if settings.liveness != "auto":
+        return f"{settings.liveness}, as PM_LIVENESS says"
+    with translated(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone() or (None,)
+    if pid == connection.get_backend_pid():
+        return "lock: a dead dispatcher is noticed at once"
+    return f"lease: behind a pooler a dead dispatcher is noticed after {settings.lease_seconds:g} s"
+
+
+def missing_privileges(connection: Connection, settings: Settings) -> list[str]:
+    """The rights that a dispatch needs and this user lacks, in the words of GRANT."""
+    written = (settings.column_status, settings.column_job_run_id, settings.column_page_url)
+    table = read_layout(connection, settings).table
+    columns = [name for name in (*written, *settings.columns_message) if name in table]
+    relations = [(settings.schema, settings.wait_view), (settings.schema, settings.run_table)]
+    asked = [(*relation, "SELECT") for relation in relations]
+    asked += [(LEDGER_SCHEMA, name, right) for name, rights in _LEDGER_RIGHTS.items() for right in rights]
+    missing = []
+    with translated(), connection.cursor() as cursor:
+        for schema, name, right in asked:
+            cursor.execute(_TABLE, (schema, name, right))
+            if not (cursor.fetchone() or (False,))[0]:
+                missing.append(f"{right} on {schema}.{name}")
+        for column in columns:
+            cursor.execute(_COLUMN, (settings.schema, settings.run_table, column))
+            if not (cursor.fetchone() or (False,))[0]:
+                missing.append(f"UPDATE ({column}) on {settings.control_table}")
+    return missing
