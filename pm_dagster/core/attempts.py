@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from pm_dagster.core import decisions
 from pm_dagster.core.decisions import Decision, Policy
@@ -73,7 +73,7 @@ def _call(work: Work, runs: DatabricksRuns) -> object:
     if isinstance(step, decisions.RepairRun):
         return runs.repair(_previous(entry), entry.parameters, step.latest_repair_id)
     if isinstance(step, decisions.FindRun):
-        since = entry.intent_at or datetime.fromtimestamp(0, timezone.utc)
+        since = entry.intent_at or datetime.fromtimestamp(0, UTC)
         return runs.find_started(entry.job_id, since, entry.parameters)
     return runs.look_up(_previous(entry))
 
@@ -101,7 +101,9 @@ def decide(work: Work, answer: Answer, policy: Policy) -> Decision:
     """What follows from an answer."""
     entry, value = work.entry, answer.value
     if answer.error is not None:
-        return decisions.after_failure(entry, work.call, answer.error, work.unanswered[work.call], work.refusals, policy)
+        return decisions.after_failure(
+            entry, work.call, answer.error, work.unanswered[work.call], work.refusals, policy
+        )
     if isinstance(value, RunSnapshot):
         return decisions.after_look_up(entry, value, policy)
     number = value if isinstance(value, int) else None

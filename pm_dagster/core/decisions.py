@@ -7,7 +7,6 @@ A repair is decided by the run's history, never by the text of a message.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 from pm_dagster.core.errors import (
     AuthenticationFailed,
@@ -114,7 +113,7 @@ class Stop:
     error: ProcessManagerError
 
 
-Decision = Union[StartRun, RepairRun, LookUp, FindRun, Again, Accept, Adopt, Defer, Quarantine, Withdraw, Stop]
+Decision = StartRun | RepairRun | LookUp | FindRun | Again | Accept | Adopt | Defer | Quarantine | Withdraw | Stop
 
 
 def first_step(entry: Entry) -> Decision:
@@ -180,7 +179,7 @@ def after_find(entry: Entry, run_id: int | None) -> Decision:
     return Quarantine("run-now was refused after an earlier answer was lost, and the job shows no run for this row")
 
 
-def after_failure(  # noqa: PLR0911 one return per rule reads better than a result variable
+def after_failure(
     entry: Entry, call: Call, error: ProcessManagerError, tries: int, refusals: int, policy: Policy
 ) -> Decision:
     """Decide after a call that failed.

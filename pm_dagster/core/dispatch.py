@@ -23,7 +23,6 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, sort_rows
 
 
-
 @dataclass(frozen=True)
 class Claimed:
     """What a dispatch took: entries by branch, and the rows it refused. ``taken_over`` counts a dead dispatcher's."""

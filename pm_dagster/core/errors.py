@@ -3,7 +3,7 @@
 ::
 
     ProcessManagerError
-    |-- Unavailable                 the same call may work in seconds      (the call's own loop, then the op's RetryPolicy)
+    |-- Unavailable                 the same call may work in seconds (the call's own loop, then the op's RetryPolicy)
     |   |-- ControlPlaneUnavailable     Postgres: connection, time-out, shutdown, serialization
     |   |-- WorkspaceUnavailable        Databricks: connection, time-out, 5xx, an answer that is not JSON
     |   `-- Throttled                   429; carries how long the workspace asks us to wait

@@ -9,12 +9,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 
 from pm_dagster.core.waiting_job import Branch
 
 
-class EntryState(str, Enum):
+class EntryState(StrEnum):
     """The life of an entry; see CONTRIBUTING.md for the diagram."""
 
     #: A dispatcher works on it; nothing has been sent. A dead dispatcher's claim lapses.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 from pm_dagster.core.ledger_entry import Entry, EntryState
@@ -17,7 +17,7 @@ from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
 
 
-class Call(str, Enum):
+class Call(StrEnum):
     """The calls that a dispatch makes, by their API names; each has its own rate."""
 
     RUN_NOW = "run-now"
@@ -26,7 +26,7 @@ class Call(str, Enum):
     LIST_RUNS = "runs/list"
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """How one row left a dispatch."""
 
     ACCEPTED = "accepted"

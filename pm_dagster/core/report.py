@@ -36,7 +36,8 @@ class Report:
     """The result of one dispatch.
 
     ``read`` rows came from the view, ``taken_over`` were left by a dead dispatcher, ``scheduled`` were written as
-    SCHEDULED; ``left`` were claimed but not sent before the deadline. Times are seconds; ``api_seconds`` sums over calls.
+    SCHEDULED; ``left`` were claimed but not sent before the deadline. Times are seconds; ``api_seconds``
+    sums over calls.
     """
 
     read: int = 0
@@ -74,9 +75,7 @@ class Report:
 
 def refused_rows(refused: Iterable[RefusedRow]) -> list[ReportRow]:
     """Report lines of rows that never became waiting jobs."""
-    return [
-        ReportRow(row.run_id, row.branch, Outcome.QUARANTINED, row.reason, since=row.row.since) for row in refused
-    ]
+    return [ReportRow(row.run_id, row.branch, Outcome.QUARANTINED, row.reason, since=row.row.since) for row in refused]
 
 
 def outcome_rows(outcomes: Iterable[RowOutcome], closed: Sequence[Closed]) -> list[ReportRow]:

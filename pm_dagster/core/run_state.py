@@ -7,13 +7,13 @@ The words are those of the Jobs API (https://docs.databricks.com/api/workspace/j
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 _ACTIVE = frozenset({"BLOCKED", "PENDING", "QUEUED", "RUNNING", "TERMINATING", "WAITING", "WAITING_FOR_RETRY"})
 _NEVER_RAN = frozenset({"SKIPPED", "MAX_CONCURRENT_RUNS_EXCEEDED", "MAX_JOB_QUEUE_SIZE_EXCEEDED", "DISABLED"})
 
 
-class Standing(str, Enum):
+class Standing(StrEnum):
     """Where a run stands, as far as a dispatch is concerned."""
 
     #: Under way, or in a state we do not know: neither repair nor trigger again.

@@ -18,7 +18,13 @@ from dataclasses import dataclass, field, replace
 from pm_dagster.core import decisions
 from pm_dagster.core.attempts import Answer, Work, attempt, decide, event_of
 from pm_dagster.core.decisions import Decision, Policy
-from pm_dagster.core.errors import ControlPlaneUnavailable, ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
+from pm_dagster.core.errors import (
+    ControlPlaneUnavailable,
+    ProcessManagerError,
+    Refused,
+    Throttled,
+    WorkspaceUnavailable,
+)
 from pm_dagster.core.governor import Governor
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.outcomes import RowOutcome, change_for, outcome_of
@@ -235,9 +241,9 @@ class Sender:
             pause = self._governor.throttle(work.call, error.retry_after)
             if pause > min(_LONGEST_THROTTLE, self._limits.deadline - self._clock()):
                 return decisions.Defer(f"{work.call.value}: {error}", min(pause, _LONGEST_DEFERRAL))
-        if isinstance(decision, decisions.Defer) and isinstance(error, WorkspaceUnavailable):
-            if self._silence >= self._policy.call_tries:
-                return decisions.Stop(error)
+        gave_up = isinstance(decision, decisions.Defer) and isinstance(error, WorkspaceUnavailable)
+        if gave_up and error is not None and self._silence >= self._policy.call_tries:
+            return decisions.Stop(error)
         return decision
 
     def _go_on(self, work: Work, decision: Decision) -> EntryState | None:
@@ -267,6 +273,6 @@ def _intent(work: Work) -> Intent:
 def _announced(work: Work) -> Entry:
     if isinstance(work.step, decisions.RepairRun):
         return replace(work.entry, state=EntryState.SENDING, sent_repair_id=work.step.latest_repair_id)
-    return replace(work.entry, state=EntryState.SENDING, fresh_run=not work.entry.starts_new_run or work.entry.fresh_run)
-
-
+    return replace(
+        work.entry, state=EntryState.SENDING, fresh_run=not work.entry.starts_new_run or work.entry.fresh_run
+    )

@@ -97,9 +97,13 @@ class Settings:
         _pairs,
     )
     concurrency: int = _setting("PM_CONCURRENCY", 16, "API calls in flight at once", _at_least(1, int))
-    rate_run_now: float = _setting("PM_RATE_RUN_NOW", 18.0, "run-now calls per second; 0: no pacing", _at_least(0, float))
+    rate_run_now: float = _setting(
+        "PM_RATE_RUN_NOW", 18.0, "run-now calls per second; 0: no pacing", _at_least(0, float)
+    )
     rate_repair: float = _setting("PM_RATE_REPAIR", 4.5, "repair calls per second; 0: no pacing", _at_least(0, float))
-    rate_get_run: float = _setting("PM_RATE_GET_RUN", 90.0, "runs/get calls per second; 0: no pacing", _at_least(0, float))
+    rate_get_run: float = _setting(
+        "PM_RATE_GET_RUN", 90.0, "runs/get calls per second; 0: no pacing", _at_least(0, float)
+    )
     dispatch_limit: int = _setting(
         "PM_DISPATCH_LIMIT", 1000, "Rows that one dispatch takes, oldest first", _at_least(1, int)
     )
@@ -109,7 +113,9 @@ class Settings:
     http_timeout_seconds: float = _setting(
         "PM_HTTP_TIMEOUT_SECONDS", 60.0, "Time that one API call may take", _at_least(0.1, float)
     )
-    call_tries: int = _setting("PM_CALL_TRIES", 4, "Tries of one call before its row is left for later", _at_least(1, int))
+    call_tries: int = _setting(
+        "PM_CALL_TRIES", 4, "Tries of one call before its row is left for later", _at_least(1, int)
+    )
     call_backoff_seconds: float = _setting(
         "PM_CALL_BACKOFF_SECONDS", 1.0, "Pause before the second try of a call; doubles each time", _at_least(0, float)
     )

@@ -11,17 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from enum import Enum
+from enum import StrEnum
 
 #: Jobs API: the JSON of one kind of parameters is limited to 10,000 bytes
 #: (https://docs.databricks.com/api/workspace/jobs/runnow).
 PARAMETERS_LIMIT_BYTES = 10_000
+_SHOWN_LIMIT = 80
 INT64_MAX = 2**63 - 1
 #: Ids are made by Databricks and Postgres; both count from 1.
 INT64_MIN = 1
 
 
-class Branch(str, Enum):
+class Branch(StrEnum):
     """What a waiting job needs: a new run, or a repair of the run it already had."""
 
     NEW = "new"
@@ -103,7 +104,7 @@ def _as_int(value: object) -> int | None:
 
 def _shown(value: object) -> str:
     text = "null" if value is None else repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= _SHOWN_LIMIT else f"{text[: _SHOWN_LIMIT - 3]}..."
 
 
 def _parameters(values: Mapping[str, object]) -> dict[str, str]:

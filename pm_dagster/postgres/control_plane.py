@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
@@ -242,7 +242,7 @@ def _closable(row: tuple[Any, ...], found: dict[int, str], existing: set[int]) -
 def _moment(value: object) -> datetime | None:
     if not isinstance(value, datetime):
         return None
-    return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def _refused(row: RefusedRow) -> dict[str, Any]:
@@ -315,6 +315,4 @@ def _change(change: Change) -> dict[str, Any]:
 
 def _closed(row: tuple[Any, ...]) -> Closed:
     entry_id, run_id, state, outcome, run, repair, url, reason, status = row
-    return Closed(
-        entry_id, run_id, EntryState(state), outcome and Outcome(outcome), run, repair, url, reason, status
-    )
+    return Closed(entry_id, run_id, EntryState(state), outcome and Outcome(outcome), run, repair, url, reason, status)

@@ -34,9 +34,7 @@ SELECT run_id FROM back ORDER BY run_id
 """
 
 
-def redrive(
-    connection: Connection, settings: Settings, run_ids: Sequence[int], actor: str
-) -> list[int]:
+def redrive(connection: Connection, settings: Settings, run_ids: Sequence[int], actor: str) -> list[int]:
     """Set refused rows back to WAITING; returns the ids of those that were. Safe to run twice."""
     query = SQL(_REDRIVE).format(
         ledger=Identifier(LEDGER_SCHEMA),

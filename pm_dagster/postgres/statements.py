@@ -145,7 +145,8 @@ class Statements:
             ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
         self.existing = self._build("SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
         self.entries = self._build("""
-            SELECT {entry}, coalesce((SELECT t.{status} = %(waiting)s FROM {table} t WHERE t.{run_id} = e.run_id), false)
+            SELECT {entry}, coalesce(
+                (SELECT t.{status} = %(waiting)s FROM {table} t WHERE t.{run_id} = e.run_id), false)
             FROM {ledger}.entry e
             WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id""")
         self.take_over = self._take_over("""e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
@@ -156,7 +157,8 @@ class Statements:
             UPDATE {ledger}.entry e
             SET state = 'SENDING', fresh_run = e.fresh_run OR i.fresh_run, sent_repair_id = i.latest_repair_id,
                 intent_at = coalesce(e.intent_at, now()), updated_at = now()
-            FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(entry_id bigint, fresh_run boolean, latest_repair_id bigint)
+            FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(
+                entry_id bigint, fresh_run boolean, latest_repair_id bigint)
             WHERE e.entry_id = i.entry_id AND e.dispatcher_id = %(me)s AND e.open
               AND (e.state = 'SENDING' OR e.state = 'CLAIMED' AND EXISTS (
                   SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
@@ -265,7 +267,8 @@ class Statements:
         return self._build(
             """
             UPDATE {table} t SET {sets}
-            FROM jsonb_to_recordset(%(rows)s::jsonb) AS c(run_id bigint, status text, run bigint, url text, message text)
+            FROM jsonb_to_recordset(%(rows)s::jsonb) AS c(
+                run_id bigint, status text, run bigint, url text, message text)
             WHERE t.{run_id} = c.run_id AND t.{status} = %(waiting)s""",
             sets=sql.SQL(", ").join(sets),
         )

@@ -1,8 +1,8 @@
 """One HTTP attempt for the SDK's service classes, and nothing hidden behind it.
 
 The SDK's own client (0.30 to 0.60, ``_base_client.py``) resends POSTs by itself after a reset, a time-out, 429 and 503,
-sleeps through any Retry-After before it says so, and can put the bearer token into an exception's text. ``JobsAPI`` only
-needs an object with ``do``; this one makes the attempt with requests and the SDK's credentials, and says what happened.
+sleeps through any Retry-After before it says so, and can put the bearer token into an exception's text. ``JobsAPI``
+only needs an object with ``do``; this one makes the attempt with requests and the SDK's credentials, and says what happened.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -45,7 +45,7 @@ class OneAttempt:
         self._timeout = timeout
         self._local = threading.local()
 
-    def do(  # noqa: PLR0913 the signature is the SDK's
+    def do(
         self,
         method: str,
         path: str | None = None,
@@ -177,6 +177,4 @@ def _retry_after(value: str | None) -> float | None:
         moment = parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds()) if moment.tzinfo else None
-
-
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds()) if moment.tzinfo else None
