@@ -2,7 +2,8 @@
 
 The SDK's own client (0.30 to 0.60, ``_base_client.py``) resends POSTs by itself after a reset, a time-out, 429 and 503,
 sleeps through any Retry-After before it says so, and can put the bearer token into an exception's text. ``JobsAPI``
-only needs an object with ``do``; this one makes the attempt with requests and the SDK's credentials, and says what happened.
+only needs an object with ``do``; this one makes the attempt with requests and the SDK's credentials, and says what
+happened.
 """
 
 from __future__ import annotations
