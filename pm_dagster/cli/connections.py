@@ -16,7 +16,8 @@ from pm_dagster.core.settings import Settings, settings_from
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
 
-    from pm_dagster.core.ports import ControlPlane, DatabricksRuns
+    from pm_dagster.core.ports import ControlPlane
+    from pm_dagster.workspace.runs import SdkRuns
 
 
 def settings() -> Settings:
@@ -46,7 +47,7 @@ def reader(of: Settings) -> Iterator[Connection]:
         yield connection
 
 
-def workspace_runs(of: Settings) -> DatabricksRuns:
+def workspace_runs(of: Settings) -> SdkRuns:
     """The Jobs API of the configured workspace; makes no call yet."""
     from pm_dagster.workspace.client import workspace_client  # noqa: PLC0415
     from pm_dagster.workspace.runs import SdkRuns  # noqa: PLC0415

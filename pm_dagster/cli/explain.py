@@ -64,9 +64,7 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
     }
 
 
-def why(
-    row: dict[str, Any] | None, latest: dict[str, Any] | None, settings: Settings, *, shown: bool
-) -> str:
+def why(row: dict[str, Any] | None, latest: dict[str, Any] | None, settings: Settings, *, shown: bool) -> str:
     """One sentence: why the row is where it is."""
     if row is None:
         return f"The row is gone from {settings.control_table}; only the ledger remembers it."
@@ -135,10 +133,7 @@ def _print_generation(out: Console, entry: dict[str, Any]) -> None:
     if entry["accepted_run_id"]:
         repair = f", repair {entry['accepted_repair_id']}" if entry["accepted_repair_id"] else ""
         out.print(f"run {entry['accepted_run_id']}{repair}  {entry['page_url'] or ''}", soft_wrap=True)
-    rows = [
-        (e["at"], e["kind"], e["call"], e["status"], _took(e["seconds"]), e["detail"])
-        for e in entry["events"]
-    ]
+    rows = [(e["at"], e["kind"], e["call"], e["status"], _took(e["seconds"]), e["detail"]) for e in entry["events"]]
     out.print(table(_EVENTS, rows))
 
 

@@ -108,8 +108,7 @@ def _plan(
                 governor.take(Call.GET_RUN)
                 asked[entry.entry_id] = pool.submit(_look_up, runs, entry, policy)
         return [
-            _planned(entry, asked[entry.entry_id].result() if entry.entry_id in asked else None)
-            for entry in entries
+            _planned(entry, asked[entry.entry_id].result() if entry.entry_id in asked else None) for entry in entries
         ]
 
 

@@ -1,0 +1,173 @@
+"""``pm sandbox``: everything on this machine. Put here: the commands and their words. Keep out: servers and rows."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pm_dagster.cli.output import Column, console, json_option, print_json, table
+from pm_dagster.core.errors import ProcessManagerError
+
+if TYPE_CHECKING:
+    from pm_dagster.sandbox.demo import Told
+    from pm_dagster.sandbox.place import Open, Place
+    from pm_dagster.sandbox.processes import Children
+
+_COLUMNS = (
+    Column("run id", right=True),
+    Column("case", folds=True),
+    Column("before", folds=True),
+    Column("after"),
+    Column("outcome"),
+    Column("reason", folds=True),
+)
+_START_SECONDS = 60.0
+_TRICKLE_SECONDS = 6.0
+
+_dir_option = click.option(
+    "--dir",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".sandbox"),
+    show_default=True,
+    help="Where the sandbox keeps its data.",
+)
+
+
+@click.group("sandbox")
+def command() -> None:
+    """Run everything on this machine: a Postgres server, a local workspace, Dagster. Loopback only."""
+
+
+@command.command("demo")
+@_dir_option
+@json_option
+def demo(folder: Path, *, as_json: bool) -> None:
+    """Seed waiting jobs of every kind, run the Dagster job once, and tell what became of each."""
+    from pm_dagster.sandbox import demo as play  # noqa: PLC0415
+    from pm_dagster.sandbox.place import Place  # noqa: PLC0415
+
+    def say(text: str) -> None:
+        click.echo(text, err=as_json)
+
+    _end_on_sigterm()
+    place = Place(folder)
+    say("Starting a Postgres server and a local workspace ...")
+    with place.opened() as sandbox:
+        seeded = play.seed_all(sandbox)
+        say(f"{len(seeded)} jobs wait in the control table. Running the Dagster job process_manager ...")
+        seconds = play.run_dagster_job(sandbox, place.logs / "demo.log")
+        told = play.tell(sandbox, seeded)
+    if as_json:
+        print_json({"seconds": round(seconds, 3), "rows": [asdict(row) for row in told]})
+    else:
+        _print_demo(told, seconds, folder)
+
+
+def _print_demo(told: list[Told], seconds: float, folder: Path) -> None:
+    out = console()
+    rows = [(t.run_id, t.case, t.before, t.after, t.outcome, t.reason) for t in told]
+    out.print()
+    out.print(table(_COLUMNS, rows))
+    counts = Counter(t.after for t in told)
+    parts = ", ".join(f"{number} {status}" for status, number in counts.most_common())
+    option = "" if folder == Path(".sandbox") else f" --dir {folder}"
+    out.print()
+    out.print(f"{len(told)} rows in {seconds:.1f} s, Dagster's start included: {parts}.")
+    out.print(f"See the run and its lineage in Dagster's UI: pm sandbox up{option}", soft_wrap=True)
+
+
+@command.command("up")
+@_dir_option
+@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI; another if taken.")
+@click.option("--quiet-rows", is_flag=True, help="Add no new waiting rows by itself.")
+def up(folder: Path, port: int, *, quiet_rows: bool) -> None:
+    """Start the sandbox with the Dagster UI and its daemon, and keep adding waiting jobs, until Ctrl-C."""
+    from pm_dagster.sandbox.place import Place  # noqa: PLC0415
+    from pm_dagster.sandbox.processes import Children, free_port  # noqa: PLC0415
+
+    _end_on_sigterm()
+    place = Place(folder)
+    try:
+        with place.opened() as sandbox, Children(sandbox.environment, place.logs) as children:
+            web = free_port(port)
+            _start_dagster(children, web)
+            _wait_for(children, web)
+            _announce(place, sandbox, web)
+            _keep_going(sandbox, children, trickle=not quiet_rows)
+    except KeyboardInterrupt:
+        click.echo("\nEnded; all servers are stopped. The data stays: pm sandbox reset removes it.")
+
+
+def _end_on_sigterm() -> None:
+    def end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def _start_dagster(children: Children, port: int) -> None:
+    module = ["-m", "pm_dagster.definitions"]
+    web = ["-h", "127.0.0.1", "-p", str(port)]
+    python = [sys.executable, "-m"]
+    children.start("webserver", [*python, "dagster_webserver", *web, *module])
+    children.start("daemon", [*python, "dagster._daemon", "run", *module])
+
+
+def _wait_for(children: Children, port: int) -> None:
+    from pm_dagster.sandbox.processes import answers  # noqa: PLC0415
+
+    deadline = time.monotonic() + _START_SECONDS
+    while not answers(port):
+        name = children.ended()
+        if name is not None:
+            raise ProcessManagerError(f"Dagster's {name} ended; see {children.log_of(name)}")
+        if time.monotonic() > deadline:
+            raise ProcessManagerError(f"Dagster's UI did not start; see {children.log_of('webserver')}")
+        time.sleep(0.2)
+
+
+def _announce(place: Place, sandbox: Open, port: int) -> None:
+    for name, value in (
+        ("Dagster UI", f"http://127.0.0.1:{port}"),
+        ("Workspace", sandbox.workspace.host),
+        ("Database", sandbox.settings.postgres_url),
+        ("Logs", str(place.logs)),
+    ):
+        click.echo(f"{name:<12}{value}")
+    click.echo("Ctrl-C ends everything.")
+
+
+def _keep_going(sandbox: Open, children: Children, *, trickle: bool) -> None:
+    import random  # noqa: PLC0415
+    from contextlib import closing  # noqa: PLC0415
+
+    from pm_dagster.postgres.connection import connect  # noqa: PLC0415
+    from pm_dagster.sandbox import seed  # noqa: PLC0415
+
+    with closing(connect(sandbox.settings)) as connection:
+        seed.define_jobs(sandbox.workspace.state)
+        arrivals = seed.trickle(connection, sandbox.workspace.state, random.Random())  # noqa: S311
+        while (name := children.ended()) is None:
+            if trickle:
+                next(arrivals)
+            threading.Event().wait(_TRICKLE_SECONDS)
+    raise ProcessManagerError(f"Dagster's {name} ended; see {children.log_of(name)}")
+
+
+@command.command("reset")
+@_dir_option
+def reset(folder: Path) -> None:
+    """Stop the sandbox's servers and remove its data."""
+    from pm_dagster.sandbox.place import Place  # noqa: PLC0415
+
+    done = Place(folder).reset()
+    click.echo(f"{folder} is removed." if done else f"There is no sandbox in {folder}; nothing to do.")

@@ -1,0 +1,138 @@
+"""The sandbox of one folder: its database with the control schema, its workspace, its environment.
+
+Put here: what belongs together on disk and as environment variables. Keep out: rows and commands.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.core.settings import Settings, settings_from
+from pm_dagster.postgres.connection import connect, translated
+from pm_dagster.postgres.migrate import initialise
+from pm_dagster.sandbox.postgres import EmbeddedPostgres
+from pm_dagster.sandbox.workspace import LocalWorkspace
+
+_SCHEMA = Path(__file__).with_name("control_schema.sql")
+_DAGSTER_YAML = "telemetry:\n  enabled: false\n"
+#: Of a real deployment; none of it may reach what runs in the sandbox.
+_FOREIGN = ("PM_", "PG", "DATABRICKS_", "ARM_", "DAGSTER_")
+_END_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Open:
+    """A sandbox whose servers run: its settings, its workspace, and the environment for child processes."""
+
+    settings: Settings
+    workspace: LocalWorkspace
+    environment: Mapping[str, str]
+
+
+class Place:
+    """The folder of a sandbox. Only one process at a time has it open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.logs = self.folder / "logs"
+        self.dagster_home = self.folder / "dagster"
+
+    @contextmanager
+    def opened(self, workspace_port: int = 0) -> Iterator[Open]:
+        """Start database and workspace, make the schemas; stop both at the end."""
+        self.dagster_home.mkdir(parents=True, exist_ok=True)
+        # So that a checkout never offers the sandbox's data for a commit.
+        (self.folder / ".gitignore").write_text("*\n")
+        remembered = self.folder / "workspace.json"
+        with (
+            self._held(),
+            EmbeddedPostgres(self.folder / "postgres") as postgres,
+            LocalWorkspace(port=workspace_port, state_file=remembered) as workspace,
+        ):
+            environment = self._environment(postgres.url, workspace)
+            settings = settings_from(environment)
+            _make_schemas(settings)
+            self._configure_dagster()
+            yield Open(settings, workspace, environment)
+
+    def reset(self) -> bool:
+        """End whoever has the sandbox open, stop its database, remove its data; False if there was none."""
+        if not (self.folder / "lock").exists():
+            return False
+        self._end_holder()
+        EmbeddedPostgres(self.folder / "postgres").stop("immediate")
+        shutil.rmtree(self.folder)
+        return True
+
+    def _environment(self, database: str, workspace: LocalWorkspace) -> dict[str, str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
+        return {
+            **inherited,
+            "PM_POSTGRES_URL": database,
+            "DATABRICKS_HOST": workspace.host,
+            "DATABRICKS_TOKEN": workspace.token,
+            "DAGSTER_HOME": str(self.dagster_home),
+        }
+
+    def _configure_dagster(self) -> None:
+        deployed = Path(__file__).parents[2] / "deploy" / "dagster-local" / "dagster.yaml"
+        text = deployed.read_text() if deployed.exists() else _DAGSTER_YAML
+        (self.dagster_home / "dagster.yaml").write_text(text)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        with (self.folder / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ProcessManagerError(
+                    f"the sandbox in {self.folder} is in use by process {_read_pid(self.folder)}:"
+                    " end that one, or give another folder with --dir"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def _end_holder(self) -> None:
+        """Whoever holds the lock lives, so the process number in it is not somebody else's."""
+        with (self.folder / "lock").open("a+") as lock:
+            deadline = time.monotonic() + _END_SECONDS
+            asked = False
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    asked = asked or _ask_to_end(_read_pid(self.folder))
+                else:
+                    return
+                if time.monotonic() > deadline:
+                    raise ProcessManagerError(f"process {_read_pid(self.folder)} does not let go")
+                time.sleep(0.2)
+
+
+def _read_pid(folder: Path) -> str:
+    return (folder / "lock").read_text().strip() or "?"
+
+
+def _ask_to_end(pid: str) -> bool:
+    if pid.isdigit():
+        os.kill(int(pid), signal.SIGTERM)
+    return pid.isdigit()
+
+
+def _make_schemas(settings: Settings) -> None:
+    with closing(connect(settings)) as connection, translated(), connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('public.mm_run_plc') IS NULL")
+        if (cursor.fetchone() or (True,))[0]:
+            cursor.execute(_SCHEMA.read_text())
+    initialise(settings)
