@@ -1,0 +1,26 @@
+"""The refusals of the Jobs API, as one exception that carries what goes over the wire.
+
+Put here: the error and the few wordings that several calls share. Keep out: when to refuse.
+"""
+
+from __future__ import annotations
+
+
+class ApiError(Exception):
+    """A refusal with its HTTP status, ``error_code`` and message."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{status} {code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+def invalid(message: str) -> ApiError:
+    """The refusal that most calls answer with."""
+    return ApiError(400, "INVALID_PARAMETER_VALUE", message)
+
+
+def malformed(message: str) -> ApiError:
+    """The refusal of a body or query of the wrong shape."""
+    return ApiError(400, "MALFORMED_REQUEST", f"Could not parse request object: {message}")

@@ -1,0 +1,99 @@
+"""The calls on jobs: create, get, list, update, reset, delete.
+
+Put here: request in, reply out. Keep out: runs (``runs_api.py``) and transport.
+"""
+
+from __future__ import annotations
+
+from pm_dagster.sandbox.workspace import paging, views
+from pm_dagster.sandbox.workspace.call import Call, Reply
+from pm_dagster.sandbox.workspace.errors import ApiError, invalid, malformed
+from pm_dagster.sandbox.workspace.model import Job, Json
+from pm_dagster.sandbox.workspace.state import WorkspaceState
+
+
+class JobsApi:
+    """The handlers over one state."""
+
+    def __init__(self, state: WorkspaceState) -> None:
+        self._state = state
+
+    def create(self, call: Call) -> Reply:
+        """Define a job; only version 2.2 switches its queue on by default."""
+        _check_settings(call.body)
+        job = self._state.create_job(call.body, queue_default=call.version == "2.2")
+        return Reply({"job_id": job.job_id}, effect=True)
+
+    def get(self, call: Call) -> Reply:
+        """One job."""
+        job_id = call.number("job_id")
+        try:
+            return Reply(views.job_view(self._state.job(job_id)))
+        except ApiError as refusal:
+            if refusal.status == 400 and self._state.switches.unknown_job_status == 404:
+                raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", refusal.message) from None
+            raise
+
+    def list_jobs(self, call: Call) -> Reply:
+        """Jobs by page, newest first, by name if one is given."""
+        limit = call.number("limit", 20)
+        if not 1 <= limit <= 100:
+            raise invalid("limit must be between 1 and 100.")
+        name = call.text("name")
+        jobs = [job for job in self._state.jobs() if name is None or job.name.casefold() == name.casefold()]
+        page, following = paging.after_key(jobs, _key, call.text("page_token"), limit)
+        body: Json = {"jobs": [views.job_view(job, whole=call.flag("expand_tasks")) for job in page]} if page else {}
+        if following:
+            body["next_page_token"] = following
+        if call.version != "2.2":
+            body["has_more"] = bool(following)
+        return Reply(body)
+
+    def update(self, call: Call) -> Reply:
+        """Change some settings."""
+        job = self._state.job(call.number("job_id"))
+        fresh = {**job.settings, **_settings(call)}
+        for name in call.keys("fields_to_remove"):
+            fresh.pop(name, None)
+        self._state.change_job(job.job_id, fresh)
+        return Reply(effect=True)
+
+    def reset(self, call: Call) -> Reply:
+        """Replace all settings."""
+        fresh = _settings(call)
+        self._state.change_job(call.number("job_id"), fresh)
+        return Reply(effect=True)
+
+    def delete(self, call: Call) -> Reply:
+        """Remove a job."""
+        self._state.delete_job(call.number("job_id"))
+        return Reply(effect=True)
+
+
+def _key(job: Job) -> paging.Key:
+    return job.created, job.job_id
+
+
+def _settings(call: Call) -> Json:
+    settings = call.body.get("new_settings") or {}
+    if not isinstance(settings, dict):
+        raise malformed("Expected object for field new_settings.")
+    _check_settings(settings)
+    return settings
+
+
+def _check_settings(settings: Json) -> None:
+    limit = settings.get("max_concurrent_runs", 1)
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= 1000:
+        raise invalid("max_concurrent_runs must be between 0 and 1000.")
+    for name in ("tasks", "parameters"):
+        items = settings.get(name) or []
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise malformed(f"Expected array of objects for field {name}.")
+    keys = [task.get("task_key") for task in settings.get("tasks") or []]
+    if not all(isinstance(key, str) and key for key in keys) or len(set(keys)) < len(keys):
+        raise invalid("Every task needs a task_key of its own.")
+    for task in settings.get("tasks") or []:
+        for each in task.get("depends_on") or []:
+            if not isinstance(each, dict) or each.get("task_key") not in keys:
+                raise invalid(f"Task {task['task_key']} depends on a task that does not exist.")

@@ -1,0 +1,134 @@
+"""``LocalWorkspace``: the application on a loopback port, in a thread of this process.
+
+Put here: starting, stopping, the socket. Keep out: routes and behaviour. The separate process is ``__main__.py``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import uvicorn
+
+from pm_dagster.sandbox.workspace.app import build_app
+from pm_dagster.sandbox.workspace.auth import Tokens
+from pm_dagster.sandbox.workspace.gate import Parts
+from pm_dagster.sandbox.workspace.state import WorkspaceState
+from pm_dagster.sandbox.workspace.store import StateFile
+from pm_dagster.sandbox.workspace.switches import Switches
+from pm_dagster.sandbox.workspace.transport import CuttableProtocol
+
+CLIENT_ID = "sandbox-service-principal"
+
+
+class NotLoopback(ValueError):
+    """The sandbox listens on loopback addresses only."""
+
+
+class LocalWorkspace:
+    """A workspace to talk to. Stopping keeps its state; starting again uses the same port."""
+
+    def __init__(
+        self,
+        token: str | None = None,
+        port: int = 0,
+        address: str = "127.0.0.1",
+        state_file: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not ipaddress.ip_address(address).is_loopback:
+            raise NotLoopback(f"{address} is not a loopback address")
+        self.token = token or secrets.token_urlsafe(16)
+        self.client_id, self.client_secret = CLIENT_ID, self.token
+        self.switches = Switches()
+        self.state = WorkspaceState(self.switches, clock, StateFile(state_file) if state_file else None)
+        self._parts = Parts(self.state, Tokens(self.token, self.client_id, self.client_secret, clock), self.switches)
+        self.tokens, self.faults = self._parts.tokens, self._parts.faults
+        self.limits, self.log = self._parts.limits, self._parts.log
+        self._app = build_app(self._parts)
+        self._address, self._port = address, port
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port; 0 before the first start unless one was asked for."""
+        return self._port
+
+    @property
+    def host(self) -> str:
+        """The URL that clients take as host."""
+        name = f"[{self._address}]" if ":" in self._address else self._address
+        return f"http://{name}:{self._port}"
+
+    def start(self) -> LocalWorkspace:
+        """Listen, and return once requests are answered."""
+        if self._thread is not None:
+            return self
+        listener = self.listen()
+        self._server = self.server()
+        self._thread = threading.Thread(
+            target=self._server.run, args=([listener],), name="local-workspace", daemon=True
+        )
+        self._thread.start()
+        deadline = time.monotonic() + 10
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("the local workspace did not start")
+            time.sleep(0.005)
+        return self
+
+    def stop(self) -> None:
+        """Close every connection and the port."""
+        if self._server is None or self._thread is None:
+            return
+        self._server.should_exit = True
+        self._thread.join(timeout=10)
+        self.state.flush()
+        self._server = self._thread = None
+
+    def __enter__(self) -> LocalWorkspace:
+        """Start."""
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    def listen(self) -> socket.socket:
+        """The bound socket; from here on ``port`` and ``host`` are known."""
+        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
+        # asyncio switches Nagle's algorithm off only where the protocol is named; with it every answer takes 40 ms.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((self._address, self._port))
+        except OSError:
+            listener.close()
+            raise
+        self._port = int(listener.getsockname()[1])
+        return listener
+
+    def server(self) -> uvicorn.Server:
+        """A uvicorn server for the application."""
+        return uvicorn.Server(
+            uvicorn.Config(
+                self._app,
+                http=CuttableProtocol,
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_level="error",
+                backlog=512,
+                timeout_keep_alive=60,
+                timeout_graceful_shutdown=1,
+            )
+        )

@@ -1,0 +1,260 @@
+"""The workspace's memory: jobs, runs, idempotency tokens; every public method is atomic and brings time up to date.
+
+Put here: looking up, creating, changing and deleting. Keep out: HTTP, the wire's shapes, and the rules of a repair
+(``repairs.py``). The clock is given, so a test can make time pass.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pm_dagster.sandbox.workspace import attempts, lifecycle, repairs
+from pm_dagster.sandbox.workspace.errors import ApiError, invalid
+from pm_dagster.sandbox.workspace.memory import Memory
+from pm_dagster.sandbox.workspace.model import OUTCOMES, Job, Json, Run
+from pm_dagster.sandbox.workspace.repairs import RepairRequest
+from pm_dagster.sandbox.workspace.scheduler import Scheduler
+from pm_dagster.sandbox.workspace.store import StateFile
+from pm_dagster.sandbox.workspace.switches import Switches
+
+
+class WorkspaceState:
+    """Jobs and runs behind one lock."""
+
+    def __init__(
+        self,
+        switches: Switches | None = None,
+        clock: Callable[[], float] = time.time,
+        file: StateFile | None = None,
+    ) -> None:
+        self.switches = switches or Switches()
+        self.clock = clock
+        self._lock = threading.RLock()
+        self._memory = Memory(file)
+        self._scheduler = self._fresh_scheduler()
+        for run in self._memory.runs.values():
+            if run.last.active:
+                self._scheduler.adopt(run)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Several steps as one, at the present time."""
+        with self._lock:
+            self._scheduler.advance(self.clock())
+            yield
+
+    def flush(self) -> None:
+        """Write what changed to the state file, if there is one."""
+        with self._lock:
+            self._memory.flush()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._memory.clear()
+            self._scheduler = self._fresh_scheduler()
+
+    # ---- jobs
+
+    def add_job(
+        self,
+        name: str,
+        job_id: int | None = None,
+        outcome: str | list[str] = "succeed",
+        seconds: float | None = 1.0,
+        pending_seconds: float = 0.0,
+        settings: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> Job:
+        """Define a job with its script; ``more`` are further settings such as ``max_concurrent_runs`` or ``tasks``."""
+        outcomes = [outcome] if isinstance(outcome, str) else list(outcome)
+        if not outcomes or not set(outcomes) <= set(OUTCOMES):
+            raise ValueError(f"outcome is one of {list(OUTCOMES)}")
+        whole = {"name": name, **(settings or {}), **more}
+        if isinstance(whole.get("queue"), bool):
+            whole["queue"] = {"enabled": whole["queue"]}
+        with self.locked():
+            number = self._memory.new_id() if job_id is None else job_id
+            job = Job(number, whole, self.clock(), outcomes, seconds, pending_seconds)
+            self._memory.put_job(job)
+            return job
+
+    def create_job(self, settings: Json, queue_default: bool) -> Job:
+        """Define a job as the API does."""
+        with self.locked():
+            job = Job(self._memory.new_id(), settings, self.clock(), queue_default=queue_default)
+            self._memory.put_job(job)
+            return job
+
+    def job(self, job_id: int) -> Job:
+        """The job, or the refusal that it does not exist."""
+        with self._lock:
+            self._check_permission(job_id)
+            job = self._memory.jobs.get(job_id)
+        if job is None:
+            raise invalid(f"Job {job_id} does not exist.")
+        return job
+
+    def job_of(self, run: Run) -> Job | None:
+        """The run's job unless it was deleted."""
+        with self._lock:
+            return self._memory.jobs.get(run.job_id)
+
+    def jobs(self) -> list[Job]:
+        """All jobs, newest first."""
+        with self._lock:
+            return sorted(self._memory.jobs.values(), key=lambda job: (job.created, job.job_id), reverse=True)
+
+    def change_job(self, job_id: int, settings: Json) -> None:
+        """Replace the settings; active runs keep what they began with."""
+        with self.locked():
+            job = self.job(job_id)
+            job.settings = settings
+            self._memory.put_job(job)
+
+    def delete_job(self, job_id: int) -> None:
+        """Remove the job; its runs stay."""
+        with self.locked():
+            self.job(job_id)
+            self._memory.drop_job(job_id)
+
+    def forbid(self, job_id: int, forbidden: bool = True) -> None:
+        """Take away (or give back) the permission on a job, whether it exists or not."""
+        with self._lock:
+            (self._memory.forbidden.add if forbidden else self._memory.forbidden.discard)(job_id)
+
+    # ---- runs
+
+    def start_run(
+        self,
+        job_id: int,
+        parameters: Mapping[str, str] | None = None,
+        token: str | None = None,
+        queue: bool | None = None,
+    ) -> tuple[Run, bool]:
+        """A run of the job and whether it is new: a token that was used before gives the run it began."""
+        with self.locked():
+            key = self._token_key(token, job_id)
+            known = self._run_of_token(key)
+            if known is not None:
+                return known, False
+            job = self.job(job_id)
+            run = attempts.new_run(job, dict(parameters or {}), self._memory.new_id, self.clock())
+            self._memory.put_run(run)
+            if key is not None:
+                self._memory.put_token(key, run.run_id)
+            self._scheduler.admit(run, self.clock(), job.queue_enabled if queue is None else queue)
+            return run, True
+
+    def repair(self, request: RepairRequest) -> int:
+        """Repair a run and give the repair's id, or refuse."""
+        with self.locked():
+            run = self.run(request.run_id)
+            job = self._memory.jobs.get(run.job_id)
+            full = self._scheduler.full(run.job_id)
+            attempt = repairs.new_repair(request, run, job, self.switches, full, self._memory.new_id)
+            run.attempts.append(attempt)
+            run.parameters.update(request.parameters)
+            if self.switches.repair_at_limit == "start":
+                self._scheduler.start(run, self.clock())
+            else:
+                self._scheduler.admit(run, self.clock(), may_queue=True)
+            self._memory.put_run(run)
+            return attempt.repair_id or 0
+
+    def run(self, run_id: int) -> Run:
+        """The run as it is now, or the refusal that it does not exist; a task run's id finds nothing."""
+        with self.locked():
+            run = self._memory.runs.get(run_id)
+            if run is None:
+                status = self.switches.unknown_run_status
+                code = "INVALID_PARAMETER_VALUE" if status == 400 else "RESOURCE_DOES_NOT_EXIST"
+                raise ApiError(status, code, f"Run {run_id} does not exist.")
+            self._check_permission(run.job_id)
+            return run
+
+    def run_of_task(self, run_id: int) -> Run | None:
+        """The job run that a task run belongs to."""
+        with self.locked():
+            return self._memory.runs.get(self._memory.task_runs.get(run_id, 0))
+
+    def runs(self, job_id: int | None = None) -> list[Run]:
+        """The runs of a job, or all; newest first."""
+        with self.locked():
+            found = [run for run in self._memory.runs.values() if job_id is None or run.job_id == job_id]
+        return sorted(found, key=lambda run: (run.created, run.run_id), reverse=True)
+
+    def cancel(self, run_id: int) -> bool:
+        """Ask an active run to end; False when it had already."""
+        with self.locked():
+            run = self.run_of_task(run_id) or self.run(run_id)
+            if not run.last.active or run.last.life == "TERMINATING":
+                return False
+            lifecycle.cancel(run.last, self.clock(), self.switches.cancel_seconds)
+            self._scheduler.note(run)
+            self._memory.put_run(run)
+            return True
+
+    def finish(self, run_id: int, outcome: str = "succeed") -> Run:
+        """End an active run now, for scripts that hold their runs."""
+        with self.locked():
+            run = self.run(run_id)
+            if outcome not in OUTCOMES or not run.last.active:
+                raise ValueError(f"run {run_id} is over, or outcome is not one of {list(OUTCOMES)}")
+            lifecycle.finish(run.last, outcome, self.clock())
+            self._memory.put_run(run)
+            self._scheduler.release(run, self.clock())
+            return run
+
+    def add_run(
+        self, job_id: int, run_id: int | None = None, outcome: str = "fail", repairs: int = 0, age: float = 60.0
+    ) -> Run:
+        """A run of the past that ended as told, ``age`` seconds ago, after so many repairs with the same end."""
+        with self.locked():
+            job = self.job(job_id)
+            if run_id in self._memory.runs:
+                raise ValueError(f"run {run_id} exists already")
+            run = attempts.past_run(job, run_id, outcome, repairs, self._memory.new_id, self.clock() - age)
+            self._memory.put_run(run)
+            return run
+
+    def delete_run(self, run_id: int) -> None:
+        """Let a run vanish, as after 60 days; its idempotency token stays taken."""
+        with self.locked():
+            run = self.run(run_id)
+            self._memory.drop_run(run)
+            self._scheduler.release(run, self.clock())
+
+    # ---- inside
+
+    def _fresh_scheduler(self) -> Scheduler:
+        return Scheduler(self._limit_of, self._memory.put_run)
+
+    def _limit_of(self, job_id: int) -> int:
+        job = self._memory.jobs.get(job_id)
+        return 1 if job is None else job.max_concurrent_runs
+
+    def _check_permission(self, job_id: int) -> None:
+        if job_id in self._memory.forbidden:
+            text = f"User sandbox does not have Manage Run or Owner or Admin permissions on job {job_id}"
+            raise ApiError(403, "PERMISSION_DENIED", text)
+
+    def _token_key(self, token: str | None, job_id: int) -> str | None:
+        if not token:
+            return None
+        return token if self.switches.token_scope == "workspace" else f"{job_id} {token}"
+
+    def _run_of_token(self, key: str | None) -> Run | None:
+        run_id = None if key is None else self._memory.tokens.get(key)
+        if run_id is None:
+            return None
+        run = self._memory.runs.get(run_id) or self._memory.gone.get(run_id)
+        if run_id in self._memory.runs or (run is not None and self.switches.deleted_token == "existing"):
+            return run
+        if self.switches.deleted_token == "new_run":
+            return None
+        raise ApiError(400, self.switches.deleted_token_code, f"Run {run_id} of this idempotency token was deleted.")
