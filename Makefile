@@ -16,22 +16,26 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 export UV_LINK_MODE := copy
 
-.PHONY: help setup demo dev test test-browser bench check format lock clean
+.PHONY: python-is-new-enough help setup demo dev test test-browser bench check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: $(STAMP)  ## install everything into .venv (quick when nothing changed)
 
-$(STAMP): pyproject.toml uv.lock | $(if $(findstring .uv/,$(UV)),.uv/bin/uv)
-	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] < (3, 15); \
-	  sys.exit(None if ok else "Python 3.11 to 3.14 is needed; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12 setup" % sys.version_info[:2])'
+$(STAMP): pyproject.toml uv.lock | python-is-new-enough $(if $(findstring .uv/,$(UV)),.uv/bin/uv)
 	$(UV) sync --locked --all-extras --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 	@touch $@
 
-.uv/bin/uv:
+.uv/bin/uv: | python-is-new-enough
 	@$(PYTHON) -m venv .uv
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# Written for any Python, so that an old one can still say what is wrong.
+python-is-new-enough:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there. Python 3.11 to 3.14 is needed." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 15) else \
+	  "Python 3.11 to 3.14 is needed; $(PYTHON) is %d.%d. Try: make PYTHON=python3.12 setup" % v)'
 
 demo: setup  ## a control table, a workspace and a dispatch on this machine, told step by step
 	$(BIN)/pm sandbox demo

@@ -19,6 +19,7 @@ from pm_dagster.core import decisions
 from pm_dagster.core.attempts import Answer, Work, attempt, decide, event_of
 from pm_dagster.core.decisions import Decision, Policy
 from pm_dagster.core.errors import (
+    AuthenticationFailed,
     ControlPlaneUnavailable,
     ProcessManagerError,
     Refused,
@@ -89,6 +90,7 @@ class Sender:
         self._in_flight: dict[Future[Answer], Work] = {}
         self._failure: ProcessManagerError | None = None
         self._silence = 0
+        self._answered = False
         self._sent = Sent()
 
     def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
@@ -224,6 +226,7 @@ class Sender:
         """Keep the counts that an error moves; true when a call may have taken effect unseen."""
         silent = isinstance(error, WorkspaceUnavailable)
         self._silence = self._silence + 1 if silent else 0
+        self._answered = self._answered or not silent
         if silent:
             work.unanswered[work.call] += 1
         elif work.call is Call.GET_RUN:
@@ -242,7 +245,9 @@ class Sender:
             if pause > min(_LONGEST_THROTTLE, self._limits.deadline - self._clock()):
                 return decisions.Defer(f"{work.call.value}: {error}", min(pause, _LONGEST_DEFERRAL))
         gave_up = isinstance(decision, decisions.Defer) and isinstance(error, WorkspaceUnavailable)
-        if gave_up and error is not None and self._silence >= self._policy.call_tries:
+        # One row that fails for ever must not stop the others; silence that no single row can make does.
+        enough = max(self._policy.call_tries, 2 * self._limits.concurrency) if self._answered else 1
+        if gave_up and error is not None and self._silence >= enough:
             return decisions.Stop(error)
         return decision
 
@@ -251,8 +256,7 @@ class Sender:
         if isinstance(decision, decisions.Stop):
             self._failure = self._failure or decision.error
             self._sent.left.append(work.entry)
-            never_sent = isinstance(decision.error, WorkspaceUnavailable) and not decision.error.maybe_applied
-            return EntryState.CLAIMED if never_sent and not work.entry.ambiguous else None
+            return EntryState.CLAIMED if _not_applied(decision.error) and not work.entry.ambiguous else None
         if isinstance(decision, decisions.Again):
             self._take_step(work, work.step, decision.delay)
             return None
@@ -268,6 +272,12 @@ def _intent(work: Work) -> Intent:
     if isinstance(work.step, decisions.RepairRun):
         return Intent(work.entry, latest_repair_id=work.step.latest_repair_id)
     return Intent(work.entry, fresh_run=not work.entry.starts_new_run)
+
+
+def _not_applied(error: ProcessManagerError) -> bool:
+    return isinstance(error, AuthenticationFailed) or (
+        isinstance(error, WorkspaceUnavailable) and not error.maybe_applied
+    )
 
 
 def _announced(work: Work) -> Entry:
