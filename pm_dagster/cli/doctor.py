@@ -145,9 +145,8 @@ def _jobs(runs: SdkRuns, settings: Settings) -> Finding:
             missing = [str(job_id) for job_id, known in zip(ids, exist, strict=True) if not known]
         if missing:
             more = f" and {len(missing) - _JOBS_NAMED} more" if len(missing) > _JOBS_NAMED else ""
-            raise ProcessManagerError(
-                f"waiting rows name jobs that do not exist, or that we may not see: {', '.join(missing[:_JOBS_NAMED])}{more}"
-            )
+            named = ", ".join(missing[:_JOBS_NAMED])
+            raise ProcessManagerError(f"some name jobs that do not exist, or that we may not see: {named}{more}")
         unusable = f"; {len(refused)} rows break their own rules (see `pm plan`)" if refused else ""
         return f"{len(jobs)} waiting rows name {len(ids)} jobs; all exist{unusable}"
 

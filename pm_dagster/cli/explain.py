@@ -111,7 +111,13 @@ def _open(entry: dict[str, Any]) -> str:
     who = f"dispatcher {entry['dispatcher_id']} ({entry['actor']})"
     if entry["dispatcher_alive"]:
         return f"held by {who}, which is alive; the entry is {entry['state']}."
-    return f"left {entry['state']} by {who}, which is gone; the next dispatch takes it over."
+    when = f"not before {moment(entry['not_before'])}" if entry["backing_off"] else "at once"
+    if entry["state"] == "SENDING":
+        return (
+            f"a call of {who} may have taken effect, but its answer was lost ({reason})."
+            f" The next dispatch finds out and goes on from there, {when}."
+        )
+    return f"left {entry['state']} by {who}, which is gone; the next dispatch takes it over, {when}."
 
 
 def _print(story: dict[str, Any], settings: Settings) -> None:

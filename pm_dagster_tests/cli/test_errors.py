@@ -1,0 +1,75 @@
+"""What cannot be done ends with one line, exit code 1 and no secret; wrong usage with 2."""
+
+from __future__ import annotations
+
+import pytest
+
+from pm_dagster_tests.cli.world import World
+
+
+def _one_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    assert len(lines) == 1, text
+    assert lines[0].startswith("pm: ")
+    return lines[0]
+
+
+def test_without_ledger_says_pm_init(bare_world: World) -> None:
+    done = bare_world.pm("dispatch", "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pm init" in _one_line(done.stderr)
+
+
+def test_init_twice(bare_world: World) -> None:
+    first, second = bare_world.json("init"), bare_world.json("init")
+    assert first["before"] is None
+    assert second == {"before": first["after"], "after": first["after"]}
+
+
+def test_database_down(world: World) -> None:
+    done = world.pm("dispatch", PM_POSTGRES_URL="postgresql://someone:geheim@127.0.0.1:1/db")
+    assert done.returncode == 1
+    assert "database" in _one_line(done.stderr)
+    assert "geheim" not in done.stderr
+
+
+def test_workspace_down_leaves_rows_waiting(world: World) -> None:
+    world.add(5)
+    done = world.pm("dispatch", "--json", DATABRICKS_HOST="http://127.0.0.1:1")
+    assert done.returncode == 1
+    assert "cannot connect" in _one_line(done.stderr)
+    assert world.statuses() == {"WAITING": 5}
+    assert world.json("dispatch")["scheduled"] == 5
+
+
+def test_plain_text_500_shows_no_token(world: World) -> None:
+    world.add(3)
+    world.add_repairs(1)
+    echo = f"Internal error for Bearer {world.workspace.token}"
+    world.workspace.faults.add("*", "text", status=500, body=echo, count=None)
+    for command in (["dispatch"], ["plan"], ["doctor"], ["status"], ["explain", "1"], ["dispatch", "--json"]):
+        done = world.pm(*command, PM_CALL_TRIES="2", PM_SETTLE_SECONDS="0")
+        assert world.workspace.token not in done.stdout + done.stderr, command
+        assert "Traceback" not in done.stderr
+    assert not world.sql("SELECT 1 FROM process_manager.event WHERE detail LIKE %s", (f"%{world.workspace.token}%",))
+    assert not world.sql("SELECT 1 FROM mm_run_plc WHERE state_msg LIKE %s", (f"%{world.workspace.token}%",))
+
+
+def test_wrong_token(world: World) -> None:
+    world.add(2)
+    done = world.pm("dispatch", DATABRICKS_TOKEN="wrong-token")
+    assert done.returncode == 1
+    assert "credentials" in _one_line(done.stderr)
+    assert "wrong-token" not in done.stderr
+    assert world.statuses() == {"WAITING": 2}
+
+
+def test_setting_that_cannot_be_used(world: World) -> None:
+    done = world.pm("dispatch", PM_CONCURRENCY="many")
+    assert done.returncode == 1
+    assert "PM_CONCURRENCY" in _one_line(done.stderr)
+
+
+@pytest.mark.parametrize("arguments", [["dispatch", "--limit", "0"], ["explain"], ["explain", "x"], ["nonsense"]])
+def test_wrong_usage(world: World, arguments: list[str]) -> None:
+    assert world.pm(*arguments).returncode == 2

@@ -1,0 +1,151 @@
+"""The commands that only read, and `pm redrive`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pm_dagster_tests.cli.world import UNKNOWN_JOB, World
+
+_HEAVY = ("pandas", "dagster", "databricks", "psycopg2", "sqlalchemy")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['pm', '--help']\n"
+        "from pm_dagster.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        f"print('HEAVY', [m for m in {_HEAVY} if m in sys.modules], code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY [] 0"
+    for words in ("pm init", "pm doctor", "pm plan", "pm dispatch", "pm explain", "PM_POSTGRES_URL", "Exit codes"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize("name", ["init", "doctor", "plan", "dispatch", "status", "explain", "redrive", "sandbox"])
+def test_every_command_has_help(name: str) -> None:
+    command = [sys.executable, "-m", "pm_dagster.cli", name, "--help"]
+    assert "Usage: pm" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _tables(world: World) -> list[list[tuple[object, ...]]]:
+    names = ("mm_run_plc", "process_manager.entry", "process_manager.event", "process_manager.dispatcher")
+    return [world.sql(f"SELECT * FROM {name} ORDER BY 1") for name in names]  # noqa: S608 names are ours
+
+
+def test_plan_says_what_dispatch_does_and_writes_nothing(world: World) -> None:
+    (new,) = world.add()
+    (repair,) = world.add_repairs(1, repairs=2)
+    (succeeded,) = world.add(run=world.workspace.state.add_run(1001, outcome="succeed").run_id)
+    (gone,) = world.add(run=4711)
+    (malformed,) = world.add(job_id=None)
+    before = _tables(world)
+
+    planned = {row["run_id"]: row["would"] for row in world.json("plan")["rows"]}
+
+    assert planned == {new: "start", repair: "repair", succeeded: "adopt", gone: "start", malformed: "refuse"}
+    assert _tables(world) == before
+    assert world.workspace.log.count(effect=True) == 0
+    world.json("dispatch")
+    assert world.json("plan")["rows"] == []
+
+
+def test_status_counts(world: World) -> None:
+    world.add(2)
+    (unknown,) = world.add(job_id=UNKNOWN_JOB)
+    assert world.json("status")["backlog"]["ready"] == 3
+    world.json("dispatch")
+    status = world.json("status")
+    assert status["backlog"]["ready"] == 0
+    assert [row["run_id"] for row in status["quarantined"]] == [unknown]
+    assert {row["state"]: row["entries"] for row in status["ledger"]} == {"SCHEDULED": 2, "QUARANTINED": 1}
+    assert status["dispatchers"][0]["ended_as"] == "done"
+
+
+def test_explain_tells_the_whole_story(world: World) -> None:
+    (row,) = world.add_repairs(1, repairs=1)
+    assert "not yet claimed" in world.json("explain", str(row))["why"]
+    world.json("dispatch")
+    story = world.json("explain", str(row))
+    assert story["why"].startswith("SCHEDULED")
+    kinds = [event["kind"] for event in story["generations"][0]["events"]]
+    assert kinds == ["claimed", "answer", "intent", "answer", "accepted", "closed"]
+    assert story["generations"][0]["page_url"].startswith(world.workspace.host)
+    assert "repair" in world.pm("explain", str(row)).stdout
+
+
+def test_explain_of_rows_that_wait_untouched(world: World) -> None:
+    (row,) = world.add()
+    (other,) = world.add()
+    fault = {"status": 503, "count": None}
+    world.workspace.faults.add("run-now", "status", **fault)
+    world.pm("dispatch", "--limit", "1", PM_CALL_TRIES="1", PM_SETTLE_SECONDS="600")
+    why = world.json("explain", str(row))["why"]
+    assert "not yet claimed" in world.json("explain", str(other))["why"]
+    assert "503" in why
+
+
+def test_explain_unknown_row(world: World) -> None:
+    done = world.pm("explain", "4711")
+    assert done.returncode == 1
+    assert "4711" in done.stderr
+
+
+def test_redrive_only_refused_rows_and_twice(world: World) -> None:
+    (refused,) = world.add(job_id=UNKNOWN_JOB)
+    (good,) = world.add()
+    world.json("dispatch")
+    both = (str(refused), str(good))
+
+    assert world.json("redrive", *both)["redriven"] == [refused]
+    assert world.json("redrive", *both)["redriven"] == []
+    assert world.statuses() == {"WAITING": 1, "SCHEDULED": 1}
+
+    world.workspace.state.add_job("late", job_id=UNKNOWN_JOB)
+    assert world.json("dispatch")["scheduled"] == 1
+    assert [entry["generation"] for entry in world.json("explain", str(refused))["generations"]] == [1, 2]
+
+
+def test_redrive_leaves_a_row_alone_that_failed_by_itself(world: World) -> None:
+    (row,) = world.add()
+    world.json("dispatch")
+    world.sql("UPDATE mm_run_plc SET run_sttus_name = 'FAILED'")
+    assert world.json("redrive", str(row)) == {
+        "redriven": [],
+        "left_alone": {str(row): "it is FAILED, but Process Manager did not refuse it"},
+    }
+
+
+def test_doctor_green_and_red(world: World) -> None:
+    world.add(2)
+    assert world.json("doctor")["ok"] is True
+    world.add(job_id=UNKNOWN_JOB)
+    checks = world.json("doctor", code=1)["checks"]
+    assert [c["check"] for c in checks if not c["ok"]] == ["jobs of the waiting rows"]
+
+
+def test_doctor_names_what_is_wrong(bare_world: World) -> None:
+    def red(**more: str) -> list[str]:
+        checks = bare_world.json("doctor", code=1, **more)["checks"]
+        return [check["check"] for check in checks if not check["ok"]]
+
+    assert red() == ["ledger"]
+    assert red(PM_POSTGRES_URL="postgresql://127.0.0.1:1/db") == ["database"]
+    assert red(PM_WAIT_VIEW="nothing_here") == ["view and table", "ledger"]
+    assert red(DATABRICKS_TOKEN="wrong-token") == ["ledger", "workspace"]
+
+
+def test_doctor_names_missing_privileges(world: World) -> None:
+    world.sql("CREATE ROLE guest LOGIN; GRANT USAGE ON SCHEMA process_manager TO guest")
+    world.sql("GRANT SELECT ON mm_run_wait_vw, process_manager.alembic_version TO guest")
+    try:
+        checks = world.json("doctor", code=1, PGOPTIONS="-c role=guest")["checks"]
+    finally:
+        world.sql("DROP OWNED BY guest; DROP ROLE guest")
+    found = {check["check"]: check["found"] for check in checks if not check["ok"]}
+    assert "UPDATE (run_sttus_name) on public.mm_run_plc" in found["privileges"]
+    assert "INSERT on process_manager.entry" in found["privileges"]

@@ -1,0 +1,92 @@
+"""A control plane and a workspace for the tests of `pm`, and the command as a process.
+
+Put here: what several tests do. Keep out: expectations.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg2
+
+from pm_dagster.sandbox.workspace import LocalWorkspace
+
+JOB = 1001
+UNKNOWN_JOB = 999_999
+_INSERT = """
+INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, file_name, rgstr_file_time)
+VALUES (7, 'WAITING', %s, %s, 'file.csv', now()) RETURNING run_id
+"""
+
+
+@dataclass
+class World:
+    """A test's own database and workspace."""
+
+    database_url: str
+    workspace: LocalWorkspace
+    settings: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """The variables for a process of this world."""
+        return {
+            **os.environ,
+            "PM_POSTGRES_URL": self.database_url,
+            "DATABRICKS_HOST": self.workspace.host,
+            "DATABRICKS_TOKEN": self.workspace.token,
+            "PM_CALL_BACKOFF_SECONDS": "0.05",
+            **self.settings,
+            **more,
+        }
+
+    def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        """Start `pm`."""
+        command = [sys.executable, "-m", "pm_dagster.cli", *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment(**more), stdout=pipe, stderr=pipe, text=True)
+
+    def pm(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run `pm` to its end."""
+        with self.start(*arguments, **more) as process:
+            out, err = process.communicate(timeout=120)
+            return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def json(self, *arguments: str, code: int = 0, **more: str) -> dict[str, Any]:
+        """Run `pm ... --json` and give the one object on its standard output."""
+        done = self.pm(*arguments, "--json", **more)
+        assert done.returncode == code, done.stderr
+        value: dict[str, Any] = json.loads(done.stdout)
+        return value
+
+    def sql(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement."""
+        with closing(psycopg2.connect(self.database_url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(query, values)
+            return cursor.fetchall() if cursor.description else []
+
+    def add(self, count: int = 1, job_id: int | None = JOB, run: int | None = None) -> list[int]:
+        """Waiting rows, new or with this earlier run; gives their ids."""
+        return [self.sql(_INSERT, (job_id, run))[0][0] for _ in range(count)]
+
+    def add_repairs(self, count: int, repairs: int = 0) -> list[int]:
+        """Waiting rows whose earlier run failed."""
+        runs = [self.workspace.state.add_run(JOB, repairs=repairs).run_id for _ in range(count)]
+        return [self.add(run=run)[0] for run in runs]
+
+    def statuses(self) -> dict[str, int]:
+        """Rows of the control table by status."""
+        return dict(self.sql("SELECT run_sttus_name, count(*) FROM mm_run_plc GROUP BY 1"))
+
+    def runs_per_row(self) -> list[int]:
+        """How many Databricks runs carry each RUN_ID parameter."""
+        seen: dict[str, int] = {}
+        for run in self.workspace.state.runs():
+            if "RUN_ID" in run.parameters and len(run.attempts) == 1:
+                seen[run.parameters["RUN_ID"]] = seen.get(run.parameters["RUN_ID"], 0) + 1
+        return list(seen.values())
