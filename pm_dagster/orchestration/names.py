@@ -1,0 +1,18 @@
+"""The names under which operators find things in the UI, and the tags of a dispatch. Nothing else."""
+
+from typing import Final
+
+VIEW: Final = "mm_run_wait_vw"
+WAITING_JOBS: Final = "waiting_jobs"
+DISPATCHED_JOBS: Final = "dispatched_jobs"
+JOB: Final = "process_manager"
+SENSOR: Final = "waiting_jobs_sensor"
+SCHEDULE: Final = "process_manager_schedule"
+CHECK: Final = "no_quarantined_rows"
+GROUP: Final = "process_manager"
+
+#: Dagster ends a run that outlives this; a dispatch stops sending well before (``PM_DEADLINE_SECONDS``).
+MAX_RUNTIME_SECONDS: Final = 900
+#: The run queue of deploy/dagster-*/dagster.yaml limits runs with this tag to one at a time.
+SINGLE_FLIGHT: Final = {"process_manager/dispatch": "single"}
+JOB_TAGS: Final = {"dagster/max_runtime": str(MAX_RUNTIME_SECONDS), **SINGLE_FLIGHT}

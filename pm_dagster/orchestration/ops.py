@@ -1,0 +1,128 @@
+"""The ops of a dispatch: each hands its entries to the core and passes on what became of them.
+
+Put here: which step of the core an op is. Keep out: decisions. Every op asks the ledger how its entries stand now, so a
+retry, a re-execution from failure and another process continue and repeat no call whose answer is known.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import dagster as dg
+import pandas as pd
+
+from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.core.sending import Sent
+from pm_dagster.orchestration.frames import claimed_from, entries_frame, entry_ids, targets_frame, targets_from
+from pm_dagster.orchestration.metadata import dispatch_metadata, report_frame
+from pm_dagster.orchestration.outcomes import final_report
+from pm_dagster.orchestration.resources import DispatchSession
+from pm_dagster.orchestration.retries import RETRY, translated
+from pm_dagster.waiting_frame import from_frame
+
+
+@contextmanager
+def _closing(session: DispatchSession, ids: list[int]) -> Iterator[None]:
+    """Close what is known when the op fails: rows that went well do not wait for the retry of the others."""
+    with translated():
+        try:
+            yield
+        except ProcessManagerError:
+            with suppress(ProcessManagerError):
+                session.dispatch.close(ids)
+            raise
+
+
+@dg.op(
+    out={
+        "new": dg.Out(pd.DataFrame, description="The claimed entries that need a new run."),
+        "repair": dg.Out(pd.DataFrame, description="The claimed entries whose previous run is to be repaired."),
+    },
+    retry_policy=RETRY,
+    description=(
+        "Claims the waiting jobs in the ledger and splits them: rows without a previous Databricks run need a new run, "
+        "the others a repair. Rows that cannot be read are refused with the reason, and what a dead dispatcher left "
+        "unresolved is taken over."
+    ),
+)
+def partition_waiting_jobs(
+    session: dg.ResourceParam[DispatchSession], waiting_jobs: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Claim, and split by branch."""
+    with translated():
+        claimed = session.dispatch.claim(from_frame(waiting_jobs))
+    return entries_frame(claimed.new), entries_frame(claimed.repair)
+
+
+@dg.op(
+    retry_policy=RETRY,
+    description=(
+        "Starts a new run for each claimed entry, many at once and paced to the workspace's limits. The intent is "
+        "committed before each call, and the call carries an idempotency token, so no row can get a second run."
+    ),
+)
+def trigger_new_jobs(session: dg.ResourceParam[DispatchSession], new: pd.DataFrame) -> Sent:
+    """Send the new runs that are not answered yet."""
+    ids = entry_ids(new)
+    with _closing(session, ids):
+        return session.dispatch.send(session.dispatch.resume(ids))
+
+
+@dg.op(
+    out={
+        "targets": dg.Out(pd.DataFrame, description="The entries that need a repair, with the repair id to name."),
+        "settled": dg.Out(Sent, description="The entries that need no call, for instance because their run is active."),
+    },
+    retry_policy=RETRY,
+    description=(
+        "Reads the run and the repair history of each claimed entry. A run that is already under way is adopted, and "
+        "a failed one gets the latest repair id that its repair has to name."
+    ),
+)
+def fetch_latest_repair_ids(
+    session: dg.ResourceParam[DispatchSession], repair: pd.DataFrame
+) -> tuple[pd.DataFrame, Sent]:
+    """Look up the runs to repair."""
+    ids = entry_ids(repair)
+    with _closing(session, ids):
+        targets, settled = session.dispatch.prepare(session.dispatch.resume(ids))
+    return targets_frame(targets), settled
+
+
+@dg.op(
+    retry_policy=RETRY,
+    description=(
+        "Repairs the failed tasks of each run, naming the latest repair id just read, so that a repair which somebody "
+        "else started in between is refused by the workspace and then adopted."
+    ),
+)
+def repair_job_runs(session: dg.ResourceParam[DispatchSession], targets: pd.DataFrame) -> Sent:
+    """Send the repairs that are not answered yet."""
+    with _closing(session, entry_ids(targets)):
+        return session.dispatch.send_targets(targets_from(targets))
+
+
+@dg.op(
+    retry_policy=RETRY,
+    description=(
+        "Writes SCHEDULED, the run and the link to its page into the control table for every row whose run or repair "
+        "exists, and FAILED with the reason for rows refused for good. A row that has meanwhile left WAITING is never "
+        "set back."
+    ),
+)
+def mark_scheduled(
+    context: dg.OpExecutionContext,
+    session: dg.ResourceParam[DispatchSession],
+    waiting_jobs: pd.DataFrame,
+    new: pd.DataFrame,
+    repair: pd.DataFrame,
+    sent: list[Sent],
+) -> pd.DataFrame:
+    """Close the entries whose outcome is known, and report."""
+    claimed = claimed_from(waiting_jobs, new, repair)
+    ids = entry_ids(new, repair)
+    with translated():
+        session.dispatch.resume(ids)
+        closed = session.dispatch.close(ids)
+        report = final_report(session, len(waiting_jobs), claimed, sent, closed)
+    context.add_output_metadata(dispatch_metadata(report, waiting_jobs))
+    return report_frame(report)

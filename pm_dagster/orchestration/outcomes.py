@@ -1,0 +1,29 @@
+"""Puts together what the ops of one dispatch brought. Keep out: how it is shown (``metadata``)."""
+
+from collections.abc import Sequence
+
+from pm_dagster.core.dispatch import Claimed
+from pm_dagster.core.ports import Closed
+from pm_dagster.core.report import Report
+from pm_dagster.core.sending import Sent
+from pm_dagster.orchestration.resources import DispatchSession
+
+
+def together(sent: Sequence[Sent]) -> Sent:
+    """One result of several stretches of sending."""
+    whole = Sent()
+    for part in sent:
+        whole.outcomes |= part.outcomes
+        whole.left += part.left
+        whole.calls += part.calls
+        whole.api_seconds += part.api_seconds
+    return whole
+
+
+def final_report(
+    session: DispatchSession, read: int, claimed: Claimed, sent: Sequence[Sent], closed: Sequence[Closed]
+) -> Report:
+    """The report of the dispatch; what a failed try of an op had decided counts as well."""
+    whole = together(sent)
+    whole.outcomes = session.decided | whole.outcomes
+    return session.dispatch.report(read, claimed, whole, closed)

@@ -1,0 +1,107 @@
+"""What a run holds while it lasts: the control table, the workspace, and the one dispatch over both.
+
+Put here: when they are opened and closed. Keep out: the names of environment variables (``definitions.py``).
+Credentials are read when a run needs them; they are in no resource config, so no UI, run or event can show them.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import dagster as dg
+from pydantic import Field
+
+from pm_dagster.core.dispatch import Dispatch
+from pm_dagster.core.outcomes import RowOutcome
+from pm_dagster.core.ports import ControlPlane, DatabricksRuns
+from pm_dagster.core.settings import Settings, settings_from
+from pm_dagster.postgres.control_plane import PostgresControlPlane
+
+
+@dataclass(frozen=True)
+class ControlTable:
+    """The control plane as one dispatcher sees it, with the settings of this run."""
+
+    control: ControlPlane
+    settings: Settings
+
+
+class Workspace(Protocol):
+    """A workspace that has not been connected to yet."""
+
+    def runs(self, settings: Settings) -> DatabricksRuns:
+        """The Jobs API of the workspace."""
+
+
+class ControlTableResource(dg.ConfigurableResource[ControlTable]):
+    """The control table and its ledger. A field left empty takes its PM_* variable, or the default of that."""
+
+    concurrency: int | None = Field(default=None, ge=1, le=256, description="How many API calls are in flight at once.")
+    deadline_seconds: float | None = Field(
+        default=None, gt=0, le=840, description="A dispatch stops sending after this many seconds and leaves the rest."
+    )
+    rate_run_now: float | None = Field(default=None, ge=0, description="run-now calls per second; 0 does not pace.")
+    rate_repair: float | None = Field(default=None, ge=0, description="Repair calls per second; 0 does not pace.")
+    rate_get_run: float | None = Field(default=None, ge=0, description="runs/get calls per second; 0 does not pace.")
+    max_attempts: int | None = Field(
+        default=None, ge=1, description="How many definite refusals that may pass a row gets before it is quarantined."
+    )
+    missing_run: str | None = Field(
+        default=None,
+        pattern="^(fresh-run|fail)$",
+        description="What to do for a repair whose run is gone or never ran: fresh-run or fail.",
+    )
+    queue: bool | None = Field(
+        default=None, description="Whether a busy Databricks job queues the run it is asked for."
+    )
+
+    def settings(self, environment: Mapping[str, str]) -> Settings:
+        """The settings of the deployment with this run's own values on top."""
+        mine: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        return replace(settings_from(environment), **{name: value for name, value in mine.items() if value is not None})
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[ControlTable]:
+        """One control plane for the run, which gives up its claims at the end whatever happens."""
+        settings = self.settings(os.environ)
+        control = PostgresControlPlane(settings, _actor(context))
+        try:
+            yield ControlTable(control, settings)
+        finally:
+            control.end()
+
+
+class DispatchSession:
+    """The one dispatch of a run: its ops share the pace, the deadline and the identity of the dispatcher."""
+
+    def __init__(self, table: ControlTable, workspace: Workspace) -> None:
+        self._table = table
+        self._workspace = workspace
+        self.settings = table.settings
+        #: What the ops of this process decided; a retried op does not decide again what it decided before.
+        self.decided: dict[int, RowOutcome] = {}
+
+    @cached_property
+    def dispatch(self) -> Dispatch:
+        """The dispatch, made when first used: signing in to the workspace may fail, and then the op is retried."""
+        runs = self._workspace.runs(self.settings)
+        return Dispatch(self._table.control, runs, self.settings, on_outcome=self._note)
+
+    def _note(self, outcome: RowOutcome) -> None:
+        self.decided[outcome.entry.entry_id] = outcome
+
+
+@dg.resource(
+    required_resource_keys={"control_table", "databricks"},
+    description="The dispatch of this run, over the control table and the workspace.",
+)
+def dispatch_session(context: dg.InitResourceContext) -> DispatchSession:
+    """One session for each run, or for each step with the multiprocess executor; both continue from the ledger."""
+    return DispatchSession(context.resources.control_table, context.resources.databricks)
+
+
+def _actor(context: dg.InitResourceContext) -> str:
+    return f"Dagster run {context.run_id}" if context.run_id else "Dagster sensor"
