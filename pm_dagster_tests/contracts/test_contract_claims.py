@@ -1,0 +1,201 @@
+"""What every ControlPlane promises about reading, claiming and taking over."""
+
+from __future__ import annotations
+
+from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ports import Intent
+from pm_dagster.core.waiting_job import Branch
+from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send
+from pm_dagster_tests.contracts.worlds import World
+
+
+def test_waiting_shows_rows_oldest_first_up_to_the_limit(world: World) -> None:
+    young, old, middle = world.add(age=10), world.add(age=1000), world.add(age=100)
+    control = world.dispatcher()
+    assert ids(control) == [old, middle, young]
+    assert ids(control, limit=2) == [old, middle]
+
+
+def test_waiting_takes_nothing(world: World) -> None:
+    world.add()
+    first, second = world.dispatcher(), world.dispatcher()
+    assert ids(first) == ids(first) == ids(second)
+    assert len(second.claim(seen(second))) == 1
+
+
+def test_a_claim_carries_the_job_as_it_was_read(world: World) -> None:
+    run_id = world.add(job_id=2**53 + 1, previous=2**60 + 1)
+    entry = claim_one(world.dispatcher())
+    assert (entry.run_id, entry.job_id, entry.previous_run_id) == (run_id, 2**53 + 1, 2**60 + 1)
+    assert (entry.branch, entry.state, entry.generation) == (Branch.REPAIR, EntryState.CLAIMED, 1)
+    assert entry.waiting
+    assert not entry.ambiguous
+    assert len(entry.idempotency_token) == 64
+    assert entry.parameters == {"RUN_ID": str(run_id), "CNTRT_ID": "7", "FILE_NAME": "orders.csv"}
+
+
+def test_a_row_is_claimed_by_one_of_two_dispatchers(world: World) -> None:
+    world.add()
+    first, second = world.dispatcher(), world.dispatcher()
+    jobs = seen(second)
+    assert len(first.claim(jobs)) == 1
+    assert second.claim(jobs) == []
+    assert ids(second) == []
+    assert second.take_over(10) == []
+
+
+def test_claiming_again_gives_the_same_entry_and_token(world: World) -> None:
+    world.add()
+    control = world.dispatcher()
+    jobs = seen(control)
+    (first,), (second,) = control.claim(jobs), control.claim(jobs)
+    assert (first.entry_id, first.generation, first.idempotency_token) == (
+        second.entry_id,
+        second.generation,
+        second.idempotency_token,
+    )
+
+
+def test_claiming_nothing_is_nothing(world: World) -> None:
+    assert world.dispatcher().claim([]) == []
+
+
+def test_a_row_that_left_waiting_is_not_claimed(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    jobs = seen(control)
+    world.set_status(run_id, "RUNNING")
+    assert control.claim(jobs) == []
+
+
+def test_tokens_differ_between_rows(world: World) -> None:
+    world.add()
+    world.add()
+    control = world.dispatcher()
+    assert len({entry.idempotency_token for entry in control.claim(seen(control))}) == 2
+
+
+def test_a_dead_dispatchers_unsent_claim_is_free_at_once(world: World) -> None:
+    run_id = world.add()
+    dead, heir = world.dispatcher(), world.dispatcher()
+    before = claim_one(dead)
+    assert ids(heir) == []
+    world.die(dead)
+    assert ids(heir) == [run_id]
+    after = claim_one(heir)
+    assert (after.entry_id, after.generation) == (before.entry_id, 1)
+    assert after.idempotency_token == before.idempotency_token
+
+
+def test_a_dispatcher_that_left_frees_its_unsent_claims(world: World) -> None:
+    run_id = world.add()
+    leaver, heir = world.dispatcher(), world.dispatcher()
+    claim_one(leaver)
+    leaver.end()
+    assert ids(heir) == [run_id]
+
+
+def test_an_end_may_be_said_twice_and_before_the_beginning(world: World) -> None:
+    control = world.dispatcher()
+    control.end()
+    world.add()
+    claim_one(control)
+    control.end()
+    control.end()
+
+
+def test_a_sent_row_of_a_dead_dispatcher_is_taken_over_not_claimed_anew(world: World) -> None:
+    world.add()
+    dead, heir = world.dispatcher(), world.dispatcher()
+    jobs = seen(heir)
+    entry = claim_one(dead)
+    dead.intend([Intent(entry)])
+    assert heir.take_over(10) == []
+    world.die(dead)
+    assert ids(heir) == []
+    assert heir.claim(jobs) == []
+    (inherited,) = heir.take_over(10)
+    assert (inherited.entry_id, inherited.state) == (entry.entry_id, EntryState.SENDING)
+    assert inherited.idempotency_token == entry.idempotency_token
+    assert inherited.ambiguous
+    assert inherited.intent_at is not None
+
+
+def test_a_taken_over_row_is_taken_over_once(world: World) -> None:
+    world.add()
+    dead, heir, late = world.dispatcher(), world.dispatcher(), world.dispatcher()
+    entry = claim_one(dead)
+    dead.intend([Intent(entry)])
+    world.die(dead)
+    assert len(heir.take_over(10)) == 1
+    assert late.take_over(10) == []
+
+
+def test_take_over_finds_rows_that_left_the_view(world: World) -> None:
+    run_id = world.add()
+    dead, heir = world.dispatcher(), world.dispatcher()
+    dead.intend([Intent(claim_one(dead))])
+    world.set_status(run_id, "RUNNING")
+    world.die(dead)
+    (inherited,) = heir.take_over(10)
+    assert not inherited.waiting
+
+
+def test_take_over_keeps_to_its_limit(world: World) -> None:
+    for _ in range(5):
+        world.add()
+    dead, heir = world.dispatcher(), world.dispatcher()
+    dead.intend([Intent(entry) for entry in dead.claim(seen(dead))])
+    world.die(dead)
+    assert len(heir.take_over(3)) == 3
+
+
+def test_a_dead_dispatchers_answer_is_closed_by_its_heir(world: World) -> None:
+    run_id = world.add()
+    dead, heir = world.dispatcher(), world.dispatcher()
+    entry = claim_one(dead)
+    send(dead, entry)
+    world.die(dead)
+    (inherited,) = heir.take_over(10)
+    assert inherited.state is EntryState.ACCEPTED
+    (closed,) = heir.close([inherited.entry_id])
+    assert (closed.state, closed.accepted_run_id, closed.control_status) == (EntryState.SCHEDULED, 5, "SCHEDULED")
+    assert world.status(run_id) == "SCHEDULED"
+
+
+def test_the_repair_intent_survives_its_dispatcher(world: World) -> None:
+    world.add(previous=77)
+    dead, heir = world.dispatcher(), world.dispatcher()
+    dead.intend([Intent(claim_one(dead), latest_repair_id=2**53 + 3)])
+    world.die(dead)
+    assert heir.take_over(10)[0].sent_repair_id == 2**53 + 3
+
+
+def test_a_fresh_run_intent_survives_its_dispatcher(world: World) -> None:
+    world.add(previous=77)
+    dead, heir = world.dispatcher(), world.dispatcher()
+    dead.intend([Intent(claim_one(dead), fresh_run=True)])
+    world.die(dead)
+    (inherited,) = heir.take_over(10)
+    assert inherited.fresh_run
+    assert inherited.starts_new_run
+
+
+def test_resume_gives_ours_as_they_stand_and_not_anothers(world: World) -> None:
+    world.add()
+    ours, other = world.dispatcher(), world.dispatcher()
+    entry = claim_one(ours)
+    assert other.resume([entry.entry_id]) == []
+    ours.intend([Intent(entry)])
+    (resumed,) = ours.resume([entry.entry_id])
+    assert resumed.state is EntryState.SENDING
+    assert ours.resume([]) == []
+    assert ours.resume([10**9]) == []
+
+
+def test_resume_takes_over_a_dead_dispatchers_claim(world: World) -> None:
+    world.add()
+    dead, heir = world.dispatcher(), world.dispatcher()
+    entry = claim_one(dead)
+    world.die(dead)
+    assert [e.entry_id for e in heir.resume([entry.entry_id])] == [entry.entry_id]

@@ -1,0 +1,149 @@
+"""What every ControlPlane promises about rows that come back, are refused, or are counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pm_dagster.core.ports import Change, Event, Intent
+from pm_dagster.core.waiting_job import sort_rows
+from pm_dagster_tests.contracts.steps import claim_one, deferred, ids, seen, send
+from pm_dagster_tests.contracts.worlds import World
+
+
+def test_a_deferred_row_comes_back_only_after_its_time(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    jobs = seen(world.dispatcher())
+    control.record([deferred(entry, 600.0, counts=True)])
+    assert ids(control) == []
+    assert control.claim(jobs) == []
+    assert control.backlog().backing_off == 1
+    world.pass_time(601.0)
+    assert ids(control) == [run_id]
+    again = claim_one(control)
+    assert (again.entry_id, again.generation, again.attempts) == (entry.entry_id, 1, 1)
+    assert again.idempotency_token == entry.idempotency_token
+
+
+def test_a_deferral_that_does_not_count_uses_up_no_attempt(world: World) -> None:
+    world.add()
+    control = world.dispatcher()
+    control.record([deferred(claim_one(control), 0.0)])
+    assert claim_one(control).attempts == 0
+
+
+def test_an_unresolved_row_with_a_pause_is_taken_over_only_after_it(world: World) -> None:
+    world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.intend([Intent(entry)])
+    pause = Change(entry.entry_id, (Event("deferred"),), reason="5xx", defer_seconds=600.0, ambiguous=True)
+    control.record([pause])
+    control.end()
+    heir = world.dispatcher()
+    assert heir.take_over(10) == []
+    world.pass_time(601.0)
+    assert len(heir.take_over(10)) == 1
+
+
+def test_the_generation_rises_when_a_closed_row_waits_again(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    first = claim_one(control)
+    send(control, first)
+    control.close([first.entry_id])
+    world.set_status(run_id, "WAITING")
+    second = claim_one(control)
+    assert (second.generation, second.entry_id != first.entry_id) == (2, True)
+    assert second.idempotency_token != first.idempotency_token
+
+
+def test_the_generation_rises_after_a_withdrawal(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    world.set_status(run_id, "HELD")
+    control.intend([Intent(entry)])
+    world.set_status(run_id, "WAITING")
+    assert claim_one(control).generation == 2
+
+
+def test_a_row_read_before_it_was_closed_is_not_claimed_again(world: World) -> None:
+    run_id = world.add()
+    first, late = world.dispatcher(), world.dispatcher()
+    read_too_early = seen(late)
+    entry = claim_one(first)
+    send(first, entry)
+    first.close([entry.entry_id])
+    assert late.claim(read_too_early) == []
+    assert late.take_over(10) == []
+    world.set_status(run_id, "WAITING")
+    assert claim_one(late).generation == 2
+
+
+def test_refused_rows_are_marked_failed_with_the_reason(world: World) -> None:
+    run_id = world.add(job_id=None)
+    good = world.add()
+    control = world.dispatcher()
+    jobs, refused = sort_rows(control.waiting(10))
+    assert [row.run_id for row in refused] == [run_id]
+    control.refuse(refused)
+    control.refuse(refused)
+    assert world.status(run_id) == "FAILED"
+    assert [entry.run_id for entry in control.claim(jobs)] == [good]
+    assert control.backlog().quarantined == 0
+
+
+def test_refusing_a_row_without_an_id_records_nothing(world: World) -> None:
+    world.add(job_id=None)
+    control = world.dispatcher()
+    _, refused = sort_rows(control.waiting(10))
+    control.refuse([replace(refused[0], run_id=None)])
+    control.refuse([])
+    assert len(ids(control)) == 1
+
+
+def test_a_refused_row_that_waits_again_is_dispatched(world: World) -> None:
+    run_id = world.add(job_id=None)
+    control = world.dispatcher()
+    control.refuse(sort_rows(control.waiting(10))[1])
+    world.set_status(run_id, "WAITING")
+    assert ids(control) == [run_id]
+
+
+def test_another_dispatchers_row_cannot_be_refused(world: World) -> None:
+    run_id = world.add(job_id=None)
+    late, owner = world.dispatcher(), world.dispatcher()
+    _, refused = sort_rows(late.waiting(10))
+    world.correct(run_id, 1001)
+    entry = claim_one(owner)
+    late.refuse(refused)
+    assert world.status(run_id) == "WAITING"
+    assert owner.intend([Intent(entry)]) == {entry.entry_id}
+
+
+def test_the_backlog_counts_what_a_dispatch_would_take(world: World) -> None:
+    reader, owner = world.dispatcher(), world.dispatcher()
+    empty = reader.backlog()
+    assert (empty.ready, empty.oldest_seconds) == (0, None)
+    world.add(age=1000)
+    world.add(age=10)
+    counted = reader.backlog()
+    assert counted.ready == 2
+    assert counted.oldest_seconds is not None
+    assert 900 < counted.oldest_seconds < 2000
+    entries = owner.claim(seen(owner))
+    assert (reader.backlog().ready, reader.backlog().in_hand) == (0, 2)
+    owner.intend([Intent(entries[0])])
+    world.die(owner)
+    assert reader.backlog().ready == 2
+
+
+def test_a_heartbeat_may_come_at_any_time(world: World) -> None:
+    control = world.dispatcher()
+    control.heartbeat()
+    world.add()
+    claim_one(control)
+    control.heartbeat()
+    control.heartbeat()

@@ -1,0 +1,160 @@
+"""What every ControlPlane promises about intents, answers and closing."""
+
+from __future__ import annotations
+
+from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ports import Change, Intent, Outcome
+from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, ids, quarantined, seen, send
+from pm_dagster_tests.contracts.worlds import World
+
+
+def test_an_intent_for_a_row_that_left_waiting_is_withdrawn(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    world.set_status(run_id, "RUNNING")
+    assert control.intend([Intent(entry)]) == set()
+    assert world.status(run_id) == "RUNNING"
+    assert control.resume([entry.entry_id]) == []
+    assert control.close([entry.entry_id]) == []
+
+
+def test_an_intent_for_a_row_that_vanished_is_withdrawn(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    world.remove(run_id)
+    assert control.intend([Intent(entry)]) == set()
+
+
+def test_one_withdrawn_intent_does_not_stop_the_others(world: World) -> None:
+    gone, kept = world.add(age=10), world.add()
+    control = world.dispatcher()
+    entries = control.claim(seen(control))
+    world.set_status(gone, "CANCELLED")
+    granted = control.intend([Intent(entry) for entry in entries])
+    assert granted == {entry.entry_id for entry in entries if entry.run_id == kept}
+
+
+def test_an_intent_may_be_repeated(world: World) -> None:
+    world.add()
+    control = world.dispatcher()
+    intent = Intent(claim_one(control))
+    assert control.intend([intent]) == control.intend([intent]) == {intent.entry.entry_id}
+
+
+def test_a_sent_row_may_be_sent_again_though_it_left_waiting(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    intent = Intent(claim_one(control))
+    control.intend([intent])
+    world.set_status(run_id, "RUNNING")
+    assert control.intend([intent]) == {intent.entry.entry_id}
+
+
+def test_a_dispatcher_that_lost_its_claim_can_write_nothing(world: World) -> None:
+    run_id = world.add()
+    loser, heir = world.dispatcher(), world.dispatcher()
+    entry = claim_one(loser)
+    world.die(loser)
+    claim_one(heir)
+    assert loser.intend([Intent(entry)]) == set()
+    loser.record([accepted(entry)])
+    assert loser.close([entry.entry_id]) == []
+    assert world.status(run_id) == "WAITING"
+    assert heir.resume([entry.entry_id])[0].state is EntryState.CLAIMED
+
+
+def test_another_dispatcher_can_neither_record_nor_close(world: World) -> None:
+    run_id = world.add()
+    owner, other = world.dispatcher(), world.dispatcher()
+    entry = claim_one(owner)
+    send(owner, entry)
+    other.record([quarantined(entry)])
+    assert other.close([entry.entry_id]) == []
+    assert world.status(run_id) == "WAITING"
+    assert owner.close([entry.entry_id])[0].state is EntryState.SCHEDULED
+
+
+def test_a_recorded_answer_may_be_repeated(world: World) -> None:
+    world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    send(control, entry)
+    control.record([accepted(entry)])
+    control.record([])
+    (resumed,) = control.resume([entry.entry_id])
+    assert resumed.state is EntryState.ACCEPTED
+
+
+def test_an_event_alone_leaves_the_state(world: World) -> None:
+    world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.intend([Intent(entry)])
+    control.record([Change(entry.entry_id, ANSWER, ambiguous=True)])
+    (resumed,) = control.resume([entry.entry_id])
+    assert (resumed.state, resumed.ambiguous) == (EntryState.SENDING, True)
+
+
+def test_closing_schedules_the_row_and_may_be_repeated(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    send(control, entry)
+    first, second = control.close([entry.entry_id]), control.close([entry.entry_id])
+    assert first == second
+    assert (first[0].outcome, first[0].page_url) == (Outcome.ACCEPTED, "https://host/run/5")
+    assert world.status(run_id) == "SCHEDULED"
+    assert ids(control) == []
+    assert control.close([]) == []
+
+
+def test_closing_a_row_whose_run_succeeded_says_so(world: World) -> None:
+    run_id = world.add(previous=5)
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.record([accepted(entry, succeeded=True)])
+    assert control.close([entry.entry_id])[0].control_status == "SUCCESS"
+    assert world.status(run_id) == "SUCCESS"
+
+
+def test_closing_does_not_set_back_a_row_that_moved_on(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    send(control, entry)
+    world.set_status(run_id, "RUNNING")
+    (closed,) = control.close([entry.entry_id])
+    assert (closed.state, closed.control_status) == (EntryState.SCHEDULED, "RUNNING")
+    assert world.status(run_id) == "RUNNING"
+
+
+def test_closing_an_accepted_row_that_vanished_closes_the_ledger(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    send(control, entry)
+    world.remove(run_id)
+    (closed,) = control.close([entry.entry_id])
+    assert (closed.state, closed.control_status) == (EntryState.SCHEDULED, None)
+
+
+def test_closing_leaves_what_has_no_answer_yet(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    assert control.close([entry.entry_id]) == []
+    control.intend([Intent(entry)])
+    assert control.close([entry.entry_id]) == []
+    assert world.status(run_id) == "WAITING"
+
+
+def test_closing_a_quarantined_row_marks_it_failed(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.record([quarantined(entry)])
+    (closed,) = control.close([entry.entry_id])
+    assert (closed.state, closed.reason, closed.control_status) == (EntryState.QUARANTINED, "unknown job", "FAILED")
+    assert world.status(run_id) == "FAILED"

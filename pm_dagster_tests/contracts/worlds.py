@@ -1,0 +1,40 @@
+"""What a contract test needs beside the port: the owner's side of the control plane."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pm_dagster.core.ports import ControlPlane
+
+
+class World(Protocol):
+    """Rows as their owner sees them, and the dispatchers that work on them."""
+
+    def add(
+        self, *, job_id: int | None = 1001, previous: int | None = None, age: float = 0.0, status: str = "WAITING"
+    ) -> int:
+        """A row of the control table; ``age`` in seconds."""
+
+    def status(self, run_id: int) -> str:
+        """What the control table says."""
+
+    def set_status(self, run_id: int, status: str) -> None:
+        """Change the row as its owner or its own job would."""
+
+    def correct(self, run_id: int, job_id: int) -> None:
+        """Give the row a job id."""
+
+    def remove(self, run_id: int) -> None:
+        """Delete the row."""
+
+    def dispatcher(self) -> ControlPlane:
+        """A dispatcher of its own."""
+
+    def die(self, control: ControlPlane) -> None:
+        """End the dispatcher without a goodbye."""
+
+    def pass_time(self, seconds: float) -> None:
+        """Let waits recorded in the ledger run down."""
+
+    def leave(self) -> None:
+        """Clean up."""

@@ -1,0 +1,1 @@
+"""Tests of the core: rules, pace, settings and the sending loop."""

@@ -1,0 +1,1 @@
+"""Tests of the Postgres side, on a real server."""

@@ -1,0 +1,1 @@
+"""Tests of the Databricks side, against small HTTP servers on loopback."""
