@@ -120,9 +120,7 @@ class EmbeddedPostgres:
 
     def is_running(self) -> bool:
         """Whether a server runs on this data folder, whoever started it."""
-        if not (self.data_dir / "postmaster.pid").exists():
-            return False
-        return postgres_programs.succeeds("pg_ctl", "-D", str(self.data_dir), "status", folder=self.data_dir)
+        return postgres_programs.server_runs(self.data_dir)
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create database `name`, as a copy of `template` if given; gives its socket URL.
@@ -141,11 +139,13 @@ class EmbeddedPostgres:
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def __enter__(self) -> Self:
+        ours = not self.is_running()
         try:
             self.start()
         except BaseException:
-            # Interrupted between launch and return: nobody else would stop it.
-            self.stop("immediate")
+            # Interrupted between launch and return, nobody else would stop it; one that ran before is not ours to stop.
+            if ours:
+                self.stop("immediate")
             raise
         return self
 
@@ -186,6 +186,7 @@ class EmbeddedPostgres:
         if self.socket_dir != self.data_dir:
             self._user.make_private_folder(self.socket_dir)
         self._user.write(self.data_dir / "pm.conf", self._settings())
+        postgres_programs.forget_zombie(self.data_dir, self.socket_dir)
         self._pg_ctl("-t", str(postgres_programs.TIMEOUT_S - 5), "-l", str(self.data_dir / "server.log"), "start")
         if self._wanted_port is not None:
             role = sql.Identifier(_SUPERUSER)

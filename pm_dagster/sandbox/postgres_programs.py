@@ -42,9 +42,32 @@ def run(program: str, *arguments: str, folder: Path) -> None:
         raise EmbeddedPostgresError(f"{program} of the embedded Postgres failed on {folder}:\n{said}")
 
 
-def succeeds(program: str, *arguments: str, folder: Path) -> bool:
-    """Whether `program` ends well; takes and raises what `run` does, but a failure is an answer."""
-    return _completed(program, *arguments, folder=folder).returncode == 0
+def server_runs(data_dir: Path) -> bool:
+    """Whether a live server works on `data_dir`, whoever started it; raises as `run` does."""
+    if not (data_dir / "postmaster.pid").exists() or _is_zombie(data_dir):
+        return False
+    return _completed("pg_ctl", "-D", str(data_dir), "status", folder=data_dir).returncode == 0
+
+
+def forget_zombie(data_dir: Path, socket_dir: Path) -> None:
+    """Let a server start again where a killed one was never reaped, as when process 1 of a container reaps nothing.
+
+    Postgres takes a zombie for a live server. Should children of it still be at work, Postgres sees that by their
+    shared memory and refuses to start.
+    """
+    if _is_zombie(data_dir):
+        for lock in (data_dir / "postmaster.pid", *socket_dir.glob(".s.PGSQL.*.lock")):
+            lock.unlink(missing_ok=True)
+
+
+def _is_zombie(data_dir: Path) -> bool:
+    try:
+        process = (data_dir / "postmaster.pid").read_text().split("\n", 1)[0].strip()
+        state = Path(f"/proc/{int(process)}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        # No such process, or a system without /proc.
+        return False
+    return state == "Z"
 
 
 def _completed(program: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
 import subprocess
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +83,17 @@ def test_recovers_from_an_immediate_stop(server: EmbeddedPostgres) -> None:
     assert "automatic recovery in progress" in (server.data_dir / "server.log").read_text()
 
 
+def test_starts_again_after_it_was_killed(server: EmbeddedPostgres) -> None:
+    ask(server.url, "CREATE TABLE t AS SELECT 7 AS n")
+    with closing(psycopg2.connect(server.url)):
+        process = process_of(server)
+        os.kill(process, signal.SIGKILL)
+        while is_alive(process):
+            time.sleep(0.01)
+    server.start()
+    assert ask(server.url, "SELECT n FROM t") == [(7,)]
+
+
 def test_start_and_stop_may_be_repeated(server: EmbeddedPostgres) -> None:
     before = ask(server.url, "SELECT pg_postmaster_start_time()")
     server.start()
@@ -119,8 +133,8 @@ def test_tcp_is_loopback_with_a_password(tmp_path: Path) -> None:
 
 
 def test_a_running_server_of_another_port_is_refused(server: EmbeddedPostgres) -> None:
-    with pytest.raises(EmbeddedPostgresError, match="Stop it first"):
-        EmbeddedPostgres(server.data_dir, 0).start()
+    with pytest.raises(EmbeddedPostgresError, match="Stop it first"), EmbeddedPostgres(server.data_dir, 0):
+        pytest.fail("it took over a server that it cannot use")
     assert server.is_running()
 
 
