@@ -101,7 +101,8 @@ def _untouched(latest: dict[str, Any] | None, settings: Settings, *, shown: bool
 
 
 def _open(entry: dict[str, Any]) -> str:
-    reason = entry["reason"] or "no reason recorded"
+    answers = [event["detail"] for event in entry.get("events", []) if event["kind"] == "answer"]
+    reason = entry["reason"] or next(reversed(answers), "no reason recorded")
     if entry["state"] == "QUARANTINED":
         return f"quarantined: {reason}. The next dispatch writes it to the control table."
     if entry["state"] == "DEFERRED" and entry["backing_off"]:

@@ -81,8 +81,7 @@ def test_explain_tells_the_whole_story(world: World) -> None:
 def test_explain_of_rows_that_wait_untouched(world: World) -> None:
     (row,) = world.add()
     (other,) = world.add()
-    fault = {"status": 503, "count": None}
-    world.workspace.faults.add("run-now", "status", **fault)
+    world.workspace.faults.add("run-now", "status", status=503, count=None)
     world.pm("dispatch", "--limit", "1", PM_CALL_TRIES="1", PM_SETTLE_SECONDS="600")
     why = world.json("explain", str(row))["why"]
     assert "not yet claimed" in world.json("explain", str(other))["why"]
@@ -124,13 +123,13 @@ def test_doctor_green_and_red(world: World) -> None:
     world.add(2)
     assert world.json("doctor")["ok"] is True
     world.add(job_id=UNKNOWN_JOB)
-    checks = world.json("doctor", code=1)["checks"]
+    checks = world.json_and_code(1, "doctor")["checks"]
     assert [c["check"] for c in checks if not c["ok"]] == ["jobs of the waiting rows"]
 
 
 def test_doctor_names_what_is_wrong(bare_world: World) -> None:
     def red(**more: str) -> list[str]:
-        checks = bare_world.json("doctor", code=1, **more)["checks"]
+        checks = bare_world.json_and_code(1, "doctor", **more)["checks"]
         return [check["check"] for check in checks if not check["ok"]]
 
     assert red() == ["ledger"]
@@ -143,7 +142,7 @@ def test_doctor_names_missing_privileges(world: World) -> None:
     world.sql("CREATE ROLE guest LOGIN; GRANT USAGE ON SCHEMA process_manager TO guest")
     world.sql("GRANT SELECT ON mm_run_wait_vw, process_manager.alembic_version TO guest")
     try:
-        checks = world.json("doctor", code=1, PGOPTIONS="-c role=guest")["checks"]
+        checks = world.json_and_code(1, "doctor", PGOPTIONS="-c role=guest")["checks"]
     finally:
         world.sql("DROP OWNED BY guest; DROP ROLE guest")
     found = {check["check"]: check["found"] for check in checks if not check["ok"]}

@@ -57,8 +57,12 @@ class World:
             out, err = process.communicate(timeout=120)
             return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def json(self, *arguments: str, code: int = 0, **more: str) -> dict[str, Any]:
-        """Run `pm ... --json` and give the one object on its standard output."""
+    def json(self, *arguments: str, **more: str) -> dict[str, Any]:
+        """Run `pm ... --json`, which must succeed, and give the one object on its standard output."""
+        return self.json_and_code(0, *arguments, **more)
+
+    def json_and_code(self, code: int, *arguments: str, **more: str) -> dict[str, Any]:
+        """The same with the exit code that is expected."""
         done = self.pm(*arguments, "--json", **more)
         assert done.returncode == code, done.stderr
         value: dict[str, Any] = json.loads(done.stdout)
