@@ -11,11 +11,11 @@ from typing import Any
 
 from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extras import RealDictCursor
-from psycopg2.sql import SQL, Composed, Identifier
+from psycopg2.sql import SQL, Composed
 
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.connection import translated
-from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS
+from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS, quoted
 
 Row = dict[str, Any]
 
@@ -90,10 +90,10 @@ def quarantined(connection: Connection, settings: Settings, limit: int = 20) -> 
         "limit": limit,
     }
     query = SQL(_QUARANTINED).format(
-        ledger=Identifier(LEDGER_SCHEMA),
-        table=Identifier(settings.schema, settings.run_table),
-        run_id=Identifier(settings.column_run_id),
-        status=Identifier(settings.column_status),
+        ledger=quoted(LEDGER_SCHEMA),
+        table=quoted(settings.schema, settings.run_table),
+        run_id=quoted(settings.column_run_id),
+        status=quoted(settings.column_status),
     )
     return _rows(connection, query, values)
 
@@ -101,8 +101,8 @@ def quarantined(connection: Connection, settings: Settings, limit: int = 20) -> 
 def control_row(connection: Connection, settings: Settings, run_id: int) -> Row | None:
     """The row of the control table as it stands, None when there is none."""
     query = SQL("SELECT * FROM {table} WHERE {run_id} = %(run_id)s").format(
-        table=Identifier(settings.schema, settings.run_table),
-        run_id=Identifier(settings.column_run_id),
+        table=quoted(settings.schema, settings.run_table),
+        run_id=quoted(settings.column_run_id),
     )
     return next(iter(_rows(connection, query, {"run_id": run_id})), None)
 
@@ -110,8 +110,8 @@ def control_row(connection: Connection, settings: Settings, run_id: int) -> Row 
 def in_view(connection: Connection, settings: Settings, run_id: int) -> bool:
     """Whether the view of waiting jobs shows the row."""
     query = SQL("SELECT EXISTS (SELECT FROM {view} WHERE {run_id} = %(run_id)s) AS shown").format(
-        view=Identifier(settings.schema, settings.wait_view),
-        run_id=Identifier(settings.column_run_id),
+        view=quoted(settings.schema, settings.wait_view),
+        run_id=quoted(settings.column_run_id),
     )
     return bool(_rows(connection, query, {"run_id": run_id})[0]["shown"])
 
@@ -132,7 +132,7 @@ def events(connection: Connection, entry_ids: Sequence[int]) -> list[Row]:
 
 
 def _ledger(text: str) -> Composed:
-    return SQL(text).format(ledger=Identifier(LEDGER_SCHEMA))
+    return SQL(text).format(ledger=quoted(LEDGER_SCHEMA))
 
 
 def _rows(connection: Connection, query: Composed, values: Mapping[str, Any]) -> list[Row]:

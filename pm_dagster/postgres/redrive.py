@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extras import RealDictCursor
-from psycopg2.sql import SQL, Identifier
+from psycopg2.sql import SQL
 
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.connection import translated
-from pm_dagster.postgres.schema import LEDGER_SCHEMA
+from pm_dagster.postgres.schema import LEDGER_SCHEMA, quoted
 
 # Guarded twice: by the status, so that a row that moved on is not set back, and by the newest
 # ledger entry, so that a row that failed by itself stays the owner's business.
@@ -37,10 +37,10 @@ SELECT run_id FROM back ORDER BY run_id
 def redrive(connection: Connection, settings: Settings, run_ids: Sequence[int], actor: str) -> list[int]:
     """Set refused rows back to WAITING; returns the ids of those that were. Safe to run twice."""
     query = SQL(_REDRIVE).format(
-        ledger=Identifier(LEDGER_SCHEMA),
-        table=Identifier(settings.schema, settings.run_table),
-        run_id=Identifier(settings.column_run_id),
-        status=Identifier(settings.column_status),
+        ledger=quoted(LEDGER_SCHEMA),
+        table=quoted(settings.schema, settings.run_table),
+        run_id=quoted(settings.column_run_id),
+        status=quoted(settings.column_status),
     )
     values = {
         "name": settings.control_table,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from psycopg2 import sql
 
 from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.layout import Layout
-from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS
+from pm_dagster.postgres.layout import Column, Layout
+from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS, quoted
 
 LOCAL_TIMEOUTS = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s'"
 
@@ -38,8 +38,10 @@ BURY = f"""
 WITH {_ALIVE}
 UPDATE {LEDGER_SCHEMA}.dispatcher d SET ended_at = now(), ended_as = 'dead'
 WHERE d.ended_at IS NULL AND d.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)"""
+#: One that was given up for dead and is not lives again, else all that it claims from now on would be anybody's.
 HEARTBEAT = f"""
-UPDATE {LEDGER_SCHEMA}.dispatcher SET lease_until = clock_timestamp() + %(lease)s * interval '1 second'
+UPDATE {LEDGER_SCHEMA}.dispatcher
+SET lease_until = clock_timestamp() + %(lease)s * interval '1 second', ended_at = NULL, ended_as = NULL
 WHERE dispatcher_id = %(me)s"""
 END = f"UPDATE {LEDGER_SCHEMA}.dispatcher SET ended_at = now(), ended_as = 'done' WHERE dispatcher_id = %(me)s"
 
@@ -129,11 +131,11 @@ class Statements:
         self._settings = settings
         self._layout = layout
         self._names = {
-            "ledger": sql.Identifier(LEDGER_SCHEMA),
-            "view": sql.Identifier(settings.schema, settings.wait_view),
-            "table": sql.Identifier(settings.schema, settings.run_table),
-            "run_id": sql.Identifier(settings.column_run_id),
-            "status": sql.Identifier(settings.column_status),
+            "ledger": quoted(LEDGER_SCHEMA),
+            "view": quoted(settings.schema, settings.wait_view),
+            "table": quoted(settings.schema, settings.run_table),
+            "run_id": quoted(settings.column_run_id),
+            "status": quoted(settings.column_status),
             "alive": sql.SQL(_ALIVE),
             "entry": sql.SQL(_ENTRY_COLUMNS),
         }
@@ -141,7 +143,7 @@ class Statements:
             SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
             ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
         self.lock_rows = self._build("""
-            SELECT t.{run_id}, t.{status} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
+            SELECT t.{run_id}, t.{status}::text FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
             ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
         self.existing = self._build("SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
         self.entries = self._build("""
@@ -209,7 +211,7 @@ class Statements:
         column = self._settings.column_order
         if not column:
             return self._build("NULL::timestamptz")
-        return sql.SQL("{}.{}").format(sql.SQL("v" if self._layout.order_in_view else "t"), sql.Identifier(column))
+        return sql.SQL("{}.{}").format(sql.SQL("v" if self._layout.order_in_view else "t"), quoted(column))
 
     def _waiting(self) -> sql.Composed:
         columns = [self._settings.column_job_id, self._settings.column_job_run_id]
@@ -223,7 +225,7 @@ class Statements:
             ORDER BY {order} NULLS LAST, v.{run_id} LIMIT %(limit)s""",
             order=self._order(),
             free=self._free(),
-            columns=sql.SQL(", ").join(sql.SQL("v.{}").format(sql.Identifier(column)) for column in columns),
+            columns=sql.SQL(", ").join(sql.SQL("v.{}").format(quoted(column)) for column in columns),
         )
 
     def _backlog(self) -> sql.Composed:
@@ -252,23 +254,37 @@ class Statements:
         settings, layout = self._settings, self._layout
         sets = [self._build("{status} = c.status")]
         if layout.writable(settings.column_job_run_id):
-            sets.append(sql.SQL("{0} = coalesce(c.run, t.{0})").format(sql.Identifier(settings.column_job_run_id)))
+            sets.append(sql.SQL("{0} = coalesce(c.run, t.{0})").format(quoted(settings.column_job_run_id)))
         link = layout.writable(settings.column_page_url)
         if link:
             # Half a link is worse than none.
             fits = sql.SQL("CASE WHEN length(c.url) <= {} THEN c.url END").format(sql.Literal(link.limit or 10_000))
-            page_url = sql.Identifier(settings.column_page_url)
+            page_url = quoted(settings.column_page_url)
             sets.append(sql.SQL("{0} = coalesce({1}, t.{0})").format(page_url, fits))
         for name in settings.columns_message:
             column = layout.writable(name)
             if column:
                 limit = sql.Literal(column.limit or 10_000)
-                sets.append(sql.SQL("{} = left(c.message, {})").format(sql.Identifier(name), limit))
+                sets.append(sql.SQL("{} = left(c.message, {})").format(quoted(name), limit))
         return self._build(
             """
             UPDATE {table} t SET {sets}
             FROM jsonb_to_recordset(%(rows)s::jsonb) AS c(
-                run_id bigint, status text, run bigint, url text, message text)
+                run_id bigint, status {status_type}, run {run_type}, url text, message text)
             WHERE t.{run_id} = c.run_id AND t.{status} = %(waiting)s""",
             sets=sql.SQL(", ").join(sets),
+            status_type=_type(layout.writable(settings.column_status), "text"),
+            run_type=_type(layout.writable(settings.column_job_run_id), "bigint"),
         )
+
+
+def _type(column: Column | None, default: str) -> sql.SQL:
+    """The type to hand a value over as, so that it fits the owner's column: an enumeration takes no text.
+
+    Its words are the catalog's own, quoted by the server.
+    """
+    if column is None:
+        return sql.SQL(default)
+    # Without their length, which the catalog does not give here, these would cut the value.
+    characters = column.type.startswith("character")
+    return sql.SQL("text" if characters else column.type.replace("%", "%%"))
