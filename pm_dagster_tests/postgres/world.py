@@ -95,6 +95,7 @@ class PostgresWorld:
         with closing(psycopg2.connect(self.url)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT FROM mm_run_plc WHERE run_id = %s FOR UPDATE", (run_id,))
             yield
+            connection.rollback()
 
     def ledger(self, run_id: int) -> list[tuple[int, str, bool]]:
         """Generation, state and openness of each entry of a row, oldest first."""

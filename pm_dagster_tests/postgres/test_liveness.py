@@ -1,0 +1,147 @@
+"""A dispatcher that dies frees its claims; one that lost its connection goes on where it was."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pm_dagster.core.errors import ControlPlaneUnavailable
+from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ports import Intent
+from pm_dagster.postgres.control_plane import PostgresControlPlane
+from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send
+from pm_dagster_tests.postgres.world import PostgresWorld, eventually
+
+_CLAIM_AND_STAY = """
+import sys, time
+from pm_dagster.core.ports import Intent
+from pm_dagster.core.settings import Settings
+from pm_dagster.core.waiting_job import sort_rows
+from pm_dagster.postgres.control_plane import PostgresControlPlane
+control = PostgresControlPlane(Settings(postgres_url=sys.argv[1]), actor="victim")
+entries = control.claim(sort_rows(control.waiting(10))[0])
+control.intend([Intent(entries[0])])
+print(len(entries), flush=True)
+time.sleep(600)
+"""
+
+
+def cut(world: PostgresWorld, control: PostgresControlPlane) -> None:
+    """Let the server end the dispatcher's connection."""
+    connection = control._session._connection
+    assert connection is not None
+    pid = connection.get_backend_pid()
+    world.ask("SELECT pg_terminate_backend(%s)", pid)
+    eventually(lambda: not world.ask("SELECT FROM pg_stat_activity WHERE pid = %s", pid), "the connection ends")
+
+
+def expire(world: PostgresWorld) -> None:
+    """Let every lease run out."""
+    world.ask("UPDATE process_manager.dispatcher SET lease_until = now() - interval '1 second'")
+
+
+def test_killing_a_process_frees_its_claims(world: PostgresWorld) -> None:
+    sent, claimed = world.add(age=10), world.add()
+    heir = world.dispatcher()
+    command = [sys.executable, "-c", _CLAIM_AND_STAY, world.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
+        assert victim.stdout is not None
+        assert victim.stdout.readline() == "2\n"
+        assert ids(heir) == []
+        assert heir.take_over(10) == []
+        victim.send_signal(signal.SIGKILL)
+    eventually(lambda: ids(heir) == [claimed], "the dead process's claim is free")
+    assert [entry.run_id for entry in heir.take_over(10)] == [sent]
+    assert world.dispatcher().take_over(10) == [], "a newcomer tidies up"
+    assert world.ask("SELECT ended_as FROM process_manager.dispatcher WHERE actor = 'victim'") == [("dead",)]
+
+
+def test_a_cut_connection_is_made_again_under_the_same_name(world: PostgresWorld) -> None:
+    world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    cut(world, control)
+    send(control, entry)
+    assert control.close([entry.entry_id])[0].state is EntryState.SCHEDULED
+    assert world.ask("SELECT count(*) FROM process_manager.dispatcher") == [(1,)]
+
+
+def test_reading_goes_on_after_a_cut_connection(world: PostgresWorld) -> None:
+    world.add()
+    control = world.dispatcher()
+    claim_one(control)
+    cut(world, control)
+    assert control.backlog().ready == 1, "a dispatcher without its lock holds nothing"
+    cut(world, control)
+    assert len(control.claim(seen(control))) == 1
+
+
+def test_what_was_taken_during_a_cut_stays_taken(world: PostgresWorld) -> None:
+    run_id = world.add()
+    loser, heir = world.dispatcher(), world.dispatcher()
+    entry = claim_one(loser)
+    cut(world, loser)
+    claim_one(heir)
+    assert loser.intend([Intent(entry)]) == set()
+    assert world.status(run_id) == "WAITING"
+    assert world.ledger(run_id) == [(1, "CLAIMED", True)]
+
+
+def test_leaving_on_a_cut_connection_is_quiet(world: PostgresWorld) -> None:
+    world.add()
+    control = world.dispatcher()
+    claim_one(control)
+    cut(world, control)
+    control.end()
+    assert len(ids(world.dispatcher())) == 1
+
+
+def test_a_lease_holds_the_claim_until_it_runs_out(world: PostgresWorld) -> None:
+    run_id = world.add()
+    dead, heir = world.dispatcher(liveness="lease"), world.dispatcher(liveness="lease")
+    claim_one(dead)
+    world.die(dead)
+    assert ids(heir) == []
+    expire(world)
+    assert ids(heir) == [run_id]
+    assert len(heir.claim(seen(heir))) == 1
+
+
+def test_a_heartbeat_renews_the_lease(world: PostgresWorld) -> None:
+    world.add()
+    control, other = world.dispatcher(liveness="lease"), world.dispatcher(liveness="lease")
+    claim_one(control)
+    expire(world)
+    control.heartbeat()
+    assert ids(other) == []
+
+
+def test_a_dispatcher_given_up_for_dead_lives_again_with_its_heartbeat(world: PostgresWorld) -> None:
+    """A pause longer than the lease must not make everything claimed after it free for others."""
+    world.add()
+    control, other = world.dispatcher(liveness="lease"), world.dispatcher(liveness="lease")
+    claim_one(control)
+    expire(world)
+    assert other.take_over(10) == []
+    assert world.ask("SELECT count(*) FROM process_manager.dispatcher WHERE ended_as = 'dead'") == [(1,)]
+    control.heartbeat()
+    assert ids(other) == []
+
+
+def test_lease_and_lock_dispatchers_respect_each_other(world: PostgresWorld) -> None:
+    world.add(age=10)
+    world.add()
+    lease, lock = world.dispatcher(liveness="lease"), world.dispatcher(liveness="lock")
+    jobs = seen(lease)
+    assert len(lease.claim(jobs[:1])) == 1
+    assert [entry.run_id for entry in lock.claim(jobs)] == [jobs[1].run_id]
+
+
+def test_a_database_that_is_gone_is_unavailable(world: PostgresWorld) -> None:
+    control = world.dispatcher(postgres_url="host=127.0.0.1 port=1 dbname=x")
+    with pytest.raises(ControlPlaneUnavailable):
+        control.waiting(1)
+    control.end()

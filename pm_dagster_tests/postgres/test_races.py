@@ -1,0 +1,115 @@
+"""Two at the same rows: nothing is claimed twice, nothing waits for a lock, nothing is closed wrongly."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import psycopg2
+
+from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ports import Intent
+from pm_dagster.core.waiting_job import WaitingJob
+from pm_dagster_tests.contracts.steps import accepted, claim_one, ids, seen, send
+from pm_dagster_tests.postgres.world import PostgresWorld
+
+
+def test_a_row_locked_by_its_owner_is_claimed_later(world: PostgresWorld) -> None:
+    locked, free = world.add(age=10), world.add()
+    control = world.dispatcher()
+    jobs = seen(control)
+    with world.locked(locked):
+        assert [entry.run_id for entry in control.claim(jobs)] == [free]
+    assert [entry.run_id for entry in control.claim(jobs[:1])] == [locked]
+
+
+def test_a_row_locked_by_its_owner_is_closed_later(world: PostgresWorld) -> None:
+    locked, free = world.add(age=10), world.add()
+    control = world.dispatcher()
+    entries = control.claim(seen(control))
+    for entry in entries:
+        send(control, entry)
+    numbers = [entry.entry_id for entry in entries]
+    with world.locked(locked):
+        assert [item.run_id for item in control.close(numbers)] == [free]
+        assert world.ledger(locked) == [(1, "ACCEPTED", True)]
+    assert sorted(item.run_id for item in control.close(numbers)) == [locked, free]
+    assert world.status(locked) == "SCHEDULED"
+
+
+def test_a_row_being_closed_is_not_claimed_by_one_who_read_it_before(world: PostgresWorld) -> None:
+    """The closing holds the row's lock: while it is under way and after it, the early reader gets nothing."""
+    run_id = world.add()
+    first, late = world.dispatcher(), world.dispatcher()
+    read_too_early = seen(late)
+    entry = claim_one(first)
+    send(first, entry)
+    with closing(psycopg2.connect(world.url)) as closer, closer, closer.cursor() as cursor:
+        cursor.execute("UPDATE mm_run_plc SET run_sttus_name = 'SCHEDULED' WHERE run_id = %s", (run_id,))
+        cursor.execute(
+            "UPDATE process_manager.entry SET state = 'SCHEDULED', open = false, closed_at = now() WHERE entry_id = %s",
+            (entry.entry_id,),
+        )
+        assert late.claim(read_too_early) == []
+    assert late.claim(read_too_early) == []
+    assert world.ledger(run_id) == [(1, "SCHEDULED", False)]
+
+
+def test_many_dispatchers_send_each_row_once(world: PostgresWorld) -> None:
+    """Everybody reads everything first, then all work at once on what they read."""
+    rows = [world.add() for _ in range(40)]
+    controls = [world.dispatcher() for _ in range(4)]
+    read: list[list[WaitingJob]] = [seen(control) for control in controls]
+
+    def work(number: int) -> list[int]:
+        control, jobs = controls[number], read[number]
+        granted: list[int] = []
+        for start in range(0, len(jobs), 5):
+            entries = control.claim(jobs[start : start + 5])
+            sent = control.intend([Intent(entry) for entry in entries])
+            control.record([accepted(entry) for entry in entries if entry.entry_id in sent])
+            control.close(sent)
+            granted += [entry.run_id for entry in entries if entry.entry_id in sent]
+        return granted
+
+    with ThreadPoolExecutor(len(controls)) as pool:
+        sent = [run_id for part in pool.map(work, range(len(controls))) for run_id in part]
+    left = ids(controls[0])
+    assert sorted(sent + [int(str(run_id)) for run_id in left]) == rows
+    assert world.ask("SELECT max(generation), count(*) FROM process_manager.entry") == [(1, len(sent))]
+
+
+def test_a_moved_row_is_not_set_back_even_if_it_moves_during_the_closing(world: PostgresWorld) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    send(control, entry)
+    with closing(psycopg2.connect(world.url)) as owner, owner, owner.cursor() as cursor:
+        cursor.execute("UPDATE mm_run_plc SET run_sttus_name = 'RUNNING' WHERE run_id = %s", (run_id,))
+        assert control.close([entry.entry_id]) == []
+    assert control.close([entry.entry_id])[0].state is EntryState.SCHEDULED
+    assert world.status(run_id) == "RUNNING"
+
+
+def test_a_hundred_thousand_waiting_rows_are_read_up_to_the_limit(world: PostgresWorld) -> None:
+    world.ask("""INSERT INTO mm_run_plc (wkf_job_id, run_sttus_name, rgstr_file_time)
+                 SELECT 1001, 'WAITING', now() - n * interval '1 second' FROM generate_series(1, 100000) n""")
+    world.ask("ANALYZE mm_run_plc")
+    control = world.dispatcher()
+    jobs = seen(control, limit=1000)
+    assert len(jobs) == 1000
+    assert [job.run_id for job in jobs] == list(range(100_000, 99_000, -1)), "the oldest come first"
+    assert len(control.claim(jobs)) == 1000
+    assert world.dispatcher().backlog().ready == 99_000
+    assert ids(control, limit=1000)[:1] == [100_000], "ours are still ours to take up"
+    assert ids(world.dispatcher(), limit=1) == [99_000]
+
+
+def test_the_history_tells_each_step(world: PostgresWorld) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    send(control, entry)
+    control.close([entry.entry_id])
+    control.close([entry.entry_id])
+    assert world.events(run_id) == ["claimed", "intent", "answer", "closed"]
