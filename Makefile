@@ -66,5 +66,5 @@ lock:  ## resolve the dependencies anew within their bounds
 	$(UV) lock --upgrade
 
 clean:  ## remove what the other targets made, the sandbox's data included
-	rm -rf .venv .uv .pm build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .uv .sandbox build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find pm_dagster pm_dagster_tests -name __pycache__ -prune -exec rm -rf {} +
