@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("set PM_SANDBOX_TOKEN, or give --token")
     workspace = LocalWorkspace(given.token, given.port, given.address, given.state)
     listener = workspace.listen()
-    print(f"Local workspace on {workspace.host}", flush=True)
+    sys.stdout.write(f"Local workspace on {workspace.host}\n")
+    sys.stdout.flush()
     workspace.server().run([listener])
 
 

@@ -40,7 +40,7 @@ def ok(body: dict[str, Any]) -> Answer:
 
 def refusal(error: ApiError) -> Answer:
     """An error in the shape of the API."""
-    return Answer(error.status, json.dumps({"error_code": error.code, "message": error.message}).encode())
+    return Answer(error.status, json.dumps(error.body).encode())
 
 
 def throttled(retry_after: int | str | None) -> Answer:

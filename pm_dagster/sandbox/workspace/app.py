@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from pm_dagster.sandbox.workspace.auth import USER_ID, USER_NAME
 from pm_dagster.sandbox.workspace.call import Call, Reply, body_of
 from pm_dagster.sandbox.workspace.control import Control
-from pm_dagster.sandbox.workspace.errors import ApiError
+from pm_dagster.sandbox.workspace.errors import ApiError, LoginError
 from pm_dagster.sandbox.workspace.gate import Gate, Handler, Parts
 from pm_dagster.sandbox.workspace.jobs_api import JobsApi
 from pm_dagster.sandbox.workspace.page import Pages
@@ -61,12 +61,12 @@ class JobsRoutes:
 class OneRoute:
     """A path with a single handler."""
 
-    def __init__(self, parts: Parts, endpoint: str, handler: Handler, open_: bool = False) -> None:
+    def __init__(self, parts: Parts, endpoint: str, handler: Handler, *, open_: bool = False) -> None:
         self._gate, self._endpoint, self._handler, self._open = Gate(parts), endpoint, handler, open_
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
-        await self._gate.pass_through(self._endpoint, self._handler, scope, receive, send, self._open)
+        await self._gate.pass_through(self._endpoint, self._handler, scope, receive, send, open_=self._open)
 
 
 def build_app(parts: Parts) -> Starlette:
@@ -100,11 +100,11 @@ def base_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-def _me(request: Request, raw: bytes) -> Reply:
+def _me(_: Request, __: bytes) -> Reply:
     return Reply({"id": USER_ID, "userName": USER_NAME, "displayName": "Sandbox", "active": True})
 
 
-def _discovery(request: Request, raw: bytes) -> Reply:
+def _discovery(request: Request, _: bytes) -> Reply:
     base = base_url(request)
     return Reply(
         {
@@ -119,7 +119,7 @@ def _discovery(request: Request, raw: bytes) -> Reply:
 def _issue(parts: Parts, request: Request, raw: bytes) -> Reply:
     form = {name: values[0] for name, values in parse_qs(raw.decode("utf-8", "replace")).items()}
     if request.method != "POST" or form.get("grant_type") != "client_credentials":
-        raise ApiError(400, "unsupported_grant_type", "POST with grant_type=client_credentials")
+        raise LoginError(400, "unsupported_grant_type", "POST with grant_type=client_credentials")
     client_id, secret = form.get("client_id", ""), form.get("client_secret", "")
     scheme, _, basic = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "basic":
@@ -129,7 +129,7 @@ def _issue(parts: Parts, request: Request, raw: bytes) -> Reply:
             client_id = secret = ""
     token = parts.tokens.issue(client_id, secret)
     if token is None:
-        raise ApiError(401, "invalid_client", "Client authentication failed")
+        raise LoginError(401, "invalid_client", "Client authentication failed")
     return Reply(
         {"access_token": token, "token_type": "Bearer", "expires_in": parts.tokens.lifetime, "scope": "all-apis"}
     )

@@ -19,7 +19,7 @@ def new_run(job: Job, parameters: dict[str, str], new_id: Callable[[], int], now
 
 
 def new_attempt(
-    run: Run, job: Job | None, tasks: Sequence[Json], new_id: Callable[[], int], numbers_grow: bool = True
+    run: Run, job: Job | None, tasks: Sequence[Json], new_id: Callable[[], int], *, numbers_grow: bool = True
 ) -> Attempt:
     """The next attempt of the run, over these tasks; without a job it goes as the last one was to go."""
     earlier = [task.task_key for attempt in run.attempts for task in attempt.tasks] if numbers_grow else []

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pm_dagster.sandbox.workspace.errors import invalid, malformed
 from pm_dagster.sandbox.workspace.model import Json
 from pm_dagster.sandbox.workspace.views import Lens
+
+_INT64_DIGITS = 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Call:
         value = self._value(name)
         if value is None or value == "":
             return None
-        if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) < 21:
+        if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) <= _INT64_DIGITS:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
             raise malformed(f"Expected field {name} to be an INT64.")
@@ -81,7 +82,7 @@ class Call:
             raise malformed(f"Expected array of STRING for field {name}.")
         return value
 
-    def _value(self, name: str) -> Any:
+    def _value(self, name: str) -> object:
         return self.body[name] if name in self.body else self.query.get(name)
 
 

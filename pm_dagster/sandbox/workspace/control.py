@@ -60,19 +60,20 @@ class Control:
 
     def _answer(self, request: Request, raw: bytes, read: Action | None, change: Action | None) -> answers.Answer:
         try:
-            if not self._parts.tokens.accepts(bearer(request)):
-                raise ApiError(401, "UNAUTHORIZED", "Send the workspace's token as bearer.")
-            action = read if request.method in ("GET", "HEAD") else change
-            if action is None:
-                raise ApiError(405, "METHOD_NOT_ALLOWED", "GET reads, POST changes.")
-            values = dict(request.query_params) if action is read else body_of(raw)
-            return answers.ok(action(values))
+            self._check_token(request)
+            if request.method == "POST":
+                return answers.ok(_offered(change)(body_of(raw)))
+            return answers.ok(_offered(read)(dict(request.query_params)))
         except ApiError as refusal:
             return answers.refusal(refusal)
         except (TypeError, ValueError, KeyError) as error:
             return answers.refusal(ApiError(400, "INVALID_PARAMETER_VALUE", str(error)))
         finally:
             self._parts.state.flush()
+
+    def _check_token(self, request: Request) -> None:
+        if not self._parts.tokens.accepts(bearer(request)):
+            raise ApiError(401, "UNAUTHORIZED", "Send the workspace's token as bearer.")
 
     def _call(self, values: Json) -> Call:
         return Call("2.2", {}, values, Lens("", self._parts.switches))
@@ -88,7 +89,7 @@ class Control:
         return {}
 
     def _forbid(self, values: Json) -> Json:
-        self._parts.state.forbid(self._call(values).number("job_id"), bool(values.get("forbidden", True)))
+        self._parts.state.forbid(self._call(values).number("job_id"), forbidden=bool(values.get("forbidden", True)))
         return {}
 
     def _runs(self, values: Json) -> Json:
@@ -137,7 +138,7 @@ class Control:
 
     def _log(self, values: Json) -> Json:
         effect = {"true": True, "false": False}.get(str(values.get("effect")))
-        found = self._parts.log.entries(values.get("endpoint"), effect, int(values.get("after", 0)))
+        found = self._parts.log.entries(values.get("endpoint"), effect=effect, after=int(values.get("after", 0)))
         return {"requests": [request_log.to_json(entry) for entry in found]}
 
     def _clear_log(self, _: Json) -> Json:
@@ -151,3 +152,9 @@ class Control:
         self._parts.switches.reset()
         self._parts.log.clear()
         return {}
+
+
+def _offered(action: Action | None) -> Action:
+    if action is None:
+        raise ApiError(405, "METHOD_NOT_ALLOWED", "GET reads, POST changes.")
+    return action

@@ -5,6 +5,8 @@ Put here: the error and the few wordings that several calls share. Keep out: whe
 
 from __future__ import annotations
 
+_BAD_REQUEST = 400
+
 
 class ApiError(Exception):
     """A refusal with its HTTP status, ``error_code`` and message."""
@@ -15,10 +17,29 @@ class ApiError(Exception):
         self.code = code
         self.message = message
 
+    @property
+    def body(self) -> dict[str, str]:
+        """The answer's body."""
+        return {"error_code": self.code, "message": self.message}
+
+
+class LoginError(ApiError):
+    """A refusal of the token endpoint, which answers as OAuth has it."""
+
+    @property
+    def body(self) -> dict[str, str]:
+        """The answer's body."""
+        return {"error": self.code, "error_description": self.message}
+
 
 def invalid(message: str) -> ApiError:
     """The refusal that most calls answer with."""
     return ApiError(400, "INVALID_PARAMETER_VALUE", message)
+
+
+def missing(message: str, status: int) -> ApiError:
+    """The refusal of something that does not exist, in the form that goes with the status."""
+    return invalid(message) if status == _BAD_REQUEST else ApiError(status, "RESOURCE_DOES_NOT_EXIST", message)
 
 
 def malformed(message: str) -> ApiError:

@@ -13,6 +13,7 @@ from typing import Any
 
 KINDS = ("status", "reset", "fin", "hang", "truncated", "html", "text")
 MOMENTS = ("before", "after")
+_STATUSES = range(100, 600)
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Fault:
             raise ValueError(f"kind is one of {list(KINDS)}")
         if self.when not in MOMENTS:
             raise ValueError(f"when is one of {list(MOMENTS)}")
-        if not 100 <= self.status <= 599:
+        if self.status not in _STATUSES:
             raise ValueError("status is an HTTP status")
 
 
@@ -58,7 +59,7 @@ class Faults:
         self._numbers = itertools.count(1)
         self._rules: list[Fault] = []
 
-    def add(self, endpoint: str, kind: str, when: str = "before", **details: Any) -> Fault:
+    def add(self, endpoint: str, kind: str, when: str = "before", **details: Any) -> Fault:  # noqa: ANN401  # the fields of Fault
         """Put a rule in force; see ``Fault`` for the details."""
         fault = Fault(endpoint=endpoint, kind=kind, when=when, **details)
         with self._lock:

@@ -68,13 +68,13 @@ class Gate:
         self._parts = parts
 
     async def pass_through(
-        self, endpoint: str, handler: Handler, scope: Scope, receive: Receive, send: Send, open_: bool = False
+        self, endpoint: str, handler: Handler, scope: Scope, receive: Receive, send: Send, *, open_: bool = False
     ) -> None:
         """Answer one request; ``open_`` needs no token."""
         request = Request(scope, receive)
         began, clock = self._parts.state.clock(), time.monotonic()
         passage = Passage(request, endpoint, await request.body())
-        answer = await self._answer(passage, handler, open_)
+        answer = await self._answer(passage, handler, open_=open_)
         path, _, body = passage.text.partition("\n")
         self._parts.log.add(
             time=began,
@@ -91,7 +91,7 @@ class Gate:
         )
         await answers.send(answer, scope, receive, send)
 
-    async def _answer(self, passage: Passage, handler: Handler, open_: bool) -> Answer:
+    async def _answer(self, passage: Passage, handler: Handler, *, open_: bool) -> Answer:
         if not open_ and not self._parts.tokens.accepts(bearer(passage.request)):
             return answers.refusal(
                 ApiError(401, "UNAUTHORIZED", "Credential was not sent or was of an unsupported type.")
@@ -117,18 +117,22 @@ class Gate:
 
     def _handled(self, passage: Passage, handler: Handler) -> Answer:
         try:
-            if len(passage.raw) > _MAX_BODY:
-                raise ApiError(413, "MAX_REQUEST_SIZE_EXCEEDED", "The request body is too large.")
+            _check_size(passage.raw)
             reply = handler(passage.request, passage.raw)
         except ApiError as refusal:
             return answers.refusal(refusal)
-        except Exception:
+        except Exception:  # noqa: BLE001  # a flaw of the sandbox answers as a flaw of the service would
             _LOG.exception("the sandbox failed at %s", passage.endpoint)
             return answers.refusal(ApiError(500, "INTERNAL_SERVER_ERROR", "The sandbox itself failed; see its log."))
         finally:
             self._parts.state.flush()
         passage.effect = reply.effect
         return answers.ok(reply.body)
+
+
+def _check_size(raw: bytes) -> None:
+    if len(raw) > _MAX_BODY:
+        raise ApiError(413, "MAX_REQUEST_SIZE_EXCEEDED", "The request body is too large.")
 
 
 def bearer(request: Request) -> str:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from pm_dagster.sandbox.workspace import paging, views
 from pm_dagster.sandbox.workspace.call import Call, Reply
-from pm_dagster.sandbox.workspace.errors import ApiError, invalid, malformed
+from pm_dagster.sandbox.workspace.errors import invalid, malformed
 from pm_dagster.sandbox.workspace.model import Job, Json
 from pm_dagster.sandbox.workspace.state import WorkspaceState
+
+_PAGE = 100
+_MOST_CONCURRENT = 1000
 
 
 class JobsApi:
@@ -27,17 +30,12 @@ class JobsApi:
     def get(self, call: Call) -> Reply:
         """One job."""
         job_id = call.number("job_id")
-        try:
-            return Reply(views.job_view(self._state.job(job_id)))
-        except ApiError as refusal:
-            if refusal.status == 400 and self._state.switches.unknown_job_status == 404:
-                raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", refusal.message) from None
-            raise
+        return Reply(views.job_view(self._state.job(job_id, self._state.switches.unknown_job_status)))
 
     def list_jobs(self, call: Call) -> Reply:
         """Jobs by page, newest first, by name if one is given."""
         limit = call.number("limit", 20)
-        if not 1 <= limit <= 100:
+        if not 1 <= limit <= _PAGE:
             raise invalid("limit must be between 1 and 100.")
         name = call.text("name")
         jobs = [job for job in self._state.jobs() if name is None or job.name.casefold() == name.casefold()]
@@ -84,7 +82,7 @@ def _settings(call: Call) -> Json:
 
 def _check_settings(settings: Json) -> None:
     limit = settings.get("max_concurrent_runs", 1)
-    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= 1000:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= _MOST_CONCURRENT:
         raise invalid("max_concurrent_runs must be between 0 and 1000.")
     for name in ("tasks", "parameters"):
         items = settings.get(name) or []

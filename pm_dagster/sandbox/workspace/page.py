@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from html import escape
 
 from starlette.requests import Request
@@ -44,7 +44,7 @@ class Pages:
     def __init__(self, parts: Parts) -> None:
         self._state = parts.state
 
-    async def overview(self, request: Request) -> HTMLResponse:
+    async def overview(self, _: Request) -> HTMLResponse:
         """All jobs and the latest runs."""
         with self._state.locked():
             jobs, runs = self._state.jobs(), self._state.runs()
@@ -137,7 +137,7 @@ def _badge(phase: Phase) -> str:
 def _time(seconds: float) -> str:
     if not seconds:
         return ""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _span(phase: Phase) -> str:

@@ -31,10 +31,10 @@ class RepairRequest:
 
 
 def new_repair(
-    request: RepairRequest, run: Run, job: Job | None, switches: Switches, full: bool, new_id: Callable[[], int]
+    request: RepairRequest, run: Run, job: Job | None, switches: Switches, new_id: Callable[[], int], *, full: bool
 ) -> Attempt:
     """The repair as an attempt that has not been admitted yet, or the refusal."""
-    _check_state(run, switches, full)
+    _check_state(run, switches, full=full)
     _check_selectors(request, switches)
     _check_latest(request, run, switches)
     tasks = job.tasks if job is not None else [task.settings for task in run.latest_tasks().values()]
@@ -43,12 +43,12 @@ def new_repair(
         if switches.repair_of_success == "refuse":
             raise invalid(f"Run {run.run_id} has no failed tasks to repair.")
         chosen = tasks
-    attempt = attempts.new_attempt(run, job, chosen, new_id, switches.attempt_number_on_repair == "grows")
+    attempt = attempts.new_attempt(run, job, chosen, new_id, numbers_grow=switches.attempt_number_on_repair == "grows")
     attempt.repair_id = new_id()
     return attempt
 
 
-def _check_state(run: Run, switches: Switches, full: bool) -> None:
+def _check_state(run: Run, switches: Switches, *, full: bool) -> None:
     if run.last.active:
         text = f"Run {run.run_id} is in progress and cannot be repaired."
         raise ApiError(switches.repair_refusal_status, switches.repair_refusal_code, text)

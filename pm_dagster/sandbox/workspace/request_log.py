@@ -43,13 +43,13 @@ class RequestLog:
         self._entries: deque[Entry] = deque(maxlen=size)
         self._number = 0
 
-    def add(self, **values: Any) -> None:
+    def add(self, **values: Any) -> None:  # noqa: ANN401  # the fields of Entry
         """Append a request."""
         with self._lock:
             self._number += 1
             self._entries.append(Entry(number=self._number, **values))
 
-    def entries(self, endpoint: str | None = None, effect: bool | None = None, after: int = 0) -> list[Entry]:
+    def entries(self, endpoint: str | None = None, *, effect: bool | None = None, after: int = 0) -> list[Entry]:
         """The requests with a number above ``after``, narrowed down to an endpoint and to (in)effective ones."""
         with self._lock:
             found = list(self._entries)
@@ -61,9 +61,9 @@ class RequestLog:
             and (effect is None or each.effect == effect)
         ]
 
-    def count(self, endpoint: str | None = None, effect: bool | None = None) -> int:
+    def count(self, endpoint: str | None = None, *, effect: bool | None = None) -> int:
         """How many requests ``entries`` would give."""
-        return len(self.entries(endpoint, effect))
+        return len(self.entries(endpoint, effect=effect))
 
     def clear(self) -> None:
         """Forget all requests; numbers go on."""

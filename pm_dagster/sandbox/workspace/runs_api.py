@@ -13,6 +13,8 @@ from pm_dagster.sandbox.workspace.repairs import RepairRequest
 from pm_dagster.sandbox.workspace.state import WorkspaceState
 
 _PAGE = 100
+_LIST_PAGE = 25
+_LONGEST_TOKEN = 64
 
 
 class RunsApi:
@@ -25,13 +27,14 @@ class RunsApi:
     def run_now(self, call: Call) -> Reply:
         """Start a run, or give the one that the token began."""
         token = call.text("idempotency_token")
-        if token is not None and len(token) > 64:
+        if token is not None and len(token) > _LONGEST_TOKEN:
             raise invalid("idempotency_token must be at most 64 characters.")
         queue = call.body.get("queue")
         if queue is not None and not isinstance(queue, dict):
             raise malformed("Expected object for field queue.")
         enabled = None if not queue or "enabled" not in queue else bool(queue["enabled"])
-        run, new = self._state.start_run(call.number("job_id"), call.texts("job_parameters"), token, enabled)
+        parameters = call.texts("job_parameters")
+        run, new = self._state.start_run(call.number("job_id"), parameters, token, queue=enabled)
         return Reply({"run_id": run.run_id, "number_in_job": run.run_id}, effect=new)
 
     def repair(self, call: Call) -> Reply:
@@ -70,8 +73,8 @@ class RunsApi:
 
     def list_runs(self, call: Call) -> Reply:
         """Runs by page, newest start first."""
-        limit = call.number("limit", 20) or 25
-        if not 1 <= limit <= 25:
+        limit = call.number("limit", 20) or _LIST_PAGE
+        if not 1 <= limit <= _LIST_PAGE:
             raise invalid("limit must be between 0 and 25.")
         runs = self._filtered(call)
         page, following = paging.after_key(runs, _key, call.text("page_token"), limit)

@@ -29,7 +29,7 @@ class Scheduler:
         """True when the job has no free place."""
         return len(self._busy[job_id]) >= self._limit_of(job_id)
 
-    def admit(self, run: Run, now: float, may_queue: bool) -> None:
+    def admit(self, run: Run, now: float, *, may_queue: bool) -> None:
         """Start, queue or skip the run's last attempt."""
         limit = self._limit_of(run.job_id)
         if not self.full(run.job_id):

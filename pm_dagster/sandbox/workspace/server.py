@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import uvicorn
 
@@ -67,7 +68,7 @@ class LocalWorkspace:
         name = f"[{self._address}]" if ":" in self._address else self._address
         return f"http://{name}:{self._port}"
 
-    def start(self) -> LocalWorkspace:
+    def start(self) -> Self:
         """Listen, and return once requests are answered."""
         if self._thread is not None:
             return self
@@ -93,9 +94,10 @@ class LocalWorkspace:
         self.state.flush()
         self._server = self._thread = None
 
-    def __enter__(self) -> LocalWorkspace:
+    def __enter__(self) -> Self:
         """Start."""
-        return self.start()
+        self.start()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -114,6 +116,7 @@ class LocalWorkspace:
         except OSError:
             listener.close()
             raise
+        listener.listen(512)
         self._port = int(listener.getsockname()[1])
         return listener
 
@@ -127,7 +130,6 @@ class LocalWorkspace:
                 lifespan="off",
                 access_log=False,
                 log_level="error",
-                backlog=512,
                 timeout_keep_alive=60,
                 timeout_graceful_shutdown=1,
             )

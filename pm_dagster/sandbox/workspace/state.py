@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from pm_dagster.sandbox.workspace import attempts, lifecycle, repairs
-from pm_dagster.sandbox.workspace.errors import ApiError, invalid
+from pm_dagster.sandbox.workspace import attempts, idempotency, lifecycle, repairs
+from pm_dagster.sandbox.workspace.errors import ApiError, missing
 from pm_dagster.sandbox.workspace.memory import Memory
 from pm_dagster.sandbox.workspace.model import OUTCOMES, Job, Json, Run
 from pm_dagster.sandbox.workspace.repairs import RepairRequest
@@ -68,7 +68,7 @@ class WorkspaceState:
         seconds: float | None = 1.0,
         pending_seconds: float = 0.0,
         settings: Mapping[str, Any] | None = None,
-        **more: Any,
+        **more: object,
     ) -> Job:
         """Define a job with its script; ``more`` are further settings such as ``max_concurrent_runs`` or ``tasks``."""
         outcomes = [outcome] if isinstance(outcome, str) else list(outcome)
@@ -83,20 +83,20 @@ class WorkspaceState:
             self._memory.put_job(job)
             return job
 
-    def create_job(self, settings: Json, queue_default: bool) -> Job:
+    def create_job(self, settings: Json, *, queue_default: bool) -> Job:
         """Define a job as the API does."""
         with self.locked():
             job = Job(self._memory.new_id(), settings, self.clock(), queue_default=queue_default)
             self._memory.put_job(job)
             return job
 
-    def job(self, job_id: int) -> Job:
+    def job(self, job_id: int, unknown_status: int = 400) -> Job:
         """The job, or the refusal that it does not exist."""
         with self._lock:
             self._check_permission(job_id)
             job = self._memory.jobs.get(job_id)
         if job is None:
-            raise invalid(f"Job {job_id} does not exist.")
+            raise missing(f"Job {job_id} does not exist.", unknown_status)
         return job
 
     def job_of(self, run: Run) -> Job | None:
@@ -122,7 +122,7 @@ class WorkspaceState:
             self.job(job_id)
             self._memory.drop_job(job_id)
 
-    def forbid(self, job_id: int, forbidden: bool = True) -> None:
+    def forbid(self, job_id: int, *, forbidden: bool = True) -> None:
         """Take away (or give back) the permission on a job, whether it exists or not."""
         with self._lock:
             (self._memory.forbidden.add if forbidden else self._memory.forbidden.discard)(job_id)
@@ -134,12 +134,13 @@ class WorkspaceState:
         job_id: int,
         parameters: Mapping[str, str] | None = None,
         token: str | None = None,
+        *,
         queue: bool | None = None,
     ) -> tuple[Run, bool]:
         """A run of the job and whether it is new: a token that was used before gives the run it began."""
         with self.locked():
-            key = self._token_key(token, job_id)
-            known = self._run_of_token(key)
+            key = idempotency.key_of(token, job_id, self.switches)
+            known = idempotency.run_of(key, self._memory, self.switches)
             if known is not None:
                 return known, False
             job = self.job(job_id)
@@ -147,7 +148,7 @@ class WorkspaceState:
             self._memory.put_run(run)
             if key is not None:
                 self._memory.put_token(key, run.run_id)
-            self._scheduler.admit(run, self.clock(), job.queue_enabled if queue is None else queue)
+            self._scheduler.admit(run, self.clock(), may_queue=job.queue_enabled if queue is None else queue)
             return run, True
 
     def repair(self, request: RepairRequest) -> int:
@@ -156,7 +157,7 @@ class WorkspaceState:
             run = self.run(request.run_id)
             job = self._memory.jobs.get(run.job_id)
             full = self._scheduler.full(run.job_id)
-            attempt = repairs.new_repair(request, run, job, self.switches, full, self._memory.new_id)
+            attempt = repairs.new_repair(request, run, job, self.switches, self._memory.new_id, full=full)
             run.attempts.append(attempt)
             run.parameters.update(request.parameters)
             if self.switches.repair_at_limit == "start":
@@ -171,9 +172,7 @@ class WorkspaceState:
         with self.locked():
             run = self._memory.runs.get(run_id)
             if run is None:
-                status = self.switches.unknown_run_status
-                code = "INVALID_PARAMETER_VALUE" if status == 400 else "RESOURCE_DOES_NOT_EXIST"
-                raise ApiError(status, code, f"Run {run_id} does not exist.")
+                raise missing(f"Run {run_id} does not exist.", self.switches.unknown_run_status)
             self._check_permission(run.job_id)
             return run
 
@@ -242,19 +241,3 @@ class WorkspaceState:
         if job_id in self._memory.forbidden:
             text = f"User sandbox does not have Manage Run or Owner or Admin permissions on job {job_id}"
             raise ApiError(403, "PERMISSION_DENIED", text)
-
-    def _token_key(self, token: str | None, job_id: int) -> str | None:
-        if not token:
-            return None
-        return token if self.switches.token_scope == "workspace" else f"{job_id} {token}"
-
-    def _run_of_token(self, key: str | None) -> Run | None:
-        run_id = None if key is None else self._memory.tokens.get(key)
-        if run_id is None:
-            return None
-        run = self._memory.runs.get(run_id) or self._memory.gone.get(run_id)
-        if run_id in self._memory.runs or (run is not None and self.switches.deleted_token == "existing"):
-            return run
-        if self.switches.deleted_token == "new_run":
-            return None
-        raise ApiError(400, self.switches.deleted_token_code, f"Run {run_id} of this idempotency token was deleted.")

@@ -45,4 +45,4 @@ class StateFile:
             stream.writelines(json.dumps(record) + "\n" for record in records)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(fresh, self._path)
+        fresh.replace(self._path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 
-def _choice(default: Any, about: str, *choices: Any) -> Any:
+def _choice(default: Any, about: str, *choices: object) -> Any:  # noqa: ANN401  # as dataclasses.field itself
     return field(default=default, metadata={"about": about, "choices": choices or None})
 
 
@@ -61,7 +61,7 @@ class Switches:
     run_page_url: str = _choice("legacy", "form of run_page_url: ?o=#job/1/run/2 or /jobs/1/runs/2", "legacy", "path")
     cancel_seconds: float = _choice(0.05, "how long a cancelled run is TERMINATING")
 
-    def set(self, **values: Any) -> None:
+    def set(self, **values: object) -> None:
         """Turn several switches; an unknown name or choice is a ValueError and turns none."""
         known = {each.name: each for each in fields(self)}
         for name, value in values.items():

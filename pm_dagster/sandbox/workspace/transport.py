@@ -11,6 +11,7 @@ import socket
 import struct
 from typing import Any
 
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 SCOPE_KEY = "sandbox.transport"
@@ -26,14 +27,14 @@ class CuttableProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # a
         super().connection_made(transport)
         inner: Any = self.app
 
-        async def with_transport(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
             scope[SCOPE_KEY] = transport
             await inner(scope, receive, send)
 
         self.app = with_transport
 
 
-def cut(transport: asyncio.Transport, reset: bool) -> None:
+def cut(transport: asyncio.Transport, *, reset: bool) -> None:
     """End the connection now: by RST, or by FIN without another byte."""
     if reset:
         # Linger on with zero seconds makes close() send RST instead of FIN.

@@ -43,7 +43,7 @@ def millis(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def job_view(job: Job, whole: bool = True) -> Json:
+def job_view(job: Job, *, whole: bool = True) -> Json:
     """A job as jobs/get (whole) or jobs/list gives it."""
     settings = job.settings if whole else {key: job.settings[key] for key in job.settings if key != "tasks"}
     return {
