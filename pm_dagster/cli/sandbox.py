@@ -15,6 +15,7 @@ import click
 
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
 from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.orchestration.names import SENSOR
 
 if TYPE_CHECKING:
     from pm_dagster.sandbox.demo import Told
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     Column("run id", right=True),
-    Column("case", folds=True),
-    Column("before", folds=True),
+    Column("before: WAITING, and"),
     Column("after"),
-    Column("outcome"),
-    Column("reason", folds=True),
+    Column("why", folds=True),
 )
 _START_SECONDS = 60.0
 _TRICKLE_SECONDS = 6.0
@@ -58,7 +57,7 @@ def demo(folder: Path, *, as_json: bool) -> None:
     def say(text: str) -> None:
         click.echo(text, err=as_json)
 
-    _end_on_sigterm()
+    _end_on_signal()
     place = Place(folder)
     say("Starting a Postgres server and a local workspace ...")
     with place.opened() as sandbox:
@@ -74,7 +73,7 @@ def demo(folder: Path, *, as_json: bool) -> None:
 
 def _print_demo(told: list[Told], seconds: float, folder: Path) -> None:
     out = console()
-    rows = [(t.run_id, t.case, t.before, t.after, t.outcome, t.reason) for t in told]
+    rows = [(t.run_id, t.case, t.after, t.reason) for t in told]
     out.print()
     out.print(table(_COLUMNS, rows))
     counts = Counter(t.after for t in told)
@@ -94,7 +93,7 @@ def up(folder: Path, port: int, *, quiet_rows: bool) -> None:
     from pm_dagster.sandbox.place import Place  # noqa: PLC0415
     from pm_dagster.sandbox.processes import Children, free_port  # noqa: PLC0415
 
-    _end_on_sigterm()
+    _end_on_signal()
     place = Place(folder)
     try:
         with place.opened() as sandbox, Children(sandbox.environment, place.logs) as children:
@@ -107,11 +106,13 @@ def up(folder: Path, port: int, *, quiet_rows: bool) -> None:
         click.echo("\nEnded; all servers are stopped. The data stays: pm sandbox reset removes it.")
 
 
-def _end_on_sigterm() -> None:
+def _end_on_signal() -> None:
     def end(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
+    # SIGINT as well: a shell that starts us in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 def _start_dagster(children: Children, port: int) -> None:
@@ -119,6 +120,8 @@ def _start_dagster(children: Children, port: int) -> None:
     web = ["-h", "127.0.0.1", "-p", str(port)]
     python = [sys.executable, "-m"]
     children.start("webserver", [*python, "dagster_webserver", *web, *module])
+    # A deployment turns the sensor on by hand; whoever starts a sandbox wants to see it work.
+    children.run("sensor", [*python, "dagster", "sensor", "start", SENSOR, *module])
     children.start("daemon", [*python, "dagster._daemon", "run", *module])
 
 

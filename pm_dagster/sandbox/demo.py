@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.orchestration.names import JOB
 from pm_dagster.postgres import history
 from pm_dagster.postgres.connection import connect
 from pm_dagster.sandbox.place import Open
@@ -43,7 +44,7 @@ def seed_all(sandbox: Open) -> list[Seeded]:
 def run_dagster_job(sandbox: Open, log: Path) -> float:
     """Run the Dagster job once, as a process of its own; returns its seconds."""
     command = [sys.executable, "-m", "dagster", "job", "execute"]
-    command += ["-m", "pm_dagster.definitions", "-j", "process_manager"]
+    command += ["-m", "pm_dagster.definitions", "-j", JOB]
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with log.open("wb") as output:

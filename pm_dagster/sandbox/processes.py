@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pm_dagster.core.errors import ProcessManagerError
+
 _PATIENCE_SECONDS = 15.0
 
 
@@ -50,6 +52,13 @@ class Children:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def run(self, name: str, command: Sequence[str]) -> None:
+        """Run a process to its end. Raises ProcessManagerError when it fails."""
+        self.start(name, command)
+        if self._running[name].wait() != 0:
+            raise ProcessManagerError(f"{name} of the sandbox failed; see {self.log_of(name)}")
+        del self._running[name]
 
     def ended(self) -> str | None:
         """The name of a process that ended by itself, if one did."""
