@@ -16,11 +16,17 @@ from pm_dagster.sandbox.workspace import LocalWorkspace
 RUN_NOW = "/api/2.2/jobs/run-now"
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[LocalWorkspace]:
+    with LocalWorkspace() as workspace:
+        yield workspace
+
+
 @pytest.fixture
-def workspace() -> Iterator[LocalWorkspace]:
-    with LocalWorkspace() as running:
-        running.state.add_job("orders", 7, max_concurrent_runs=1000)
-        yield running
+def workspace(running: LocalWorkspace) -> LocalWorkspace:
+    running.reset()
+    running.state.add_job("orders", 7, max_concurrent_runs=1000)
+    return running
 
 
 def post(workspace: LocalWorkspace, timeout: float = 10) -> requests.Response:

@@ -15,11 +15,17 @@ from pm_dagster.sandbox.workspace import LocalWorkspace
 NEEDS_ID = "The latest repair ID needs to be provided in order to create a new repair"
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[LocalWorkspace]:
+    with LocalWorkspace() as workspace:
+        yield workspace
+
+
 @pytest.fixture
-def workspace() -> Iterator[LocalWorkspace]:
-    with LocalWorkspace() as running:
-        running.state.add_job("orders", 7, "fail", seconds=0, max_concurrent_runs=10)
-        yield running
+def workspace(running: LocalWorkspace) -> LocalWorkspace:
+    running.reset()
+    running.state.add_job("orders", 7, "fail", seconds=0, max_concurrent_runs=10)
+    return running
 
 
 @pytest.fixture

@@ -29,15 +29,21 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(scope="module")
+def running(clock: Clock) -> Iterator[LocalWorkspace]:
+    with LocalWorkspace(clock=clock) as workspace:
+        yield workspace
+
+
 @pytest.fixture
-def workspace(clock: Clock) -> Iterator[LocalWorkspace]:
-    with LocalWorkspace(clock=clock) as running:
-        yield running
+def workspace(running: LocalWorkspace) -> LocalWorkspace:
+    running.reset()
+    return running
 
 
 @pytest.fixture
@@ -172,6 +178,24 @@ def test_queue_and_skip(workspace: LocalWorkspace, client: WorkspaceClient, cloc
     assert life(client.jobs.run_now(9).run_id) == "SKIPPED"
 
 
+def test_a_run_cancelled_in_the_queue_never_begins(workspace: LocalWorkspace, clock: Clock) -> None:
+    workspace.state.add_job("orders", 7, seconds=None)
+    first, waiting, other = (workspace.state.start_run(7)[0] for _ in range(3))
+    workspace.switches.set(cancel_seconds=10)
+    workspace.state.cancel(waiting.run_id)
+    workspace.state.finish(first.run_id)
+    assert [run.last.life for run in (waiting, other)] == ["TERMINATING", "PENDING"]
+    clock.now += 10
+    assert workspace.state.run(waiting.run_id).last.result == "CANCELED"
+
+
+def test_a_higher_limit_empties_the_queue(workspace: LocalWorkspace, client: WorkspaceClient) -> None:
+    workspace.state.add_job("orders", 7, seconds=None)
+    runs = [workspace.state.start_run(7)[0] for _ in range(4)]
+    client.jobs.update(7, new_settings=JobSettings(max_concurrent_runs=3))
+    assert [run.last.life for run in runs] == ["RUNNING", "PENDING", "PENDING", "QUEUED"]
+
+
 def test_cancel_takes_a_moment(workspace: LocalWorkspace, client: WorkspaceClient, clock: Clock) -> None:
     workspace.state.add_job("orders", 7, seconds=None)
     run_id = client.jobs.run_now(7).run_id
@@ -271,6 +295,7 @@ def test_older_versions_answer_in_their_way(workspace: LocalWorkspace) -> None:
     assert workspace.state.job(made["job_id"]).queue_enabled is False
     gone = requests.get(f"{workspace.host}/api/2.3/jobs/list", headers=head, timeout=10)
     assert gone.status_code == 404
+    assert requests.get(f"{workspace.host}/api/2.0/dbfs/list", headers=head, timeout=10).status_code == 404
     assert gone.json()["error_code"] == "ENDPOINT_NOT_FOUND"
 
 

@@ -17,15 +17,23 @@ from databricks.sdk.errors import Unauthenticated
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster.sandbox.workspace.server import NotLoopback
+from pm_dagster.sandbox.workspace.state import WorkspaceState
+from pm_dagster.sandbox.workspace.store import StateFile
 
 EVIL = "<script>alert('x')</script>"
 
 
+@pytest.fixture(scope="module")
+def running() -> Iterator[LocalWorkspace]:
+    with LocalWorkspace() as workspace:
+        yield workspace
+
+
 @pytest.fixture
-def workspace() -> Iterator[LocalWorkspace]:
-    with LocalWorkspace() as running:
-        running.state.add_job("orders", 7, ["fail", "succeed"], seconds=0)
-        yield running
+def workspace(running: LocalWorkspace) -> LocalWorkspace:
+    running.reset()
+    running.state.add_job("orders", 7, ["fail", "succeed"], seconds=0)
+    return running
 
 
 def head(workspace: LocalWorkspace) -> dict[str, str]:
@@ -131,13 +139,28 @@ def test_control_calls(workspace: LocalWorkspace) -> None:
     assert steer(workspace, "jobs/forbid", job_id=9).status_code == 200
     assert steer(workspace, "jobs/delete", job_id=9).status_code == 403
     assert steer(workspace, "jobs/delete", job_id=7).status_code == 200
-    for path, wrong in (("jobs", {"nope": 1}), ("jobs", {"name": "x", "outcome": "explode"}), ("switches", {"x": 1}),
-                        ("limits", {"rates": {"get": 0}}), ("faults", {"endpoint": "x", "kind": "y"})):  # fmt: skip
-        assert steer(workspace, path, **wrong).status_code == 400
     assert requests.get(f"{workspace.host}/sandbox/reset", headers=head(workspace), timeout=10).status_code == 405
     assert steer(workspace, "reset").status_code == 200
     assert workspace.state.jobs() == []
     assert look(workspace, "log") == {"requests": []}
+
+
+@pytest.mark.parametrize(
+    ("path", "wrong"),
+    [
+        ("jobs", {"nope": 1}),
+        ("jobs", {"name": "x", "job_id": "y"}),
+        ("jobs", {"name": "x", "seconds": "y"}),
+        ("jobs", {"name": "x", "outcome": "explode"}),
+        ("runs", {"job_id": 7, "repairs": "y"}),
+        ("faults", {"endpoint": "x", "kind": "y"}),
+        ("faults", {"endpoint": "x", "kind": "fin", "skip": "y"}),
+        ("limits", {"rates": {"get": 0}}),
+        ("switches", {"x": 1}),
+    ],
+)
+def test_a_control_call_that_makes_no_sense(workspace: LocalWorkspace, path: str, wrong: dict[str, object]) -> None:
+    assert steer(workspace, path, **wrong).status_code == 400
 
 
 def test_held_runs_are_finished_by_hand(workspace: LocalWorkspace) -> None:
@@ -167,6 +190,16 @@ def test_state_survives_a_restart(tmp_path: Path) -> None:
         second.state.finish(run.run_id)
         assert second.state.run(queued.run_id).last.life == "RUNNING"
         assert second.state.start_run(7)[0].run_id > queued.run_id
+
+
+def test_the_state_file_does_not_grow_for_ever(tmp_path: Path) -> None:
+    state = WorkspaceState(file=StateFile(tmp_path / "s"))
+    state.add_job("orders", 7, seconds=0)
+    for _ in range(4000):
+        state.change_job(7, {"name": "fresh"})
+        state.flush()
+    assert len((tmp_path / "s").read_text().splitlines()) < 6000
+    assert WorkspaceState(file=StateFile(tmp_path / "s")).job(7).name == "fresh"
 
 
 def test_a_process_of_its_own_keeps_what_it_answered(tmp_path: Path) -> None:

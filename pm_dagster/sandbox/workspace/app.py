@@ -53,7 +53,7 @@ class JobsRoutes:
         version, name = request.path_params["version"], request.path_params["call"]
         handler = self._calls.get((request.method, name)) if version in _VERSIONS else None
         if handler is None:
-            raise ApiError(404, "ENDPOINT_NOT_FOUND", f"No API found for '{request.method} {request.url.path}'")
+            return _unknown(request, raw)
         body = body_of(raw) if request.method == "POST" else {}
         return handler(Call(version, request.query_params, body, Lens(base_url(request), self._switches)))
 
@@ -85,6 +85,7 @@ def build_app(parts: Parts) -> Starlette:
                 OneRoute(parts, "oidc/discovery", _discovery, open_=True),
             ),
             Route("/oidc/v1/token", OneRoute(parts, "oidc/token", token, open_=True)),
+            Route("/api/{rest:path}", OneRoute(parts, "unknown", _unknown)),
             *Control(parts).routes(),
             Route("/", pages.overview, methods=["GET"]),
             Route("/jobs/{job_id:int}", pages.job, methods=["GET"]),
@@ -98,6 +99,10 @@ def build_app(parts: Parts) -> Starlette:
 def base_url(request: Request) -> str:
     """Where the caller reached the workspace."""
     return str(request.base_url).rstrip("/")
+
+
+def _unknown(request: Request, _: bytes) -> Reply:
+    raise ApiError(404, "ENDPOINT_NOT_FOUND", f"No API found for '{request.method} {request.url.path}'")
 
 
 def _me(_: Request, __: bytes) -> Reply:

@@ -17,6 +17,7 @@ from pm_dagster.sandbox.workspace import answers, request_log
 from pm_dagster.sandbox.workspace.call import Call, body_of
 from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.gate import Parts, bearer
+from pm_dagster.sandbox.workspace.jobs_api import check_settings
 from pm_dagster.sandbox.workspace.model import Json, to_record
 from pm_dagster.sandbox.workspace.views import Lens
 
@@ -82,7 +83,13 @@ class Control:
         return {"jobs": [to_record(job) for job in self._parts.state.jobs()]}
 
     def _add_job(self, values: Json) -> Json:
-        return to_record(self._parts.state.add_job(**values))
+        job_id = self._call(values).optional_number("job_id")
+        seconds, pending = values.get("seconds", 1.0), values.get("pending_seconds", 0.0)
+        if any(isinstance(each, bool) or not isinstance(each, (int, float)) for each in (seconds or 0, pending)):
+            raise ValueError("seconds and pending_seconds are numbers; seconds may be null")
+        queue = values.get("queue")
+        check_settings({**values, "queue": {"enabled": queue} if isinstance(queue, bool) else queue})
+        return to_record(self._parts.state.add_job(**{**values, "job_id": job_id}))
 
     def _delete_job(self, values: Json) -> Json:
         self._parts.state.delete_job(self._call(values).number("job_id"))
@@ -98,7 +105,9 @@ class Control:
             return {"runs": [to_record(run) for run in runs]}
 
     def _add_run(self, values: Json) -> Json:
-        run = self._parts.state.add_run(**values)
+        call = self._call(values)
+        numbers = {"job_id": call.number("job_id"), "run_id": call.optional_number("run_id")}
+        run = self._parts.state.add_run(**{**values, **numbers, "repairs": call.number("repairs", 0)})
         return {"run_id": run.run_id, "latest_repair_id": run.latest_repair_id}
 
     def _delete_run(self, values: Json) -> Json:
@@ -146,11 +155,7 @@ class Control:
         return {}
 
     def _reset(self, _: Json) -> Json:
-        self._parts.state.reset()
-        self._parts.faults.clear()
-        self._parts.limits.clear()
-        self._parts.switches.reset()
-        self._parts.log.clear()
+        self._parts.reset()
         return {}
 
 

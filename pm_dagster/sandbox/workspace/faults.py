@@ -9,7 +9,7 @@ import itertools
 import threading
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 KINDS = ("status", "reset", "fin", "hang", "truncated", "html", "text")
 MOMENTS = ("before", "after")
@@ -49,6 +49,16 @@ class Fault:
             raise ValueError(f"when is one of {list(MOMENTS)}")
         if self.status not in _STATUSES:
             raise ValueError("status is an HTTP status")
+        self._check_types()
+
+    def _check_types(self) -> None:
+        # The fields may come from JSON, where nobody checked them.
+        skip, count, seconds = cast("tuple[object, object, object]", (self.skip, self.count, self.seconds))
+        if not isinstance(skip, int) or not isinstance(count, int | None) or not isinstance(seconds, int | float):
+            raise TypeError("skip and count are whole numbers, seconds is a number; only count may be null")
+        texts: list[object] = [self.message, self.code, self.match, *self.headers.values()]
+        if not all(isinstance(each, str) for each in texts):
+            raise TypeError("message, code, match and headers are texts")
 
 
 class Faults:

@@ -39,6 +39,15 @@ class Parts:
     limits: Limits = field(default_factory=Limits)
     log: RequestLog = field(default_factory=RequestLog)
 
+    def reset(self) -> None:
+        """Bring everything back to the start."""
+        self.state.reset()
+        self.tokens.revoke_issued()
+        self.faults.clear()
+        self.limits.clear()
+        self.switches.reset()
+        self.log.clear()
+
 
 @dataclass
 class Passage:

@@ -23,7 +23,7 @@ class JobsApi:
 
     def create(self, call: Call) -> Reply:
         """Define a job; only version 2.2 switches its queue on by default."""
-        _check_settings(call.body)
+        check_settings(call.body)
         job = self._state.create_job(call.body, queue_default=call.version == "2.2")
         return Reply({"job_id": job.job_id}, effect=True)
 
@@ -76,14 +76,17 @@ def _settings(call: Call) -> Json:
     settings = call.body.get("new_settings") or {}
     if not isinstance(settings, dict):
         raise malformed("Expected object for field new_settings.")
-    _check_settings(settings)
+    check_settings(settings)
     return settings
 
 
-def _check_settings(settings: Json) -> None:
+def check_settings(settings: Json) -> None:
+    """Refuse settings that the workspace could not work with."""
     limit = settings.get("max_concurrent_runs", 1)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= _MOST_CONCURRENT:
         raise invalid("max_concurrent_runs must be between 0 and 1000.")
+    if not isinstance(settings.get("name", ""), str) or not isinstance(settings.get("queue") or {}, dict):
+        raise malformed("Expected a STRING for field name and an object for field queue.")
     for name in ("tasks", "parameters"):
         items = settings.get(name) or []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
@@ -91,6 +94,8 @@ def _check_settings(settings: Json) -> None:
     keys = [task.get("task_key") for task in settings.get("tasks") or []]
     if not all(isinstance(key, str) and key for key in keys) or len(set(keys)) < len(keys):
         raise invalid("Every task needs a task_key of its own.")
+    if not all(isinstance(each.get("name"), str) for each in settings.get("parameters") or []):
+        raise invalid("Every parameter needs a name.")
     for task in settings.get("tasks") or []:
         for each in task.get("depends_on") or []:
             if not isinstance(each, dict) or each.get("task_key") not in keys:

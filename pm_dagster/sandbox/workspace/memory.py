@@ -10,6 +10,8 @@ from pm_dagster.sandbox.workspace.store import StateFile
 
 # Above 2**53 on purpose: an id that passes through a float anywhere comes back as another one.
 FIRST_ID = 9_007_199_254_740_993
+# The file grows by a line for each change; from here on most of its lines are out of date.
+_WORTH_REWRITING = 5_000
 
 
 class Memory:
@@ -24,6 +26,7 @@ class Memory:
         self.forbidden: set[int] = set()
         self._next_id = FIRST_ID
         self._file = file
+        self._appended = 0
         self._changed_jobs: set[int] = set()
         self._changed_runs: set[int] = set()
         self._changed_tokens: list[str] = []
@@ -81,7 +84,13 @@ class Memory:
     def flush(self) -> None:
         """Append the rows that changed to the file."""
         if self._file is not None and (self._changed_jobs or self._changed_runs or self._changed_tokens):
-            self._file.append(self._records(self._changed_jobs, self._changed_runs, self._changed_tokens))
+            records = self._records(self._changed_jobs, self._changed_runs, self._changed_tokens)
+            self._appended += len(records)
+            if self._appended > _WORTH_REWRITING + 4 * len(self.runs):
+                self._file.replace(self._snapshot())
+                self._appended = 0
+            else:
+                self._file.append(records)
         self._forget_changes()
 
     def _forget_changes(self) -> None:

@@ -18,6 +18,7 @@ from pm_dagster.sandbox.workspace.gate import Parts
 from pm_dagster.sandbox.workspace.model import Job, Phase, Run
 
 _SHOWN = 200
+_SHORT = 40
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#8881;--ink2:#777}
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
@@ -148,8 +149,14 @@ def _table(heads: list[str], rows: list[list[str]], empty: str) -> str:
     if not rows:
         return f"<p class=sub>{escape(empty)}</p>"
     head = "".join(f"<th>{escape(each)}</th>" for each in heads)
-    body = "".join("<tr>" + "".join(f"<td class=n>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    # Messages may break; ids, times and badges may not.
+    short = "<" in text or len(text) < _SHORT
+    return f"<td class=n>{text}</td>" if short else f"<td>{text}</td>"
 
 
 def _page(title: str, about: str, body: str, status: int = 200) -> HTMLResponse:

@@ -69,10 +69,17 @@ class Scheduler:
         queue = self._queues[run.job_id]
         if run.run_id in queue:
             queue.remove(run.run_id)
-        while queue and not self.full(run.job_id):
+        self.fill(run.job_id, now)
+
+    def fill(self, job_id: int, now: float) -> None:
+        """Start runs that wait while the job has free places."""
+        queue = self._queues[job_id]
+        while queue and not self.full(job_id):
             waiting = self._runs[queue.popleft()]
-            self.start(waiting, now)
-            self._changed(waiting)
+            # A run that was cancelled in the queue is TERMINATING and must not begin.
+            if waiting.last.life == "QUEUED":
+                self.start(waiting, now)
+                self._changed(waiting)
 
     def advance(self, now: float) -> None:
         """Make every transition that is due, in order of time."""

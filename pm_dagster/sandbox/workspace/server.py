@@ -94,6 +94,10 @@ class LocalWorkspace:
         self.state.flush()
         self._server = self._thread = None
 
+    def reset(self) -> None:
+        """Forget jobs, runs, faults, limits, switches and the log, without a restart."""
+        self._parts.reset()
+
     def __enter__(self) -> Self:
         """Start."""
         self.start()

@@ -115,6 +115,7 @@ class WorkspaceState:
             job = self.job(job_id)
             job.settings = settings
             self._memory.put_job(job)
+            self._scheduler.fill(job_id, self.clock())
 
     def delete_job(self, job_id: int) -> None:
         """Remove the job; its runs stay."""
