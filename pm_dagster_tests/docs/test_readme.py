@@ -21,7 +21,7 @@ def test_the_table_of_settings_is_current() -> None:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_every_make_target_it_names_exists(path: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"`?make ([a-z-]+)", path.read_text(encoding="utf-8"))) <= targets
+    assert set(re.findall(r"(?m)(?:`|^)make ([a-z-]+)", path.read_text(encoding="utf-8"))) <= targets
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
