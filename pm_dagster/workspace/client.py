@@ -21,10 +21,19 @@ def check_host(host: str | None) -> None:
     if not host:
         message = "no workspace is configured: set DATABRICKS_HOST (and DATABRICKS_TOKEN or other DATABRICKS_*/ARM_*)"
         raise ConfigurationError(message)
-    parts = urlsplit(host if "://" in host else f"https://{host}")
-    if parts.query or parts.fragment or parts.path.strip("/") or not parts.hostname or parts.username:
-        message = f"DATABRICKS_HOST must be scheme and host only, such as https://adb-1.2.azuredatabricks.net: {host}"
+    if not _is_scheme_and_host(host if "://" in host else f"https://{host}"):
+        shown = "(its value is not shown)" if "@" in host else host
+        message = f"DATABRICKS_HOST must be scheme and host only, such as https://adb-1.2.azuredatabricks.net: {shown}"
         raise ConfigurationError(message)
+
+
+def _is_scheme_and_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    return bool(usable) and not (parts.query or parts.fragment or parts.path.strip("/") or "@" in parts.netloc)
 
 
 def workspace_client(environment: Mapping[str, str], settings: Settings) -> WorkspaceClient:

@@ -14,7 +14,8 @@ _SHORTEST_SECRET = 4
 
 def scrubbed(text: str, secrets: Iterable[str | None] = ()) -> str:
     """``text`` without the given secrets and without anything that has the form of a credential."""
-    for secret in secrets:
-        if secret and len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, MASK)
+    known = [secret for secret in secrets if secret and len(secret) >= _SHORTEST_SECRET]
+    # The longest first: one that contains another would be left in part.
+    for secret in sorted(known, key=len, reverse=True):
+        text = text.replace(secret, MASK)
     return _TOKENS.sub(MASK, _BEARER.sub(rf"\1 {MASK}", text))

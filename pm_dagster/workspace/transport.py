@@ -9,6 +9,7 @@ happened.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -125,9 +126,10 @@ class OneAttempt:
     def _error_text(self, response: requests.Response, payload: Mapping[str, Any] | None) -> tuple[str | None, str]:
         code = payload.get("error_code") if payload else None
         text = payload.get("message") if payload else response.text
-        first_line = " ".join(str(text or response.reason or "").split())[:_MESSAGE_LIMIT]
-        name = code if isinstance(code, str) and not code.isdigit() else None
-        return name, self.scrub(" ".join(part for part in (f"HTTP {response.status_code}", name, first_line) if part))
+        # Scrubbed before it is cut: half a secret is not recognised any more.
+        first_line = self.scrub(" ".join(str(text or response.reason or "").split()))[:_MESSAGE_LIMIT]
+        name = self.scrub(code)[:_MESSAGE_LIMIT] if isinstance(code, str) and not code.isdigit() else None
+        return name, " ".join(part for part in (f"HTTP {response.status_code}", name, first_line) if part)
 
 
 def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -161,7 +163,7 @@ def _json(response: requests.Response) -> dict[str, Any] | None:
         return {} if response.ok else None
     try:
         payload = json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return payload if isinstance(payload, dict) else None
 
@@ -171,9 +173,12 @@ def _retry_after(value: str | None) -> float | None:
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
         pass
+    else:
+        # Python also reads "inf" and "nan", which would pause an endpoint for ever.
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
         moment = parsedate_to_datetime(value)
     except ValueError:
