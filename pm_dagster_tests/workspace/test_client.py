@@ -1,0 +1,71 @@
+"""The client for the command line: unusable hosts and credentials are named, secrets are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.core.settings import Settings
+from pm_dagster.workspace.client import check_host, workspace_client
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "https://adb-1.2.azuredatabricks.net",
+        "https://adb-1.2.azuredatabricks.net/",
+        "adb-1.2.azuredatabricks.net",
+        "http://127.0.0.1:8080",
+        "http://[::1]:8080",
+    ],
+)
+def test_a_scheme_and_host_will_do(host: str) -> None:
+    check_host(host)
+
+
+@pytest.mark.parametrize("host", [None, ""])
+def test_no_host_says_what_to_set(host: str | None) -> None:
+    with pytest.raises(ConfigurationError, match="set DATABRICKS_HOST"):
+        check_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "https://adb-1.2.azuredatabricks.net/?o=1",
+        "https://adb-1.2.azuredatabricks.net/jobs",
+        "https://adb-1.2.azuredatabricks.net#job/1",
+        "https://",
+        "https://me:hunter2@host",
+        "http://[::1",
+        "http://host:port",
+        "ftp://host",
+    ],
+)
+def test_more_than_a_host_is_refused(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="DATABRICKS_HOST") as caught:
+        check_host(host)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_token_makes_a_client_without_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"DATABRICKS_HOST": "https://adb-1.2.azuredatabricks.net", "DATABRICKS_TOKEN": "a-token"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    client = workspace_client(environment, Settings())
+    assert client.config.host == "https://adb-1.2.azuredatabricks.net"
+
+
+def test_contradicting_credentials_are_refused_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {
+        "DATABRICKS_HOST": "https://adb-1.2.azuredatabricks.net",
+        "DATABRICKS_TOKEN": "first-secret",
+        "DATABRICKS_CLIENT_ID": "an-id",
+        "DATABRICKS_CLIENT_SECRET": "second-secret",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match="credentials cannot be used") as caught:
+        workspace_client(environment, Settings())
+    assert "first-secret" not in str(caught.value)
+    assert "second-secret" not in str(caught.value)
