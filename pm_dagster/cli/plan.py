@@ -24,7 +24,7 @@ from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Call, DatabricksRuns
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, sort_rows
+from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 
 _COLUMNS = (
     Column("run id", right=True),
@@ -97,7 +97,7 @@ def _plan(
     runs: DatabricksRuns | None,
     settings: Settings,
 ) -> list[Planned]:
-    entries = [_entry(job, ledger.get(job.run_id)) for job in jobs]
+    entries = [_entry(job, ledger.get(job.run_id, {})) for job in jobs]
     governor = Governor({Call.GET_RUN: settings.rate_get_run}, time.monotonic)
     policy = policy_of(settings)
     with ThreadPoolExecutor(settings.concurrency) as pool:
@@ -112,21 +112,18 @@ def _plan(
         ]
 
 
-def _entry(job: WaitingJob, known: dict[str, Any] | None) -> Entry:
-    """The entry that a dispatch would work on; a row new to the ledger gets its run id for an entry id."""
-    known = known or {}
+def _entry(job: WaitingJob, known: dict[str, Any]) -> Entry:
+    """The entry that a claim would make; a claim takes all but the row's past attempts from the view."""
     return Entry(
         entry_id=job.run_id,
         run_id=job.run_id,
         generation=known.get("generation", 1),
-        branch=Branch(known.get("branch", job.branch.value)),
-        state=EntryState(known.get("state", EntryState.CLAIMED.value)),
+        branch=job.branch,
+        state=EntryState.CLAIMED,
         job_id=job.job_id,
-        previous_run_id=known.get("previous_run_id") or job.previous_run_id,
+        previous_run_id=job.previous_run_id,
         parameters=job.parameters,
         idempotency_token="",
-        fresh_run=known.get("fresh_run", False),
-        sent_repair_id=known.get("sent_repair_id"),
         attempts=known.get("attempts", 0),
         ambiguous=known.get("ambiguous", False),
     )
@@ -164,6 +161,4 @@ def _why(entry: Entry, decision: Decision) -> str:
             return f"run {entry.previous_run_id} can be repaired; it was never repaired before"
         return f"run {entry.previous_run_id} can be repaired after repair {decision.latest_repair_id}"
     reason: str = getattr(decision, "reason", "")
-    if entry.state is EntryState.SENDING and not reason:
-        return "an earlier call's answer was lost; sending again with the same token is safe"
     return reason or "never had a Databricks run"
