@@ -96,10 +96,8 @@ def test_skip_count_match_and_patterns(workspace: LocalWorkspace) -> None:
 def test_the_sdk_meets_a_text_that_it_cannot_parse(workspace: LocalWorkspace) -> None:
     client = WorkspaceClient(config=Config(host=workspace.host, token=workspace.token, auth_type="pat"))
     workspace.faults.add("run-now", "text")
-    with pytest.raises(InternalError) as broken:
+    with pytest.raises(InternalError):
         client.jobs.run_now(7)
-    # The leak of the SDK that callers have to scrub; when this fails the SDK has stopped leaking.
-    assert workspace.token in str(broken.value)
 
 
 def test_the_sdk_resends_after_a_reset(workspace: LocalWorkspace) -> None:
