@@ -73,7 +73,8 @@ class WorkspaceResource(dg.ConfigurableResource["WorkspaceResource"]):
         check_host(os.environ.get("DATABRICKS_HOST"))
         resource = databricks_client_resource(os.environ)
         try:
-            client = resource.process_config_and_initialize().get_client().workspace_client
+            with resource.process_config_and_initialize_cm() as signed_in:
+                client = signed_in.get_client().workspace_client
         except OSError as error:
             raise WorkspaceUnavailable(f"signing in failed: {_safe(error)}", maybe_applied=False) from None
         except Exception as error:  # noqa: BLE001 credential providers raise what they like

@@ -12,8 +12,8 @@ from pm_dagster.orchestration import names, ops
     kinds={"databricks", "postgres"},
     description=(
         "The waiting jobs after one dispatch: each row got a new run or a repair of its run in Databricks and is "
-        "marked SCHEDULED in the control table, or it is left waiting or refused with the reason. Rows are never run twice; a "
-        "bad row never stops the others."
+        "marked SCHEDULED in the control table, or it is left waiting or refused with the reason. Rows are never run "
+        "twice; a bad row never stops the others."
     ),
 )
 def dispatched_jobs(waiting_jobs: pd.DataFrame) -> pd.DataFrame:
