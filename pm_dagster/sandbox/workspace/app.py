@@ -91,8 +91,9 @@ def build_app(parts: Parts) -> Starlette:
             Route("/jobs/{job_id:int}", pages.job, methods=["GET"]),
             Route("/jobs/{job_id:int}/runs/{run_id:int}", pages.run, methods=["GET"]),
         ],
-        # A foreign page that points its own name at 127.0.0.1 would otherwise read this one.
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "::1"])],
+        # A foreign page that points its own name at 127.0.0.1 would otherwise read this one. The lone bracket is what
+        # older versions of the middleware see of an IPv6 address; no name begins with it.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "["])],
     )
 
 
