@@ -55,8 +55,8 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
-def _setting(variable: str, default: Any, help_: str, read: Callable[[str], Any] = str) -> Any:  # noqa: ANN401
-    return field(default=default, metadata={"variable": variable, "help": help_, "read": read})
+def _setting(variable: str, default: Any, help_: str, read: Callable[[str], Any] = str, *, shown: bool = True) -> Any:  # noqa: ANN401
+    return field(default=default, repr=shown, metadata={"variable": variable, "help": help_, "read": read})
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ class Settings:
     """The settings of one deployment. Defaults are FlexFlow's names and the published API limits less ten percent."""
 
     postgres_url: str = _setting(
-        "PM_POSTGRES_URL", "", "libpq URL or key=value string of the database; empty: libpq's own PG* variables"
+        "PM_POSTGRES_URL",
+        "",
+        "libpq URL or key=value string of the database; empty: libpq's own PG* variables",
+        shown=False,  # it may hold a password
     )
     schema: str = _setting("PM_SCHEMA", "public", "Schema of the view and the control table")
     wait_view: str = _setting("PM_WAIT_VIEW", "mm_run_wait_vw", "View that lists the waiting jobs")
