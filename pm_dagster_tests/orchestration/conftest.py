@@ -1,0 +1,66 @@
+"""A dispatch over fakes, on a real Dagster instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pm_dagster.core.settings import Settings
+from pm_dagster.definitions import build_definitions
+from pm_dagster.orchestration import names
+from pm_dagster.orchestration.resources import ControlTable
+from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
+from pm_dagster_tests.fakes.runs import InMemoryRuns, InMemoryWorkspace
+
+_QUICK = Settings(call_tries=2, call_backoff_seconds=0.01, settle_seconds=0.01)
+
+
+@dataclass
+class World:
+    """A control table, a workspace, and the definitions over both."""
+
+    instance: dg.DagsterInstance
+    database: InMemoryDatabase = field(default_factory=InMemoryDatabase)
+    runs: InMemoryRuns = field(default_factory=InMemoryRuns)
+    settings: Settings = _QUICK
+    faults: dict[str, list[Any]] = field(default_factory=dict)
+
+    def definitions(self, **overrides: Any) -> dg.Definitions:  # noqa: ANN401
+        """The code location over the fakes."""
+        return build_definitions(
+            **{"control_table": self.table(), "databricks": InMemoryWorkspace(self.runs), **overrides}
+        )
+
+    def table(self) -> ControlTable:
+        """The control table as a new dispatcher sees it."""
+        control = InMemoryControlPlane(self.database, self.settings)
+        control.faults = self.faults
+        return ControlTable(control, self.settings)
+
+    def dispatch(self, **options: Any) -> dg.ExecuteInProcessResult:  # noqa: ANN401
+        """Run the job ``process_manager``."""
+        job = self.definitions().resolve_job_def(names.JOB)
+        return job.execute_in_process(instance=self.instance, raise_on_error=False, **options)
+
+    def retried(self, result: dg.ExecuteInProcessResult) -> list[str]:
+        """The steps that were retried, in order."""
+        return [str(e.step_key) for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_UP_FOR_RETRY]
+
+    def metadata(self, result: dg.ExecuteInProcessResult, asset: str = names.DISPATCHED_JOBS) -> dict[str, Any]:
+        """The metadata of an asset's materialization, as plain values."""
+        (event,) = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey(asset)]
+        return {name: value.value for name, value in event.materialization.metadata.items()}
+
+    def with_settings(self, **values: Any) -> None:  # noqa: ANN401
+        """Change settings for the dispatches that follow."""
+        self.settings = replace(self.settings, **values)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield World(instance)

@@ -1,0 +1,85 @@
+"""The graph over fakes: what becomes of rows, and what a dispatch says about them."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pandas as pd
+
+from pm_dagster.core.ports import Call
+from pm_dagster.orchestration import names
+from pm_dagster_tests.orchestration.conftest import World
+
+_OPS = {"partition_waiting_jobs", "trigger_new_jobs", "fetch_latest_repair_ids", "repair_job_runs", "mark_scheduled"}
+
+
+def test_the_names_that_operators_and_the_bundle_rely_on(world: World) -> None:
+    definitions = world.definitions()
+    repository = definitions.get_repository_def()
+    job = definitions.resolve_job_def("process_manager")
+    assert {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()} == {
+        "mm_run_wait_vw",
+        "waiting_jobs",
+        "dispatched_jobs",
+    }
+    assert [sensor.name for sensor in repository.sensor_defs] == ["waiting_jobs_sensor"]
+    assert [schedule.name for schedule in repository.schedule_defs] == ["process_manager_schedule"]
+    assert {key.name for key in repository.asset_graph.asset_check_keys} == {"no_quarantined_rows"}
+    assert {node.name for node in job.graph.node_named("dispatched_jobs").definition.nodes} == _OPS  # type: ignore[attr-defined]
+    assert job.tags["dagster/max_runtime"] == "900"
+
+
+def test_it_starts_new_runs_and_repairs_failed_ones(world: World) -> None:
+    failed = world.runs.failed_run(repairs=2)
+    world.database.add(1)
+    world.database.add(2**60 + 1, previous_run_id=failed)
+    result = world.dispatch()
+    assert result.success
+    assert world.database.statuses() == {1: "SCHEDULED", 2**60 + 1: "SCHEDULED"}
+    assert (world.runs.count(Call.RUN_NOW), world.runs.count(Call.REPAIR)) == (1, 1)
+    assert len(world.runs.runs[failed].repairs) == 3
+
+
+def test_its_metadata_are_numbers_to_plot_and_a_table_with_links(world: World) -> None:
+    world.database.add(1)
+    world.database.add(2, job_id=99)
+    result = world.dispatch()
+    metadata = world.metadata(result)
+    assert metadata["new/accepted"] == 1
+    assert metadata["new/quarantined"] == 1
+    assert metadata["scheduled"] == 1
+    assert metadata["oldest waiting (seconds)"] >= 60.0
+    assert 0.0 <= metadata["API share of time"] <= 1.0
+    assert "https://workspace.example/#job/7/run/" in metadata["rows"]
+    assert world.metadata(result, names.WAITING_JOBS)["dagster/row_count"] == 2
+
+
+def test_the_check_warns_of_rows_refused_for_good(world: World) -> None:
+    world.database.add(1, job_id="not | a <number>")
+    result = world.dispatch()
+    (check,) = result.get_asset_check_evaluations()
+    assert result.success
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "not a whole number" in str(check.metadata["rows"].value)
+    assert world.database.statuses() == {1: "FAILED"}
+
+
+def test_it_is_content_with_nothing_to_do(world: World) -> None:
+    result = world.dispatch()
+    (check,) = result.get_asset_check_evaluations()
+    assert result.success
+    assert check.passed
+    assert world.metadata(result)["scheduled"] == 0
+
+
+def test_the_launchpad_limits_what_one_dispatch_takes(world: World) -> None:
+    for run_id in (1, 2, 3):
+        world.database.add(run_id)
+    world.dispatch(run_config={"ops": {"waiting_jobs": {"config": {"limit": 2}}}})
+    assert world.database.statuses() == {1: "SCHEDULED", 2: "SCHEDULED", 3: "WAITING"}
+
+
+def test_the_value_of_the_asset_keeps_every_digit(world: World) -> None:
+    world.database.add(2**60 + 1)
+    frame: pd.DataFrame = world.dispatch().asset_value("dispatched_jobs")
+    assert list(frame["run_id"]) == [2**60 + 1]
+    assert frame["databricks_run_id"].iloc[0] in world.runs.runs
