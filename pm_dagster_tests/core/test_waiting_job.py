@@ -39,7 +39,7 @@ def test_ids_above_2_to_53_keep_every_digit(value: object) -> None:
     assert (job.run_id, job.job_id, job.previous_run_id) == (2**53 + 1,) * 3
 
 
-UNUSABLE = [
+UNUSABLE: list[object] = [
     None,
     True,
     False,
@@ -138,5 +138,5 @@ def test_every_row_is_either_a_job_or_refused_and_ids_are_unique(rows: list[tupl
     ids = [job.run_id for job in jobs]
     assert len(set(ids)) == len(ids)
     assert not set(ids) & {row.run_id for row in refused}
-    assert all(isinstance(n, int) and 1 <= n <= INT64_MAX for job in jobs for n in (job.run_id, job.job_id))
+    assert all(1 <= n <= INT64_MAX for job in jobs for n in (job.run_id, job.job_id))
     assert bool(rows) == bool(jobs or refused)

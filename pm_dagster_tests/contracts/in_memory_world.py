@@ -1,0 +1,63 @@
+"""The fake control plane with its owner's side."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from pm_dagster.core.ports import ControlPlane
+from pm_dagster.core.waiting_job import RawRow
+from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase, Row
+
+
+class InMemoryWorld:
+    """See ``World``."""
+
+    def __init__(self) -> None:
+        self.database = InMemoryDatabase()
+        self._ids = itertools.count(1)
+
+    def add(
+        self, *, job_id: int | None = 1001, previous: int | None = None, age: float = 0.0, status: str = "WAITING"
+    ) -> int:
+        """A row of the control table."""
+        run_id = next(self._ids)
+        parameters = {"RUN_ID": run_id, "CNTRT_ID": 7, "FILE_NAME": "orders.csv"}
+        since = datetime.now(UTC) - timedelta(seconds=age)
+        self.database.rows[run_id] = Row(RawRow(run_id, job_id, previous, parameters, since), status)
+        return run_id
+
+    def status(self, run_id: int) -> str:
+        """What the control table says."""
+        return self.database.rows[run_id].status
+
+    def set_status(self, run_id: int, status: str) -> None:
+        """Change the row."""
+        self.database.rows[run_id].status = status
+
+    def correct(self, run_id: int, job_id: int) -> None:
+        """Give the row a job id."""
+        row = self.database.rows[run_id]
+        row.raw = replace(row.raw, job_id=job_id)
+
+    def remove(self, run_id: int) -> None:
+        """Delete the row."""
+        del self.database.rows[run_id]
+
+    def dispatcher(self) -> ControlPlane:
+        """A dispatcher of its own."""
+        return InMemoryControlPlane(self.database)
+
+    def die(self, control: ControlPlane) -> None:
+        """End the dispatcher without a goodbye."""
+        control.end()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let waits run down."""
+        for record in self.database.ledger.values():
+            if record.not_before is not None:
+                record.not_before -= timedelta(seconds=seconds)
+
+    def leave(self) -> None:
+        """Nothing to clean up."""
