@@ -18,8 +18,7 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, WaitingJob
 from pm_dagster.postgres import statements
 from pm_dagster.postgres.session import Session
-
-_REASON_LIMIT = 2000
+from pm_dagster.postgres.text import storable
 
 
 class PostgresControlPlane:
@@ -255,7 +254,7 @@ def _refused(row: RefusedRow) -> dict[str, Any]:
         "parameters": {},
         "waiting_since": row.row.since and row.row.since.isoformat(),
         "outcome": Outcome.QUARANTINED.value,
-        "reason": row.reason[:_REASON_LIMIT],
+        "reason": storable(row.reason),
     }
 
 
@@ -287,7 +286,7 @@ def _event(entry_id: int, event: Event) -> dict[str, Any]:
         "call": event.call and event.call.value,
         "status": event.status,
         "seconds": event.seconds,
-        "detail": event.detail[:_REASON_LIMIT].replace("\x00", ""),
+        "detail": storable(event.detail),
     }
 
 
@@ -305,8 +304,8 @@ def _change(change: Change) -> dict[str, Any]:
         "succeeded": change.succeeded,
         "accepted_run_id": change.accepted_run_id,
         "accepted_repair_id": change.accepted_repair_id,
-        "page_url": change.page_url,
-        "reason": change.reason and change.reason[:_REASON_LIMIT].replace("\x00", ""),
+        "page_url": change.page_url and storable(change.page_url),
+        "reason": change.reason and storable(change.reason),
         "defer_seconds": change.defer_seconds,
         "attempts": int(change.counts_as_attempt),
         "ambiguous": change.ambiguous,
