@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 
 import psycopg2
+import pytest
 
 from pm_dagster.core.ledger_entry import EntryState
-from pm_dagster.core.ports import Intent
+from pm_dagster.core.ports import Event, Intent
 from pm_dagster.core.waiting_job import WaitingJob
 from pm_dagster_tests.contracts.steps import accepted, claim_one, ids, seen, send
 from pm_dagster_tests.postgres.world import PostgresWorld
@@ -113,3 +115,15 @@ def test_the_history_tells_each_step(world: PostgresWorld) -> None:
     control.close([entry.entry_id])
     control.close([entry.entry_id])
     assert world.events(run_id) == ["claimed", "intent", "answer", "closed"]
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "half a pair \ud800 here", "\udfff", "\U0001f600", "\\u0000", "%s {x} '"])
+def test_a_workspaces_strange_words_do_not_stop_the_recording(world: PostgresWorld, text: str) -> None:
+    """What the workspace says goes into the ledger as far as Postgres can hold it."""
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.intend([Intent(entry)])
+    control.record([replace(accepted(entry), reason=text, events=(Event("answer", text),), page_url=text)])
+    assert control.close([entry.entry_id])[0].state is EntryState.SCHEDULED
+    assert world.status(run_id) == "SCHEDULED"
