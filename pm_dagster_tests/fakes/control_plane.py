@@ -2,68 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
-from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome
+from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, WaitingJob
+from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Row
 
 _UNSENT = (EntryState.CLAIMED, EntryState.DEFERRED)
-
-
-@dataclass
-class Row:
-    """A row of the control table."""
-
-    raw: RawRow
-    status: str = "WAITING"
-    databricks_run_id: int | None = None
-    message: str = ""
-
-
-@dataclass
-class Record:
-    """A row of the ledger."""
-
-    entry: Entry
-    owner: int
-    open: bool = True
-    outcome: Outcome | None = None
-    succeeded: bool = False
-    accepted_run_id: int | None = None
-    accepted_repair_id: int | None = None
-    page_url: str | None = None
-    reason: str = ""
-    not_before: datetime | None = None
-    events: list[Event] = field(default_factory=list)
-
-
-class InMemoryDatabase:
-    """The control table and its ledger; what several dispatchers share."""
-
-    def __init__(self) -> None:
-        self.rows: dict[object, Row] = {}
-        self.ledger: dict[int, Record] = {}
-        self.alive: set[int] = set()
-        self.numbers = itertools.count(1)
-
-    def add(self, run_id: object, job_id: object = 7, previous_run_id: object = None) -> None:
-        """Put a WAITING row into the control table."""
-        since = datetime.now(UTC) - timedelta(seconds=60)
-        self.rows[run_id] = Row(RawRow(run_id, job_id, previous_run_id, {"RUN_ID": str(run_id)}, since))
-
-    def statuses(self) -> Mapping[object, str]:
-        """The status of each row."""
-        return {run_id: row.status for run_id, row in self.rows.items()}
-
-    def newest(self, run_id: object) -> Record | None:
-        """The newest generation of a row's entry."""
-        return next((r for r in reversed(self.ledger.values()) if r.entry.run_id == run_id), None)
 
 
 class InMemoryControlPlane:

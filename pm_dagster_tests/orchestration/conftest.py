@@ -13,7 +13,8 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.definitions import build_definitions
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTable
-from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
+from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
+from pm_dagster_tests.fakes.database import InMemoryDatabase
 from pm_dagster_tests.fakes.runs import InMemoryRuns, InMemoryWorkspace
 
 _QUICK = Settings(call_tries=2, call_backoff_seconds=0.01, settle_seconds=0.01)
