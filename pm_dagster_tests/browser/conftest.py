@@ -135,7 +135,7 @@ def new_page(browser: Browser) -> Page:
 def keep_screenshot(page: Page, name: str) -> None:
     """Write docs/<name>.png when PM_WRITE_SCREENSHOTS=1 asks for it."""
     if _WRITE:
-        page.screenshot(path=_DOCS / f"{name}.png")
+        page.screenshot(path=_DOCS / f"{name}.png", animations="disabled")
 
 
 @pytest.fixture(scope="session")
