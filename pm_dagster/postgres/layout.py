@@ -72,7 +72,19 @@ def read_layout(connection: Connection, settings: Settings) -> Layout:
             f" {view[settings.column_run_id].type}; it must be an integer type"
         )
         raise ConfigurationError(message)
+    _demand_room(settings, table)
     return Layout(view, table, *_order(settings, view, table), view_has_status=settings.column_status in view)
+
+
+def _demand_room(settings: Settings, table: Mapping[str, Column]) -> None:
+    """Databricks run ids have 12 to 16 digits: a narrower column would fail the closing of every row."""
+    column = table.get(settings.column_job_run_id)
+    if column and column.type in {"smallint", "integer"}:
+        message = (
+            f"column {settings.column_job_run_id} of table {settings.control_table} is {column.type}, which cannot hold"
+            " a Databricks run id; make it bigint, or name another column with PM_COLUMN_JOB_RUN_ID"
+        )
+        raise ConfigurationError(message)
 
 
 def _order(settings: Settings, view: Mapping[str, Column], table: Mapping[str, Column]) -> tuple[bool, bool]:

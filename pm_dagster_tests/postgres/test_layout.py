@@ -41,6 +41,17 @@ def test_a_run_id_of_text_is_refused(world: PostgresWorld) -> None:
         world.dispatcher(column_run_id="file_name").waiting(1)
 
 
+def test_a_column_too_narrow_for_a_databricks_run_id_is_refused_before_anything_is_sent(world: PostgresWorld) -> None:
+    world.ask("DROP VIEW mm_run_wait_vw")
+    world.ask("ALTER TABLE mm_run_plc ALTER wkf_job_run_id TYPE integer")
+    world.ask(
+        "CREATE VIEW mm_run_wait_vw AS SELECT run_id, cntrt_id, file_name, wkf_job_id, wkf_job_run_id FROM mm_run_plc"
+        " WHERE run_sttus_name = 'WAITING'"
+    )
+    with pytest.raises(ConfigurationError, match=r"wkf_job_run_id .* is integer.*bigint"):
+        world.dispatcher().waiting(1)
+
+
 def test_a_missing_privilege_is_named(world: PostgresWorld) -> None:
     world.ask("DO $$ BEGIN CREATE ROLE reads_little LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     world.ask("GRANT USAGE ON SCHEMA process_manager TO reads_little")
