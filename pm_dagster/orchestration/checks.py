@@ -24,7 +24,7 @@ def no_quarantined_rows(dispatched_jobs: pd.DataFrame) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=quarantined.empty,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"{len(quarantined)} rows were refused for good." if len(quarantined) else "No row was refused.",
+        description=f"Rows refused for good: {len(quarantined)}.",
         metadata={"quarantined": len(quarantined), "rows": dg.MetadataValue.md(_table(quarantined))},
     )
 

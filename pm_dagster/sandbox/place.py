@@ -23,7 +23,7 @@ from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
 
 _SCHEMA = Path(__file__).with_name("control_schema.sql")
-_DAGSTER_YAML = "telemetry:\n  enabled: false\n"
+_DAGSTER_YAML = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 #: Of a real deployment; none of it may reach what runs in the sandbox.
 _FOREIGN = ("PM_", "PG", "DATABRICKS_", "ARM_", "DAGSTER_")
 _END_SECONDS = 30.0
