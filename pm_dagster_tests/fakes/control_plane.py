@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
 from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome
 from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, WaitingJob
+from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
 from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Row
+from pm_dagster_tests.fakes.records import apply, claimed, commit, refused, withdraw
 
-_UNSENT = (EntryState.CLAIMED, EntryState.DEFERRED)
+__all__ = ["InMemoryControlPlane", "InMemoryDatabase", "Row"]
+
+_UNRESOLVED = (EntryState.SENDING, EntryState.ACCEPTED)
+_ANSWERED = (EntryState.ACCEPTED, EntryState.QUARANTINED)
+_LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 class InMemoryControlPlane:
@@ -29,79 +34,77 @@ class InMemoryControlPlane:
     def backlog(self) -> Backlog:
         """Count what waits."""
         self._meet("backlog")
-        ready = self._free()
-        ages = [(datetime.now(UTC) - row.raw.since).total_seconds() for row in ready if row.raw.since]
-        orphans = sum(self._orphaned(record) for record in self.database.ledger.values())
-        closed = [r for r in self.database.ledger.values() if r.entry.state is EntryState.QUARANTINED]
-        return Backlog(len(ready) + orphans, max(ages, default=None), quarantined=len(closed))
+        ready = [row for row in self._free() if row.raw.run_id is not None]
+        ages = [max(0.0, (datetime.now(UTC) - row.raw.since).total_seconds()) for row in ready if row.raw.since]
+        held = [record for record in self.database.ledger.values() if record.open]
+        orphans = sum(self._is_orphan(record) for record in held)
+        return Backlog(
+            len(ready) + orphans,
+            max(ages, default=None),
+            backing_off=sum(r.entry.state is EntryState.DEFERRED and not r.rested for r in held),
+            quarantined=sum(r.entry.state is EntryState.QUARANTINED for r in held),
+            in_hand=sum(r.owner in self.database.alive for r in held),
+            extra={"unresolved": orphans},
+        )
 
     def waiting(self, limit: int) -> list[RawRow]:
-        """The rows that a dispatch may take."""
+        """The rows that a dispatch may take, oldest first."""
         self._meet("waiting")
-        return [row.raw for row in self._free()[:limit]]
+        rows = [row.raw for row in self._free()]
+        return sorted(rows, key=lambda row: (row.since or _LATEST, row.run_id))[:limit]
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
-        """Take the free ones."""
+        """Take the ones that still wait and are free."""
         self._meet("claim")
-        return [self._take(job) for job in jobs if self._is_free(self.database.rows[job.run_id])]
+        wanted = {job.run_id: job for job in jobs if self._waits(job.run_id) and self._is_free(job.run_id)}
+        return self._read([self._take(claimed(wanted[run_id])) for run_id in sorted(wanted)])
 
     def refuse(self, rows: Sequence[RefusedRow]) -> None:
-        """Record and close refused rows."""
+        """Record and close refused rows, but not those that somebody works on."""
         self._meet("refuse")
-        for row in rows:
-            if row.run_id is None:
-                continue
-            entry = self._new_entry(row.run_id, 0, None, row.branch, {}, EntryState.QUARANTINED)
-            self.database.ledger[entry.entry_id] = Record(
-                entry, self._me, outcome=Outcome.QUARANTINED, reason=row.reason
-            )
-            self._close_one(self.database.ledger[entry.entry_id])
+        wanted = {row.run_id: row for row in rows if row.run_id is not None and self._is_free(row.run_id)}
+        for run_id, row in wanted.items():
+            record = self._take(refused(run_id, row.branch))
+            record.outcome, record.reason = Outcome.QUARANTINED, row.reason
+            self._close_one(record)
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take what the dead left."""
         self._meet("take_over")
-        left = [record for record in self.database.ledger.values() if self._orphaned(record)]
-        return [self._own(record) for record in left[:limit]]
+        return self._inherit([r for r in self.database.ledger.values() if self._is_left_over(r)], limit)
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """The named entries as they stand."""
         self._meet("resume")
-        records = [self.database.ledger[entry_id] for entry_id in entry_ids]
-        return [self._own(record) for record in records if record.open and self._may_own(record)]
+        return self._inherit(self._named(entry_ids), len(entry_ids))
 
     def intend(self, intents: Sequence[Intent]) -> set[int]:
-        """Commit the intents of entries that are ours and still wanted."""
+        """Commit the intents of entries that are ours and still wanted, and withdraw the others."""
         self._meet("intend")
         granted = set()
         for intent in intents:
-            record = self.database.ledger[intent.entry.entry_id]
-            wanted = record.entry.state is EntryState.SENDING or self._waits(record)
-            if record.open and record.owner == self._me and wanted:
-                record.entry = replace(
-                    record.entry,
-                    state=EntryState.SENDING,
-                    fresh_run=record.entry.fresh_run or intent.fresh_run,
-                    sent_repair_id=intent.latest_repair_id,
-                    intent_at=record.entry.intent_at or datetime.now(UTC),
-                )
-                granted.add(record.entry.entry_id)
+            for record in self._ours([intent.entry.entry_id]):
+                if self._may_send(record):
+                    commit(record, intent)
+                    granted.add(record.entry.entry_id)
+                else:
+                    withdraw(record)
         return granted
 
     def record(self, changes: Sequence[Change]) -> None:
         """Write what was learned."""
         self._meet("record")
         for change in changes:
-            record = self.database.ledger[change.entry_id]
-            if record.open and record.owner == self._me:
-                _apply(record, change)
+            for record in self._ours([change.entry_id]):
+                apply(record, change)
 
     def close(self, entry_ids: Collection[int]) -> list[Closed]:
         """Write the control table; entries closed before are told again."""
         self._meet("close")
-        mine = [r for r in (self.database.ledger[i] for i in entry_ids) if r.owner == self._me]
-        for record in mine:
-            if record.open and record.entry.state in (EntryState.ACCEPTED, EntryState.QUARANTINED):
+        for record in self._ours(entry_ids):
+            if record.entry.state in _ANSWERED:
                 self._close_one(record)
+        mine = [record for record in self._named(entry_ids) if record.owner == self._me]
         return [self._closed(r) for r in mine if r.entry.state in (EntryState.SCHEDULED, EntryState.QUARANTINED)]
 
     def heartbeat(self) -> None:
@@ -116,67 +119,93 @@ class InMemoryControlPlane:
             raise self.faults[method].pop(0)
         self.database.alive.add(self._me)
 
-    def _free(self) -> list[Row]:
-        rows = [row for row in self.database.rows.values() if row.status == self._settings.status_waiting]
-        return [row for row in rows if self._is_free(row)]
+    def _named(self, entry_ids: Collection[int]) -> list[Record]:
+        return [self.database.ledger[i] for i in sorted(set(entry_ids)) if i in self.database.ledger]
 
-    def _is_free(self, row: Row) -> bool:
-        record = self.database.newest(row.raw.run_id)
+    def _ours(self, entry_ids: Collection[int]) -> list[Record]:
+        return [record for record in self._named(entry_ids) if record.open and record.owner == self._me]
+
+    def _free(self) -> list[Row]:
+        return [row for run_id, row in self.database.rows.items() if self._waits(run_id) and self._is_free(run_id)]
+
+    def _is_free(self, run_id: object) -> bool:
+        """Whether no entry stands against taking the row."""
+        record = self.database.newest(run_id)
         if record is None or not record.open:
-            return row.status == self._settings.status_waiting
-        rested = record.not_before is None or record.not_before <= datetime.now(UTC)
-        return record.entry.state in _UNSENT and rested and self._may_own(record)
+            return True
+        if record.entry.state is EntryState.DEFERRED:
+            return record.rested
+        return record.entry.state is EntryState.CLAIMED and self._may_own(record)
+
+    def _waits(self, run_id: object) -> bool:
+        row = self.database.rows.get(run_id)
+        return row is not None and row.status == self._settings.status_waiting
 
     def _may_own(self, record: Record) -> bool:
         return record.owner == self._me or record.owner not in self.database.alive
 
-    def _orphaned(self, record: Record) -> bool:
-        unresolved = record.entry.state in (EntryState.SENDING, EntryState.ACCEPTED)
-        return record.open and unresolved and record.owner not in self.database.alive
+    def _may_send(self, record: Record) -> bool:
+        state = record.entry.state
+        return state is EntryState.SENDING or (state is EntryState.CLAIMED and self._waits(record.entry.run_id))
 
-    def _own(self, record: Record) -> Entry:
-        inherited = record.entry.taken_over or record.owner != self._me
-        record.owner = self._me
-        record.entry = replace(record.entry, taken_over=inherited, waiting=self._waits(record))
-        return record.entry
+    def _is_orphan(self, record: Record) -> bool:
+        return record.entry.state in _UNRESOLVED and record.rested and record.owner not in self.database.alive
 
-    def _waits(self, record: Record) -> bool:
-        row = self.database.rows.get(record.entry.run_id)
-        return row is not None and row.status == self._settings.status_waiting
+    def _is_left_over(self, record: Record) -> bool:
+        unwritten = record.entry.state is EntryState.QUARANTINED and self._waits(record.entry.run_id)
+        return unwritten or record.entry.state in _UNRESOLVED
 
-    def _take(self, job: WaitingJob) -> Entry:
-        record = self.database.newest(job.run_id)
-        if record is not None and record.open:
+    def _inherit(self, records: Sequence[Record], limit: int) -> list[Entry]:
+        taken = [record for record in records if record.open and record.rested and self._may_own(record)][:limit]
+        for record in taken:
             record.owner = self._me
-            record.entry = replace(record.entry, state=EntryState.CLAIMED, waiting=True)
-            return record.entry
-        entry = self._new_entry(
-            job.run_id, job.job_id, job.previous_run_id, job.branch, job.parameters, EntryState.CLAIMED
-        )
-        self.database.ledger[entry.entry_id] = Record(entry, self._me)
-        return entry
+        return self._read(taken)
 
-    def _new_entry(
-        self,
-        run_id: int,
-        job_id: int,
-        previous: int | None,
-        branch: Branch,
-        parameters: Mapping[str, str],
-        state: EntryState,
-    ) -> Entry:
-        newest = self.database.newest(run_id)
-        number = newest.entry.generation + 1 if newest else 1
-        token = idempotency_token("test", self._settings.control_table, run_id, number, job_id)
-        return Entry(
-            next(self.database.numbers), run_id, number, branch, state, job_id, previous, dict(parameters), token
+    def _read(self, records: Sequence[Record]) -> list[Entry]:
+        """The entries as the ledger and the control table have them; one in SENDING may have taken effect."""
+        entries = [
+            replace(
+                record.entry,
+                waiting=self._waits(record.entry.run_id),
+                ambiguous=record.entry.ambiguous or record.entry.state is EntryState.SENDING,
+            )
+            for record in records
+        ]
+        return sorted(entries, key=lambda entry: entry.entry_id)
+
+    def _take(self, wanted: Entry) -> Record:
+        """Write the entry as ours: over the open one, else as the next generation."""
+        record = self.database.newest(wanted.run_id)
+        if record is None or not record.open:
+            number = record.entry.generation + 1 if record else 1
+            record = Record(replace(wanted, entry_id=next(self.database.numbers), generation=number), self._me)
+            self.database.ledger[record.entry.entry_id] = record
+        record.entry = replace(
+            wanted,
+            entry_id=record.entry.entry_id,
+            generation=record.entry.generation,
+            idempotency_token=self._token(wanted, record.entry.generation),
+            attempts=record.entry.attempts,
+            ambiguous=record.entry.ambiguous,
+            intent_at=record.entry.intent_at,
         )
+        record.owner, record.outcome, record.reason = self._me, None, ""
+        return record
+
+    def _token(self, wanted: Entry, generation: int) -> str:
+        if not wanted.job_id:
+            return ""
+        return idempotency_token("test", self._settings.control_table, wanted.run_id, generation, wanted.job_id)
 
     def _close_one(self, record: Record) -> None:
+        """A refused row that the control table lacks stays refused."""
         row = self.database.rows.get(record.entry.run_id)
+        if row is None and record.entry.state is EntryState.QUARANTINED:
+            return
         if row is not None and row.status == self._settings.status_waiting:
             row.status = self._status_for(record)
-            row.databricks_run_id, row.message = record.accepted_run_id, record.reason
+            row.databricks_run_id = record.accepted_run_id or row.databricks_run_id
+            row.message = record.reason
         record.open = False
         if record.entry.state is EntryState.ACCEPTED:
             record.entry = replace(record.entry, state=EntryState.SCHEDULED)
@@ -199,23 +228,3 @@ class InMemoryControlPlane:
             reason=record.reason,
             control_status=row.status if row else None,
         )
-
-
-def _apply(record: Record, change: Change) -> None:
-    entry = record.entry
-    record.entry = replace(
-        entry,
-        state=change.state or entry.state,
-        attempts=entry.attempts + change.counts_as_attempt,
-        ambiguous=entry.ambiguous or change.ambiguous,
-    )
-    record.outcome = change.outcome or record.outcome
-    record.succeeded = record.succeeded or change.succeeded
-    record.accepted_run_id = change.accepted_run_id or record.accepted_run_id
-    record.accepted_repair_id = change.accepted_repair_id or record.accepted_repair_id
-    record.page_url = change.page_url or record.page_url
-    record.reason = change.reason or record.reason
-    if change.defer_seconds is not None:
-        record.not_before = datetime.now(UTC) + timedelta(seconds=change.defer_seconds)
-    record.open = record.open and record.entry.state is not EntryState.WITHDRAWN
-    record.events += change.events

@@ -38,6 +38,11 @@ class Record:
     not_before: datetime | None = None
     events: list[Event] = field(default_factory=list)
 
+    @property
+    def rested(self) -> bool:
+        """Whether its pause, if any, is over."""
+        return self.not_before is None or self.not_before <= datetime.now(UTC)
+
 
 class InMemoryDatabase:
     """The control table and its ledger; what several dispatchers share."""
