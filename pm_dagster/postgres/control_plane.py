@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -80,9 +81,10 @@ class PostgresControlPlane:
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take what a dead dispatcher left in SENDING or ACCEPTED."""
-        return self._session.write(
+        inherited = self._session.write(
             lambda cursor: self._inherit(cursor, self._session.statements.take_over, limit=limit)
         )
+        return [replace(entry, taken_over=True) for entry in inherited]
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """The named entries that are ours or can be taken over now."""

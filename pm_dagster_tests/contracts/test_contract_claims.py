@@ -118,6 +118,8 @@ def test_a_sent_row_of_a_dead_dispatcher_is_taken_over_not_claimed_anew(world: W
     assert (inherited.entry_id, inherited.state) == (entry.entry_id, EntryState.SENDING)
     assert inherited.idempotency_token == entry.idempotency_token
     assert inherited.ambiguous
+    assert inherited.taken_over
+    assert not entry.taken_over
     assert inherited.intent_at is not None
 
 

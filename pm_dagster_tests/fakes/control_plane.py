@@ -71,7 +71,8 @@ class InMemoryControlPlane:
     def take_over(self, limit: int) -> list[Entry]:
         """Take what the dead left."""
         self._meet("take_over")
-        return self._inherit([r for r in self.database.ledger.values() if self._is_left_over(r)], limit)
+        left_over = [r for r in self.database.ledger.values() if self._is_left_over(r)]
+        return [replace(entry, taken_over=True) for entry in self._inherit(left_over, limit)]
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """The named entries as they stand."""
