@@ -184,14 +184,14 @@ class Sender:
         self._record(done)
 
     def _record(self, done: set[Future[Answer]]) -> None:
-        changes = [self._learn(self._in_flight.pop(future), future.result()) for future in done]
+        changes = self._learn_all(done)
         if changes:
             self._persist(lambda: self._control.record(changes))
 
     def _salvage(self) -> None:
         """Await and record the calls in flight when the loop is broken from outside."""
         done, _ = wait(self._in_flight)
-        changes = [self._learn(self._in_flight.pop(future), future.result()) for future in done]
+        changes = self._learn_all(done)
         try:
             self._control.record(changes)
         except ProcessManagerError:
@@ -207,6 +207,9 @@ class Sender:
             else:
                 return
         write()
+
+    def _learn_all(self, done: set[Future[Answer]]) -> list[Change]:
+        return [self._learn(self._in_flight.pop(future), future.result()) for future in done]
 
     def _learn(self, work: Work, answer: Answer) -> Change:
         """Decide what an answer means, queue what follows, and return what the ledger should know."""

@@ -15,22 +15,11 @@ from psycopg2.sql import SQL, Composed
 
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.connection import translated
-from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS, quoted
+from pm_dagster.postgres.schema import LEDGER_SCHEMA, quoted
+from pm_dagster.postgres.statements import DISPATCHER_LIVES
 
 Row = dict[str, Any]
 
-#: A dispatcher lives while it holds its session lock (two keys: objsubid 2), or its lease runs.
-_ALIVE = """
-(d.ended_at IS NULL AND CASE d.liveness
-    WHEN 'lease' THEN coalesce(d.lease_until > now(), false)
-    ELSE EXISTS (SELECT FROM pg_catalog.pg_locks l
-                 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
-                   AND l.database = (SELECT oid FROM pg_catalog.pg_database
-                                     WHERE datname = current_database())
-                   AND l.classid = %(lock_class)s::bigint::oid
-                   AND l.objid = (d.dispatcher_id & 4294967295)::oid)
-END)
-"""
 _STATES = """
 SELECT state, open, count(*) AS entries FROM {ledger}.entry WHERE control_table = %(table)s
 GROUP BY state, open ORDER BY open DESC, state
@@ -40,7 +29,7 @@ _DISPATCHERS = (
 SELECT d.dispatcher_id, d.actor, d.liveness, d.started_at, d.ended_at, d.ended_as,
        (SELECT count(*) FROM {ledger}.entry e WHERE e.dispatcher_id = d.dispatcher_id) AS entries,
        """
-    + _ALIVE
+    + DISPATCHER_LIVES
     + """ AS alive
 FROM {ledger}.dispatcher d ORDER BY d.dispatcher_id DESC LIMIT %(limit)s
 """
@@ -59,7 +48,7 @@ ORDER BY updated_at DESC LIMIT %(limit)s
 _ENTRIES = (
     """
 SELECT e.*, d.actor, d.started_at AS dispatcher_started_at, """
-    + _ALIVE
+    + DISPATCHER_LIVES
     + """ AS dispatcher_alive, coalesce(e.not_before > now(), false) AS backing_off
 FROM {ledger}.entry e LEFT JOIN {ledger}.dispatcher d USING (dispatcher_id)
 WHERE e.control_table = %(table)s AND e.run_id = ANY(%(run_ids)s)
@@ -79,7 +68,7 @@ def ledger_states(connection: Connection, settings: Settings) -> list[Row]:
 
 def last_dispatchers(connection: Connection, limit: int = 5) -> list[Row]:
     """The newest dispatchers, and whether each lives."""
-    return _rows(connection, _ledger(_DISPATCHERS), {"limit": limit, "lock_class": LOCK_CLASS})
+    return _rows(connection, _ledger(_DISPATCHERS), {"limit": limit})
 
 
 def quarantined(connection: Connection, settings: Settings, limit: int = 20) -> list[Row]:
@@ -121,7 +110,6 @@ def entries(connection: Connection, settings: Settings, run_ids: Sequence[int]) 
     values = {
         "table": settings.control_table,
         "run_ids": list(run_ids),
-        "lock_class": LOCK_CLASS,
     }
     return _rows(connection, _ledger(_ENTRIES), values)
 

@@ -14,17 +14,20 @@ from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS, quoted
 
 LOCAL_TIMEOUTS = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s'"
 
-#: The dispatchers that live: pg_locks shows every session's locks to everybody.
-_ALIVE = f"""alive AS (
-    SELECT d.dispatcher_id FROM {LEDGER_SCHEMA}.dispatcher d
-    WHERE d.ended_at IS NULL AND CASE d.liveness
-        WHEN 'lease' THEN d.lease_until > clock_timestamp()
+#: Whether dispatcher ``d`` lives: pg_locks shows every session's locks to everybody.
+DISPATCHER_LIVES = f"""(d.ended_at IS NULL AND CASE d.liveness
+        WHEN 'lease' THEN coalesce(d.lease_until > clock_timestamp(), false)
         ELSE EXISTS (
             SELECT 1 FROM pg_catalog.pg_locks l
             WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_CLASS} AND l.objsubid = 2
               AND l.objid::bigint = d.dispatcher_id
               AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
         END)"""
+_ALIVE = f"alive AS (SELECT d.dispatcher_id FROM {LEDGER_SCHEMA}.dispatcher d WHERE {DISPATCHER_LIVES})"
+#: Whether open entry ``e`` may be claimed: its pause is over, or nobody who lives holds it but us.
+_CLAIMABLE = """(e.state = 'DEFERRED' AND coalesce(e.not_before <= now(), true)
+                   OR e.state = 'CLAIMED' AND (e.dispatcher_id = %(me)s
+                       OR e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)))"""
 
 ENVIRONMENT = f"SELECT environment::text FROM {LEDGER_SCHEMA}.identity"
 NEXT_DISPATCHER = f"SELECT nextval(pg_get_serial_sequence('{LEDGER_SCHEMA}.dispatcher', 'dispatcher_id'))"
@@ -49,9 +52,7 @@ END = f"UPDATE {LEDGER_SCHEMA}.dispatcher SET ended_at = now(), ended_as = 'done
 GENERATIONS = f"""
 WITH {_ALIVE}
 SELECT DISTINCT ON (e.run_id) e.run_id, e.generation, e.open, e.entry_id,
-       e.open AND (e.state = 'DEFERRED' AND coalesce(e.not_before <= now(), true)
-                   OR e.state = 'CLAIMED' AND (e.dispatcher_id = %(me)s
-                       OR e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)))
+       e.open AND {_CLAIMABLE}
 FROM {LEDGER_SCHEMA}.entry e
 WHERE e.control_table = %(control_table)s AND e.run_id = ANY(%(run_ids)s)
 ORDER BY e.run_id, e.generation DESC"""
@@ -201,10 +202,9 @@ class Statements:
             """{status_filter} NOT EXISTS (
                 SELECT 1 FROM {ledger}.entry e
                 WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id} AND e.open
-                  AND NOT (e.state = 'DEFERRED' AND coalesce(e.not_before <= now(), true)
-                           OR e.state = 'CLAIMED' AND (e.dispatcher_id = %(me)s
-                               OR e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive))))""",
+                  AND NOT {claimable})""",
             status_filter=status,
+            claimable=sql.SQL(_CLAIMABLE),
         )
 
     def _order(self) -> sql.Composed:

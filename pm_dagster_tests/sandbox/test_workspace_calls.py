@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import requests
 from databricks.sdk import WorkspaceClient
@@ -12,12 +10,6 @@ from databricks.sdk.errors import InvalidParameterValue, PermissionDenied, Resou
 from databricks.sdk.service.jobs import JobSettings, Task
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[LocalWorkspace]:
-    with LocalWorkspace() as workspace:
-        yield workspace
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import requests
@@ -14,12 +13,6 @@ from databricks.sdk.errors import InternalError
 from pm_dagster.sandbox.workspace import LocalWorkspace
 
 RUN_NOW = "/api/2.2/jobs/run-now"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[LocalWorkspace]:
-    with LocalWorkspace() as workspace:
-        yield workspace
 
 
 @pytest.fixture

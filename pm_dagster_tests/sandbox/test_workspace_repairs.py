@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,12 +12,6 @@ from databricks.sdk.errors import BadRequest, InvalidParameterValue
 from pm_dagster.sandbox.workspace import LocalWorkspace
 
 NEEDS_ID = "The latest repair ID needs to be provided in order to create a new repair"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[LocalWorkspace]:
-    with LocalWorkspace() as workspace:
-        yield workspace
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ from pm_dagster.sandbox.workspace.state import WorkspaceState
 from pm_dagster.sandbox.workspace.store import StateFile
 
 EVIL = "<script>alert('x')</script>"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[LocalWorkspace]:
-    with LocalWorkspace() as workspace:
-        yield workspace
 
 
 @pytest.fixture
