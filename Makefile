@@ -44,7 +44,7 @@ dev: setup  ## the sandbox and the Dagster UI, until Ctrl-C
 	$(BIN)/pm sandbox up
 
 test: setup  ## all tests but those that need a browser
-	$(BIN)/python -m pytest -n auto -m "not browser"
+	$(BIN)/python -m pytest -n auto -m "not browser and not bundle and not runtime"
 
 test-browser: setup  ## the tests that drive a real browser
 	$(BIN)/python -m pytest -m browser

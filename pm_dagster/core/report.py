@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from pm_dagster.core.outcomes import RowOutcome
 from pm_dagster.core.ports import Closed, Outcome
 from pm_dagster.core.waiting_job import Branch, RefusedRow
 
+#: Begins the line of output by which a dispatch on a cluster tells its numbers to whoever started it.
+_LINE_BEGINS = "process_manager report "
 #: The outcomes that are counted for each branch, in the order of the report.
 COUNTED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.DEFERRED, Outcome.QUARANTINED)
 
@@ -96,3 +99,21 @@ def _outcome_row(outcome: RowOutcome, closed: Closed | None) -> ReportRow:
         page_url=closed.page_url if closed else None,
         control_status=closed.control_status if closed else None,
     )
+
+
+def report_line(report: Report) -> str:
+    """The numbers of a report as one line of output, which ``report_in`` finds again."""
+    return _LINE_BEGINS + json.dumps(report.as_json())
+
+
+def report_in(output: str) -> dict[str, Any] | None:
+    """The numbers of the last report line in a program's output; None when there is none, or it was cut."""
+    for line in reversed(output.splitlines()):
+        _, begins, numbers = line.partition(_LINE_BEGINS)
+        if begins:
+            try:
+                found = json.loads(numbers)
+            except ValueError:
+                continue
+            return found if isinstance(found, dict) else None
+    return None
