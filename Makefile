@@ -16,7 +16,10 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 export UV_LINK_MODE := copy
 
-.PHONY: python-is-new-enough help setup demo dev test test-browser bench check format lock clean
+# For the time of a test only: the licence of the CLI and of this package is not open source.
+BUNDLES := databricks-bundles==1.22.1
+
+.PHONY: python-is-new-enough help setup demo dev test test-browser test-bundle test-runtime bench check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -48,6 +51,11 @@ test: setup  ## all tests but those that need a browser
 
 test-browser: setup  ## the tests that drive a real browser
 	$(BIN)/python -m pytest -m browser
+
+test-bundle: setup  ## the tests that need the Databricks CLI on PATH
+	@command -v databricks >/dev/null || { echo "The Databricks CLI is not on PATH. Install 1.3 or newer:" \
+	  "https://docs.databricks.com/dev-tools/cli/install.html" >&2; exit 1; }
+	$(UV) run --no-sync --with $(BUNDLES) python -m pytest -m bundle
 
 bench: setup  ## measure how fast a dispatch is
 	$(BIN)/python -m pm_dagster_tests.bench
