@@ -19,8 +19,10 @@ from pm_dagster.sandbox.workspace.auth import Tokens
 from pm_dagster.sandbox.workspace.call import Reply
 from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.faults import Fault, Faults
+from pm_dagster.sandbox.workspace.files import WorkspaceFiles
 from pm_dagster.sandbox.workspace.limits import Limits
 from pm_dagster.sandbox.workspace.request_log import RequestLog, hash_of
+from pm_dagster.sandbox.workspace.secret_scopes import SecretScopes
 from pm_dagster.sandbox.workspace.state import WorkspaceState
 from pm_dagster.sandbox.workspace.switches import Switches
 
@@ -35,6 +37,8 @@ class Parts:
     state: WorkspaceState
     tokens: Tokens
     switches: Switches
+    files: WorkspaceFiles
+    secrets: SecretScopes
     faults: Faults = field(default_factory=Faults)
     limits: Limits = field(default_factory=Limits)
     log: RequestLog = field(default_factory=RequestLog)
@@ -42,6 +46,8 @@ class Parts:
     def reset(self) -> None:
         """Bring everything back to the start."""
         self.state.reset()
+        self.files.clear()
+        self.secrets.clear()
         self.tokens.revoke_issued()
         self.faults.clear()
         self.limits.clear()

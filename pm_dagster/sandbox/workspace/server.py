@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import secrets
+import shutil
 import socket
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +22,9 @@ import uvicorn
 
 from pm_dagster.sandbox.workspace.app import build_app
 from pm_dagster.sandbox.workspace.auth import Tokens
+from pm_dagster.sandbox.workspace.files import WorkspaceFiles
 from pm_dagster.sandbox.workspace.gate import Parts
+from pm_dagster.sandbox.workspace.secret_scopes import SecretScopes
 from pm_dagster.sandbox.workspace.state import WorkspaceState
 from pm_dagster.sandbox.workspace.store import StateFile
 from pm_dagster.sandbox.workspace.switches import Switches
@@ -33,7 +38,11 @@ class NotLoopback(ValueError):
 
 
 class LocalWorkspace:
-    """A workspace to talk to. Stopping keeps its state; starting again uses the same port."""
+    """A workspace to talk to. Stopping keeps its state; starting again uses the same port.
+
+    With a ``state_file`` (say ``workspace.json``) jobs and runs are kept in it over a restart, and uploaded files, ids
+    and secrets in a folder beside it (``workspace_data``); without one everything ends with this object.
+    """
 
     def __init__(
         self,
@@ -49,13 +58,22 @@ class LocalWorkspace:
         self.client_id, self.client_secret = CLIENT_ID, self.token
         self.switches = Switches()
         self.state = WorkspaceState(self.switches, clock, StateFile(state_file) if state_file else None)
-        self._parts = Parts(self.state, Tokens(self.token, self.client_id, self.client_secret, clock), self.switches)
+        tokens = Tokens(self.token, self.client_id, self.client_secret, clock)
+        kept = _folder_beside(state_file) if state_file else self._temporary_folder()
+        self.files, self.secrets = WorkspaceFiles(kept, clock), SecretScopes(kept / "secrets.json", clock)
+        self._parts = Parts(self.state, tokens, self.switches, self.files, self.secrets)
         self.tokens, self.faults = self._parts.tokens, self._parts.faults
         self.limits, self.log = self._parts.limits, self._parts.log
         self._app = build_app(self._parts)
         self._address, self._port = address, port
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+
+    def _temporary_folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="pm-workspace-"))
+        # At the end of this object rather than of stop(), after which it may start again with all it knew.
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return folder
 
     @property
     def port(self) -> int:
@@ -95,7 +113,7 @@ class LocalWorkspace:
         self._server = self._thread = None
 
     def reset(self) -> None:
-        """Forget jobs, runs, faults, limits, switches and the log, without a restart."""
+        """Forget jobs, runs, files, secrets, faults, limits, switches and the log, without a restart."""
         self._parts.reset()
 
     def __enter__(self) -> Self:
@@ -138,3 +156,9 @@ class LocalWorkspace:
                 timeout_graceful_shutdown=1,
             )
         )
+
+
+def _folder_beside(state_file: Path) -> Path:
+    folder = state_file.with_name(f"{state_file.stem}_data")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
