@@ -1,8 +1,8 @@
 """Everything that can be configured, with its default and its meaning.
 
 Put here: the settings and how they are read from environment variables. Keep out: reading ``os.environ`` itself (the
-entry points pass it in) and secrets of the workspace (the Databricks SDK reads its own ``DATABRICKS_*`` and ``ARM_*``).
-The table in README.md is generated from ``SETTINGS``.
+entry points pass in what ``pm_dagster.credentials`` made of it) and the workspace's ``DATABRICKS_*`` and ``ARM_*``
+(``pm_dagster.workspace`` reads them). The table in README.md is generated from ``SETTINGS``.
 """
 
 from __future__ import annotations
@@ -66,9 +66,30 @@ class Settings:
     postgres_url: str = _setting(
         "PM_POSTGRES_URL",
         "",
-        "libpq URL or key=value string of the database; empty: libpq's own PG* variables",
+        "Database, as a libpq URL, a key=value string or a jdbc:postgresql URL; empty: libpq's own PG* variables",
         shown=False,  # it may hold a password
     )
+    postgres_host: str = _setting(
+        "PM_POSTGRES_HOST", "", "Host of the database; this and the next five override the URL's"
+    )
+    postgres_port: str = _setting("PM_POSTGRES_PORT", "", "Port of the database")
+    postgres_database: str = _setting("PM_POSTGRES_DATABASE", "", "Name of the database")
+    postgres_user: str = _setting("PM_POSTGRES_USER", "", "User of the database")
+    postgres_password: str = _setting("PM_POSTGRES_PASSWORD", "", "Password of that user", shown=False)
+    postgres_sslmode: str = _setting(
+        "PM_POSTGRES_SSLMODE",
+        "",
+        "libpq's sslmode; empty: `require` for Azure Database for PostgreSQL, else libpq's own",
+    )
+    postgres_auth: str = _setting(
+        "PM_POSTGRES_AUTH",
+        "password",
+        "How the database knows us: password, or entra (an Entra ID token, fetched for every connection)",
+        _one_of("password", "entra"),
+    )
+    #: libpq's own variables as they were given, for what neither URL nor parts say. A reference to a secret stands in
+    #: the process environment, where libpq would take it for the secret itself.
+    postgres_defaults: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     schema: str = _setting("PM_SCHEMA", "public", "Schema of the view and the control table")
     wait_view: str = _setting("PM_WAIT_VIEW", "mm_run_wait_vw", "View that lists the waiting jobs")
     run_table: str = _setting("PM_RUN_TABLE", "mm_run_plc", "Control table, one row per piece of work")
@@ -154,20 +175,34 @@ class Settings:
         return f"{self.schema}.{self.run_table}"
 
 
+_FIELDS = tuple(item for item in fields(Settings) if item.metadata)
+
 #: Every setting as (variable, default, help), in the order of the README's table.
 SETTINGS: tuple[tuple[str, object, str], ...] = tuple(
-    (item.metadata["variable"], item.default, item.metadata["help"]) for item in fields(Settings)
+    (item.metadata["variable"], item.default, item.metadata["help"]) for item in _FIELDS
 )
+
+#: The part of a connection that each of libpq's variables gives:
+#: https://www.postgresql.org/docs/current/libpq-envars.html
+LIBPQ_VARIABLES: Mapping[str, str] = {
+    "PGHOST": "host",
+    "PGPORT": "port",
+    "PGDATABASE": "dbname",
+    "PGUSER": "user",
+    "PGPASSWORD": "password",
+    "PGSSLMODE": "sslmode",
+}
 
 
 def settings_from(environment: Mapping[str, str]) -> Settings:
-    """Read the settings from ``PM_*`` variables; a variable that is unset or empty leaves its default.
+    """Read the settings from ``PM_*`` and libpq's variables; one that is unset or empty leaves its default.
 
-    Raises ConfigurationError naming the variable, its value and what was expected. The value of the database URL,
-    which may hold a password, is never in the message.
+    Raises ConfigurationError naming the variable, its value and what was expected. Values that may hold a password
+    are never in the message.
     """
-    values: dict[str, Any] = {}
-    for item in fields(Settings):
+    given = tuple((name, environment[name]) for name in LIBPQ_VARIABLES if environment.get(name))
+    values: dict[str, Any] = {"postgres_defaults": given}
+    for item in _FIELDS:
         text = environment.get(item.metadata["variable"], "")
         if text == "":
             continue

@@ -16,6 +16,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 the drive
 
 from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.parameters import parameters
 
 _CONNECT_TIMEOUT_SECONDS = 10
 #: A peer that vanished without a word is noticed after about 30 s.
@@ -29,14 +30,14 @@ _WRONG_CREDENTIALS = "28"
 
 
 def connect(settings: Settings) -> Connection:
-    """Open a connection. Raises ControlPlaneUnavailable, or ConfigurationError for an unusable URL or credentials."""
+    """Open a connection; an Entra ID token is fetched for each.
+
+    Raises ConfigurationError for an unusable URL or credentials, ControlPlaneUnavailable when the database does not
+    answer, Unavailable when Entra ID does not.
+    """
+    ours = {"connect_timeout": _CONNECT_TIMEOUT_SECONDS, "application_name": "process_manager", **_KEEPALIVE}
     with translated():
-        connection: Connection = psycopg2.connect(
-            settings.postgres_url,
-            connect_timeout=_CONNECT_TIMEOUT_SECONDS,
-            application_name="process_manager",
-            **_KEEPALIVE,
-        )
+        connection: Connection = psycopg2.connect("", **(parameters(settings) | ours))
         return connection
 
 
