@@ -38,6 +38,11 @@ def ok(body: dict[str, Any]) -> Answer:
     return Answer(200, json.dumps(body).encode())
 
 
+def download(content: bytes) -> Answer:
+    """A file's bytes."""
+    return Answer(200, content, {"content-type": "application/octet-stream"})
+
+
 def refusal(error: ApiError) -> Answer:
     """An error in the shape of the API."""
     return Answer(error.status, json.dumps(error.body).encode())

@@ -1,30 +1,29 @@
 """The ASGI application: which path leads to which handler.
 
-Put here: routes, the identity and login calls. Keep out: the handlers of jobs and runs, the control calls, the page.
+Put here: routes. Keep out: the handlers, the control calls, the page.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Callable
-from urllib.parse import parse_qs
+from collections.abc import Callable, Mapping
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from pm_dagster.sandbox.workspace.auth import USER_ID, USER_NAME
-from pm_dagster.sandbox.workspace.call import Call, Reply, body_of
+from pm_dagster.sandbox.workspace import identity, policies_api
+from pm_dagster.sandbox.workspace.call import Call, Reply, body_of, unknown_call
 from pm_dagster.sandbox.workspace.control import Control
-from pm_dagster.sandbox.workspace.errors import ApiError, LoginError
+from pm_dagster.sandbox.workspace.files_api import IMPORT_FILE, FilesApi
 from pm_dagster.sandbox.workspace.gate import Gate, Handler, Parts
 from pm_dagster.sandbox.workspace.jobs_api import JobsApi
 from pm_dagster.sandbox.workspace.page import Pages
+from pm_dagster.sandbox.workspace.permissions_api import PermissionsApi
 from pm_dagster.sandbox.workspace.runs_api import RunsApi
+from pm_dagster.sandbox.workspace.secrets_api import SecretsApi
 from pm_dagster.sandbox.workspace.views import Lens
 
 _VERSIONS = ("2.0", "2.1", "2.2")
@@ -55,7 +54,7 @@ class JobsRoutes:
         if handler is None:
             return _unknown(request, raw)
         body = body_of(raw) if request.method == "POST" else {}
-        return handler(Call(version, request.query_params, body, Lens(base_url(request), self._switches)))
+        return handler(Call(version, request.query_params, body, Lens(identity.base_url(request), self._switches)))
 
 
 class OneRoute:
@@ -72,19 +71,12 @@ class OneRoute:
 def build_app(parts: Parts) -> Starlette:
     """The application over these parts."""
     pages = Pages(parts)
-
-    def token(request: Request, raw: bytes) -> Reply:
-        return _issue(parts, request, raw)
-
     return Starlette(
         routes=[
             Route("/api/{version}/jobs/{call:path}", JobsRoutes(parts)),
-            Route("/api/2.0/preview/scim/v2/Me", OneRoute(parts, "scim/Me", _me)),
-            Route(
-                "/oidc/.well-known/oauth-authorization-server",
-                OneRoute(parts, "oidc/discovery", _discovery, open_=True),
-            ),
-            Route("/oidc/v1/token", OneRoute(parts, "oidc/token", token, open_=True)),
+            *_identity_routes(parts),
+            *_object_routes(parts),
+            *_table_routes(parts),
             Route("/api/{rest:path}", OneRoute(parts, "unknown", _unknown)),
             *Control(parts).routes(),
             Route("/", pages.overview, methods=["GET"]),
@@ -97,45 +89,60 @@ def build_app(parts: Parts) -> Starlette:
     )
 
 
-def base_url(request: Request) -> str:
-    """Where the caller reached the workspace."""
-    return str(request.base_url).rstrip("/")
+def _identity_routes(parts: Parts) -> list[BaseRoute]:
+    open_: list[tuple[str, str, Handler]] = [
+        ("/.well-known/databricks-config", "host-metadata", identity.host_metadata),
+        ("/oidc/.well-known/oauth-authorization-server", "oidc/discovery", identity.discovery),
+        ("/oidc/v1/token", "oidc/token", identity.TokenEndpoint(parts.tokens).issue),
+    ]
+    return [
+        *(Route(path, OneRoute(parts, name, handler, open_=True)) for path, name, handler in open_),
+        Route("/api/2.0/preview/scim/v2/Me", OneRoute(parts, "scim/Me", identity.me)),
+        Route("/telemetry-ext", OneRoute(parts, "telemetry", identity.telemetry)),
+    ]
+
+
+def _object_routes(parts: Parts) -> list[BaseRoute]:
+    files = FilesApi(parts.files)
+    exists = {"jobs": lambda number: parts.state.job(number, 404), "directories": parts.files.check_folder}
+    lists = PermissionsApi(parts.permissions, exists)
+    one = "/api/2.0/permissions/{object_type}/{object_id}"
+    return [
+        Route(IMPORT_FILE + "/{path:path}", OneRoute(parts, "workspace-files/import-file", files.import_file)),
+        Route("/api/2.0/workspace/import", OneRoute(parts, "workspace/import", files.import_)),
+        Route(one, OneRoute(parts, "permissions", lists.handle)),
+        Route(one + "/permissionLevels", OneRoute(parts, "permissions/levels", lists.levels)),
+    ]
+
+
+def _table_routes(parts: Parts) -> list[BaseRoute]:
+    files, scopes = FilesApi(parts.files), SecretsApi(parts.secrets)
+    table: Mapping[tuple[str, str], Callable[[Call], Reply]] = {
+        ("GET", "workspace/get-status"): files.get_status, ("POST", "workspace/mkdirs"): files.mkdirs,
+        ("GET", "workspace/list"): files.list_objects, ("GET", "workspace/export"): files.export,
+        ("POST", "workspace/delete"): files.delete,
+        ("POST", "secrets/scopes/create"): scopes.make_scope, ("GET", "secrets/scopes/list"): scopes.list_scopes,
+        ("POST", "secrets/scopes/delete"): scopes.delete_scope, ("POST", "secrets/put"): scopes.put,
+        ("GET", "secrets/list"): scopes.list_keys, ("GET", "secrets/get"): scopes.get,
+        ("POST", "secrets/delete"): scopes.delete,
+        ("GET", "policies/clusters/list"): policies_api.list_policies,
+        ("GET", "policies/clusters/get"): policies_api.get_policy,
+    }  # fmt: skip
+    return [
+        Route(f"/api/2.0/{name}", OneRoute(parts, name, _as_handler(parts, method, handler)))
+        for (method, name), handler in table.items()
+    ]
+
+
+def _as_handler(parts: Parts, method: str, handler: Callable[[Call], Reply]) -> Handler:
+    def handle(request: Request, raw: bytes) -> Reply:
+        if request.method != method:
+            return _unknown(request, raw)
+        body = body_of(raw) if method == "POST" else {}
+        return handler(Call("2.0", request.query_params, body, Lens(identity.base_url(request), parts.switches)))
+
+    return handle
 
 
 def _unknown(request: Request, _: bytes) -> Reply:
-    raise ApiError(404, "ENDPOINT_NOT_FOUND", f"No API found for '{request.method} {request.url.path}'")
-
-
-def _me(_: Request, __: bytes) -> Reply:
-    return Reply({"id": USER_ID, "userName": USER_NAME, "displayName": "Sandbox", "active": True})
-
-
-def _discovery(request: Request, _: bytes) -> Reply:
-    base = base_url(request)
-    return Reply(
-        {
-            "issuer": f"{base}/oidc",
-            "authorization_endpoint": f"{base}/oidc/v1/authorize",
-            "token_endpoint": f"{base}/oidc/v1/token",
-            "grant_types_supported": ["client_credentials"],
-        }
-    )
-
-
-def _issue(parts: Parts, request: Request, raw: bytes) -> Reply:
-    form = {name: values[0] for name, values in parse_qs(raw.decode("utf-8", "replace")).items()}
-    if request.method != "POST" or form.get("grant_type") != "client_credentials":
-        raise LoginError(400, "unsupported_grant_type", "POST with grant_type=client_credentials")
-    client_id, secret = form.get("client_id", ""), form.get("client_secret", "")
-    scheme, _, basic = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            client_id, _, secret = base64.b64decode(basic).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
-            client_id = secret = ""
-    token = parts.tokens.issue(client_id, secret)
-    if token is None:
-        raise LoginError(401, "invalid_client", "Client authentication failed")
-    return Reply(
-        {"access_token": token, "token_type": "Bearer", "expires_in": parts.tokens.lifetime, "scope": "all-apis"}
-    )
+    raise unknown_call(request)

@@ -9,7 +9,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pm_dagster.sandbox.workspace.errors import invalid, malformed
+from starlette.requests import Request
+
+from pm_dagster.sandbox.workspace.errors import ApiError, invalid, malformed
 from pm_dagster.sandbox.workspace.model import Json
 from pm_dagster.sandbox.workspace.views import Lens
 
@@ -18,10 +20,11 @@ _INT64_DIGITS = 20
 
 @dataclass(frozen=True)
 class Reply:
-    """What a handler answers; ``effect`` says that something changed."""
+    """What a handler answers: JSON, or ``raw`` bytes instead; ``effect`` says that something changed."""
 
     body: Json = field(default_factory=dict)
     effect: bool = False
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ class Call:
 
     def _value(self, name: str) -> object:
         return self.body[name] if name in self.body else self.query.get(name)
+
+
+def unknown_call(request: Request) -> ApiError:
+    """The refusal of a path or a method that the API does not have."""
+    return ApiError(404, "ENDPOINT_NOT_FOUND", f"No API found for '{request.method} {request.url.path}'")
 
 
 def body_of(raw: bytes) -> Json:

@@ -82,11 +82,12 @@ class WorkspaceFiles:
             place = canonical(path).rstrip("/")
             return [self._described(f"{place}/{each.name}", each) for each in sorted(found.iterdir()) if _regular(each)]
 
-    def place_of(self, object_id: int) -> str | None:
-        """The place of the file or folder with this id, if there is one."""
+    def check_folder(self, object_id: int) -> None:
+        """Refuse, as 404, the id of a folder that is not there."""
         with self._lock:
             place = self._ids.place_of(object_id)
-            return place if place is not None and self._on_disk(place).exists() else None
+            if place is None or not self._on_disk(place).is_dir():
+                raise ApiError(404, "RESOURCE_DOES_NOT_EXIST", f"Folder with id {object_id} does not exist.")
 
     def make_folder(self, path: str) -> bool:
         """Make a folder and those above it; False if it was there.

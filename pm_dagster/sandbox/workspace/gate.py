@@ -21,7 +21,8 @@ from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.faults import Fault, Faults
 from pm_dagster.sandbox.workspace.files import WorkspaceFiles
 from pm_dagster.sandbox.workspace.limits import Limits
-from pm_dagster.sandbox.workspace.request_log import RequestLog, hash_of
+from pm_dagster.sandbox.workspace.permissions import Permissions
+from pm_dagster.sandbox.workspace.request_log import RequestLog, hash_of, told
 from pm_dagster.sandbox.workspace.secret_scopes import SecretScopes
 from pm_dagster.sandbox.workspace.state import WorkspaceState
 from pm_dagster.sandbox.workspace.switches import Switches
@@ -39,6 +40,7 @@ class Parts:
     switches: Switches
     files: WorkspaceFiles
     secrets: SecretScopes
+    permissions: Permissions
     faults: Faults = field(default_factory=Faults)
     limits: Limits = field(default_factory=Limits)
     log: RequestLog = field(default_factory=RequestLog)
@@ -48,6 +50,7 @@ class Parts:
         self.state.reset()
         self.files.clear()
         self.secrets.clear()
+        self.permissions.clear()
         self.tokens.revoke_issued()
         self.faults.clear()
         self.limits.clear()
@@ -62,15 +65,20 @@ class Passage:
     request: Request
     endpoint: str
     raw: bytes
+    size: int
     effect: bool = False
     faults: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
         """Path, query and body: what a fault's ``match`` looks into."""
+        return f"{self.path}\n{self.raw.decode('utf-8', 'replace')}"
+
+    @property
+    def path(self) -> str:
+        """Path and query."""
         query = self.request.url.query
-        path = self.request.url.path + (f"?{query}" if query else "")
-        return f"{path}\n{self.raw.decode('utf-8', 'replace')}"
+        return self.request.url.path + (f"?{query}" if query else "")
 
 
 Handler = Callable[[Request, bytes], Reply]
@@ -88,16 +96,15 @@ class Gate:
         """Answer one request; ``open_`` needs no token."""
         request = Request(scope, receive)
         began, clock = self._parts.state.clock(), time.monotonic()
-        passage = Passage(request, endpoint, await request.body())
+        passage = Passage(request, endpoint, *await _received(request))
         answer = await self._answer(passage, handler, open_=open_)
-        path, _, body = passage.text.partition("\n")
         self._parts.log.add(
             time=began,
             seconds=time.monotonic() - clock,
             method=request.method,
-            path=path,
+            path=passage.path,
             endpoint=endpoint,
-            body="" if endpoint.startswith("oidc/") else body,
+            body=told(endpoint, passage.raw),
             token_hash=hash_of(bearer(request)),
             connection="{}:{}".format(*(scope.get("client") or ("", ""))),
             status=0 if answer.cut else answer.status,
@@ -132,7 +139,7 @@ class Gate:
 
     def _handled(self, passage: Passage, handler: Handler) -> Answer:
         try:
-            _check_size(passage.raw)
+            _check_size(passage.size)
             reply = handler(passage.request, passage.raw)
         except ApiError as refusal:
             return answers.refusal(refusal)
@@ -142,12 +149,25 @@ class Gate:
         finally:
             self._parts.state.flush()
         passage.effect = reply.effect
-        return answers.ok(reply.body)
+        return answers.ok(reply.body) if reply.raw is None else answers.download(reply.raw)
 
 
-def _check_size(raw: bytes) -> None:
-    if len(raw) > _MAX_BODY:
-        raise ApiError(413, "MAX_REQUEST_SIZE_EXCEEDED", "The request body is too large.")
+async def _received(request: Request) -> tuple[bytes, int]:
+    """The body, as long as it is not too large, and its size; it is read to its end, or the client sees no answer."""
+    kept, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= _MAX_BODY:
+            kept += chunk
+    return bytes(kept) if size <= _MAX_BODY else b"", size
+
+
+def _check_size(size: int) -> None:
+    if size > _MAX_BODY:
+        text = (
+            f"The request body has {size} bytes; the local workspace takes at most {_MAX_BODY} ({_MAX_BODY >> 20} MB)."
+        )
+        raise ApiError(413, "MAX_REQUEST_SIZE_EXCEEDED", text)
 
 
 def bearer(request: Request) -> str:

@@ -1,6 +1,7 @@
 """What was asked of the workspace, in order of arrival, so that a test can say "exactly one took effect".
 
-Put here: entries and questions about them. Keep out: secrets; of a token only a hash is kept.
+Put here: entries, what they show of a request, and questions about them. Keep out: secrets; of a token only a hash is
+kept, of a secret's or a file's body only its size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Entry:
-    """One request. ``status`` 0: the connection was cut; ``effect``: it changed jobs or runs."""
+    """One request. ``status`` 0: the connection was cut; ``effect``: it changed something."""
 
     number: int
     time: float
@@ -28,6 +29,17 @@ class Entry:
     status: int
     effect: bool
     fault: str
+
+
+# Bodies that hold client secrets, secrets' values, or files.
+_UNTOLD = ("oidc/", "secrets/", "workspace/import", "workspace-files/")
+
+
+def told(endpoint: str, raw: bytes) -> str:
+    """A body as the log shows it."""
+    if endpoint.startswith(_UNTOLD):
+        return f"<{len(raw)} bytes>"
+    return raw.decode("utf-8", "replace")
 
 
 def hash_of(token: str) -> str:

@@ -24,6 +24,7 @@ from pm_dagster.sandbox.workspace.app import build_app
 from pm_dagster.sandbox.workspace.auth import Tokens
 from pm_dagster.sandbox.workspace.files import WorkspaceFiles
 from pm_dagster.sandbox.workspace.gate import Parts
+from pm_dagster.sandbox.workspace.permissions import Permissions
 from pm_dagster.sandbox.workspace.secret_scopes import SecretScopes
 from pm_dagster.sandbox.workspace.state import WorkspaceState
 from pm_dagster.sandbox.workspace.store import StateFile
@@ -40,8 +41,8 @@ class NotLoopback(ValueError):
 class LocalWorkspace:
     """A workspace to talk to. Stopping keeps its state; starting again uses the same port.
 
-    With a ``state_file`` (say ``workspace.json``) jobs and runs are kept in it over a restart, and uploaded files, ids
-    and secrets in a folder beside it (``workspace_data``); without one everything ends with this object.
+    With a ``state_file`` (say ``workspace.json``) jobs and runs are kept in it over a restart, and uploaded files,
+    secrets and permissions in a folder beside it (``workspace_data``); without one everything ends with this object.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class LocalWorkspace:
         tokens = Tokens(self.token, self.client_id, self.client_secret, clock)
         kept = _folder_beside(state_file) if state_file else self._temporary_folder()
         self.files, self.secrets = WorkspaceFiles(kept, clock), SecretScopes(kept / "secrets.json", clock)
-        self._parts = Parts(self.state, tokens, self.switches, self.files, self.secrets)
+        self.permissions = Permissions(StateFile(kept / "permissions.jsonl"))
+        self._parts = Parts(self.state, tokens, self.switches, self.files, self.secrets, self.permissions)
         self.tokens, self.faults = self._parts.tokens, self._parts.faults
         self.limits, self.log = self._parts.limits, self._parts.log
         self._app = build_app(self._parts)
@@ -113,7 +115,7 @@ class LocalWorkspace:
         self._server = self._thread = None
 
     def reset(self) -> None:
-        """Forget jobs, runs, files, secrets, faults, limits, switches and the log, without a restart."""
+        """Forget jobs, runs, files, secrets, permissions, faults, limits, switches and the log, without a restart."""
         self._parts.reset()
 
     def __enter__(self) -> Self:
