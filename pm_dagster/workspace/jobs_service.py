@@ -1,0 +1,124 @@
+"""What every adapter over the Jobs API shares: the connection, reading a run page by page, and which errors may leave.
+
+Put here: what two adapters need alike. Keep out: single calls (``runs``, ``cluster_job``) and HTTP (``transport``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.service.jobs import JobsAPI, Run
+
+from pm_dagster.core.errors import AuthenticationFailed, ProcessManagerError, Refused, WorkspaceUnavailable
+from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.core.settings import Settings
+from pm_dagster.workspace.transport import OneAttempt
+
+T = TypeVar("T")
+_AZURE_HOST = re.compile(r"^adb-(\d+)\.\d+\.")
+_FORBIDDEN = 403
+#: The one refusal whose text decides: runs/get says 400 for a run that is gone, and has no code of its own for it
+#: (databricks-sdk 0.60 errors/overrides.py does the same).
+_RUN_IS_GONE = re.compile(r"Run:? .*(does not exist|doesn't exist)")
+
+
+class JobsService:
+    """The Jobs API of one workspace. ``client`` brings host and credentials; thread-safe."""
+
+    def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
+        self._config = client.config
+        self._http = OneAttempt(client.config, settings.http_timeout_seconds)
+        # The SDK's constructor has no types; all it asks of its client is ``do``.
+        build: Callable[[OneAttempt], JobsAPI] = JobsAPI
+        self._jobs = build(self._http)
+
+    def page_url(self, job_id: int, run_id: int) -> str:
+        """The link to the run's page, with the workspace id where the host name tells it."""
+        host = (self._config.host or "").rstrip("/")
+        workspace = _AZURE_HOST.match(urlsplit(host).netloc)
+        return f"{host}/jobs/{job_id}/runs/{run_id}" + (f"?o={workspace.group(1)}" if workspace else "")
+
+    def scrub(self, text: str) -> str:
+        """``text`` without any secret of this connection."""
+        return self._http.scrub(text)
+
+    def check(self) -> str:
+        """The name of the user or service principal that the workspace takes us for."""
+        answer = self._http.do("GET", "/api/2.0/preview/scim/v2/Me")
+        return str(answer.get("userName") or answer.get("displayName") or answer.get("id"))
+
+    def _pages(self, run_id: int, *, include_history: bool) -> list[Run]:
+        """runs/get, all pages. Raises Refused with ``gone`` when the run does not exist."""
+        pages = [self._page(run_id, None, include_history)]
+        while token := getattr(pages[-1], "next_page_token", None):
+            pages.append(self._page(run_id, token, include_history))
+        return pages
+
+    def _page(self, run_id: int, token: str | None, include_history: bool) -> Run:  # noqa: FBT001 handed on by _pages
+        try:
+            # The SDK's mixin would follow the pages by itself; the plain class takes one page a call.
+            return self._guarded(lambda: self._jobs.get_run(run_id, include_history=include_history, page_token=token))
+        except Refused as error:
+            gone = error.gone or bool(_RUN_IS_GONE.search(str(error)))
+            raise Refused(str(error), status=error.status, error_code=error.error_code, gone=gone) from None
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        """Only our errors leave: the SDK's classes stumble over answers of the wrong form in their own ways."""
+        try:
+            return call()
+        except Refused as error:
+            if error.status == _FORBIDDEN and self._credentials_refused():
+                raise AuthenticationFailed(str(error), status=error.status) from None
+            raise
+        except ProcessManagerError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            message = self.scrub(f"the workspace's answer lacks or garbles a field ({type(error).__name__}: {error})")
+            raise WorkspaceUnavailable(message[:500], status=200) from None
+
+    def _credentials_refused(self) -> bool:
+        """A 403 may be about one job, or about us altogether (an invalid token, an address that is not allowed)."""
+        try:
+            self.check()
+        except AuthenticationFailed:
+            return True
+        except Refused as error:
+            return error.status == _FORBIDDEN
+        except ProcessManagerError:
+            return False
+        return False
+
+
+def identifier(value: object, call: str, name: str) -> int:
+    """An id out of an answer; WorkspaceUnavailable when it is none, since the call may have taken effect."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    message = f"the workspace answered 200 to {call} without a usable {name}"
+    raise WorkspaceUnavailable(message, status=200)
+
+
+def word(value: object) -> str | None:
+    """A state as the workspace words it; None for what the SDK does not know."""
+    return str(value.value) if isinstance(value, Enum) else None
+
+
+def snapshot(run_id: int, seen: Any, repair_ids: tuple[int, ...] = ()) -> RunSnapshot:  # noqa: ANN401 Run or RunTask
+    """The state of a run or of a task run; ``status`` came with API 2.2, databricks-sdk 0.30 has none."""
+    status = getattr(seen, "status", None)
+    details = getattr(status, "termination_details", None)
+    return RunSnapshot(
+        run_id=run_id,
+        job_id=getattr(seen, "job_id", None),
+        life_cycle_state=word(getattr(seen.state, "life_cycle_state", None)),
+        result_state=word(getattr(seen.state, "result_state", None)),
+        status_state=word(getattr(status, "state", None)),
+        termination_code=word(getattr(details, "code", None)),
+        message=getattr(seen.state, "state_message", None) or "",
+        repair_ids=repair_ids,
+        page_url=getattr(seen, "run_page_url", None),
+    )
