@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import sys
 import threading
@@ -31,11 +33,16 @@ _COLUMNS = (
 _START_SECONDS = 60.0
 _TRICKLE_SECONDS = 6.0
 
+_DEFAULT_FOLDER = Path(".sandbox")
+#: What would lead a client elsewhere than to the sandbox, or make it doubt which credentials are meant.
+_MISLEADING = ("PM_", "ARM_", "DATABRICKS_")
+_HARMLESS = ("DATABRICKS_CLI_", "DATABRICKS_BUNDLE_")
+
 _dir_option = click.option(
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".sandbox"),
+    default=_DEFAULT_FOLDER,
     show_default=True,
     help="Where the sandbox keeps its data.",
 )
@@ -78,10 +85,9 @@ def _print_demo(told: list[Told], seconds: float, folder: Path) -> None:
     out.print(table(_COLUMNS, rows))
     counts = Counter(t.after for t in told)
     parts = ", ".join(f"{number} {status}" for status, number in counts.most_common())
-    option = "" if folder == Path(".sandbox") else f" --dir {folder}"
     out.print()
     out.print(f"{len(told)} rows in {seconds:.1f} s, Dagster's start included: {parts}.")
-    out.print(f"See the run and its lineage in Dagster's UI: pm sandbox up{option}", soft_wrap=True)
+    out.print(f"See the run and its lineage in Dagster's UI: pm sandbox up{_dir_words(folder)}", soft_wrap=True)
 
 
 @command.command("up")
@@ -147,7 +153,13 @@ def _announce(place: Place, sandbox: Open, port: int) -> None:
         ("Logs", str(place.logs)),
     ):
         click.echo(f"{name:<12}{value}")
+    click.echo(f'To use it from another terminal: eval "$(pm sandbox env{_dir_words(place.folder)})"')
     click.echo("Ctrl-C ends everything.")
+
+
+def _dir_words(folder: Path) -> str:
+    default = folder.resolve() == _DEFAULT_FOLDER.resolve()
+    return "" if default else f" --dir {shlex.quote(str(folder))}"
 
 
 def _keep_going(sandbox: Open, children: Children, *, trickle: bool) -> None:
@@ -165,6 +177,24 @@ def _keep_going(sandbox: Open, children: Children, *, trickle: bool) -> None:
                 next(arrivals)
             threading.Event().wait(_TRICKLE_SECONDS)
     raise ProcessManagerError(f"Dagster's {name} ended; see {children.log_of(name)}")
+
+
+@command.command("env")
+@_dir_option
+@json_option
+def env(folder: Path, *, as_json: bool) -> None:
+    """Print the variables that lead to the running sandbox: eval "$(pm sandbox env)"."""
+    from pm_dagster.sandbox import way_in  # noqa: PLC0415
+
+    variables = way_in.found(folder)
+    if as_json:
+        print_json(variables)
+        return
+    for name in sorted(filter(str.isidentifier, os.environ)):
+        if name.startswith(_MISLEADING) and not name.startswith(_HARMLESS) and name not in variables:
+            click.echo(f"unset {name}")
+    for name, value in variables.items():
+        click.echo(f"export {name}={shlex.quote(value)}")
 
 
 @command.command("reset")

@@ -19,7 +19,9 @@ from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.settings import Settings, settings_from
 from pm_dagster.postgres.connection import connect, translated
 from pm_dagster.postgres.migrate import initialise
+from pm_dagster.sandbox import scope, way_in
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
+from pm_dagster.sandbox.processes import free_port
 from pm_dagster.sandbox.workspace import LocalWorkspace
 
 _SCHEMA = Path(__file__).with_name("control_schema.sql")
@@ -45,6 +47,7 @@ class Place:
         self.folder = folder.resolve()
         self.logs = self.folder / "logs"
         self.dagster_home = self.folder / "dagster"
+        self._port_file = self.folder / "workspace_port"
 
     @contextmanager
     def opened(self, workspace_port: int = 0) -> Iterator[Open]:
@@ -55,14 +58,17 @@ class Place:
         remembered = self.folder / "workspace.json"
         with (
             self._held(),
-            EmbeddedPostgres(self.folder / "postgres") as postgres,
-            LocalWorkspace(port=workspace_port, state_file=remembered) as workspace,
+            EmbeddedPostgres(self.folder / "postgres", port=0) as postgres,
+            LocalWorkspace(port=workspace_port or self._usual_port(), state_file=remembered) as workspace,
         ):
+            self._port_file.write_text(str(workspace.port))
+            scope.fill(workspace, postgres.tcp_url)
             environment = self._environment(postgres.url, workspace)
             settings = settings_from(environment)
             _make_schemas(settings)
             self._configure_dagster()
-            yield Open(settings, workspace, environment)
+            with way_in.shown(self.folder, workspace, postgres.tcp_url):
+                yield Open(settings, workspace, environment)
 
     def reset(self) -> bool:
         """End whoever has the sandbox open, stop its database, remove its data; False if there was none."""
@@ -72,6 +78,11 @@ class Place:
         EmbeddedPostgres(self.folder / "postgres").stop("immediate")
         shutil.rmtree(self.folder)
         return True
+
+    def _usual_port(self) -> int:
+        """The port of the last start if it is free, because what is deployed may hold the workspace's URL."""
+        usual = self._port_file.read_text() if self._port_file.exists() else ""
+        return free_port(int(usual)) if usual.isdigit() else 0
 
     def _environment(self, database: str, workspace: LocalWorkspace) -> dict[str, str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
