@@ -1,0 +1,141 @@
+"""What is told about the end of a run on a cluster: the reason, the numbers of its report, what its tasks said.
+
+Put here: reading outputs and wording. Keep out: waiting (``cluster_run``) and the form that the UI gives it. Nothing
+here changes how a run ended: what cannot be read is logged and left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from pm_dagster.core.cluster_job import ClusterJobs, ClusterRun, End, TaskOutput, TaskRun
+from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.core.report import report_in
+from pm_dagster.core.run_state import Standing
+
+T = TypeVar("T")
+#: runs/get-output allows 20 calls a second to all clients of a workspace together.
+_OUTPUTS = 10
+_ERROR_LENGTH, _TAIL_LINES, _TAIL_LENGTH = 2000, 15, 3000
+
+
+class Patience(Protocol):
+    """Makes a call, again as long as that may help."""
+
+    def __call__(self, call: Callable[[], T], /) -> T:
+        """What the call gives, or what it raises in the end."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of the wait, after ``waited`` seconds. ``run`` is the run as last seen, if it ever was.
+
+    ``lost`` says why it could not be followed; ``cancelled`` that the workspace took our word that it shall end.
+    """
+
+    job_id: int
+    run_id: int
+    end: End
+    waited: float
+    run: ClusterRun | None = None
+    lost: str = ""
+    cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class TaskWords:
+    """What one task left in its output, without secrets: the error it failed with, and its last lines."""
+
+    task_key: str
+    error: str = ""
+    tail: str = ""
+    report: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ClusterOutcome:
+    """How it went. ``reason`` is a sentence for people, ``page_url`` the run's page, ``words`` what its tasks said."""
+
+    ended: Ended
+    reason: str
+    page_url: str
+    words: tuple[TaskWords, ...] = ()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the dispatch was done."""
+        return self.ended.end is End.SUCCEEDED
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """The numbers of the dispatch; None when no output has them."""
+        return next((task.report for task in self.words if task.report is not None), None)
+
+    @property
+    def seconds(self) -> float:
+        """The run's own time; how long we waited, when it has none."""
+        own = self.ended.run.seconds if self.ended.run else None
+        return self.ended.waited if own is None else own
+
+
+def outcome_of(ended: Ended, jobs: ClusterJobs, patiently: Patience, log: logging.Logger) -> ClusterOutcome:
+    """The outcome with all that can be learned about it."""
+    tasks = ended.run.latest_tasks if ended.run else ()
+    ran = [task for task in tasks if task.start_ms and task.state.standing is not Standing.ACTIVE][:_OUTPUTS]
+    words = tuple(_words_of(task, jobs, patiently, log) for task in ran)
+    reason = jobs.scrub(_reason(ended, jobs, log))
+    outcome = ClusterOutcome(ended, reason, jobs.page_url(ended.job_id, ended.run_id), words)
+    if outcome.succeeded and outcome.report is None:
+        log.warning("The output of Databricks run %s has no report of a dispatch.", ended.run_id)
+    return outcome
+
+
+def _words_of(task: TaskRun, jobs: ClusterJobs, patiently: Patience, log: logging.Logger) -> TaskWords:
+    try:
+        output = patiently(lambda: jobs.output(task.state.run_id))
+    except ProcessManagerError as error:
+        log.warning("The output of task %s cannot be read: %s", task.task_key, jobs.scrub(str(error)))
+        return TaskWords(task.task_key)
+    if output.truncated:
+        log.warning("The workspace gives only a part of the output of task %s.", task.task_key)
+    # Scrubbed before it is cut: half a secret is not recognised any more.
+    error_text = jobs.scrub(output.error)[:_ERROR_LENGTH]
+    return TaskWords(task.task_key, error_text, _tail(output, jobs), report_in(output.logs))
+
+
+def _tail(output: TaskOutput, jobs: ClusterJobs) -> str:
+    lines = output.logs.rstrip().splitlines()[-_TAIL_LINES:]
+    return jobs.scrub("\n".join(lines))[-_TAIL_LENGTH:]
+
+
+def _reason(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:
+    subject = f"Databricks run {ended.run_id}"
+    state = ended.run.state if ended.run else None
+    if ended.end is End.SUCCEEDED:
+        return f"{subject} succeeded"
+    if ended.end is End.SKIPPED:
+        return f"{subject} {ended.end}{_in_the_way(ended, jobs, log)}"
+    if ended.end in (End.OVERDUE, End.LOST):
+        seen = f"last seen as {state.words}" if state else "never seen"
+        fate = "was told to end" if ended.cancelled else "could not be cancelled and may still run"
+        return f"{subject} {ended.end} after {ended.waited:.0f} s ({seen}); it {fate}" + _after_colon(ended.lost)
+    return f"{subject} {ended.end} ({state.words if state else 'no state'})" + _after_colon(
+        state.message if state else ""
+    )
+
+
+def _after_colon(text: str) -> str:
+    return f": {' '.join(text.split())}" if text else ""
+
+
+def _in_the_way(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:
+    """Which run was active, as far as the workspace still shows it."""
+    try:
+        others = [run_id for run_id in jobs.active_runs(ended.job_id) if run_id != ended.run_id]
+    except ProcessManagerError as error:
+        log.warning("The active runs of job %s cannot be listed: %s", ended.job_id, jobs.scrub(str(error)))
+        return ""
+    return _after_colon(", ".join(f"run {run_id}, {jobs.page_url(ended.job_id, run_id)}" for run_id in others[:3]))
