@@ -5,7 +5,8 @@ Put here: routes. Keep out: the handlers, the control calls, the page.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -24,6 +25,7 @@ from pm_dagster.sandbox.workspace.page import Pages
 from pm_dagster.sandbox.workspace.permissions_api import PermissionsApi
 from pm_dagster.sandbox.workspace.runs_api import RunsApi
 from pm_dagster.sandbox.workspace.secrets_api import SecretsApi
+from pm_dagster.sandbox.workspace.state import WorkspaceState
 from pm_dagster.sandbox.workspace.views import Lens
 
 _VERSIONS = ("2.0", "2.1", "2.2")
@@ -72,6 +74,7 @@ def build_app(parts: Parts) -> Starlette:
     """The application over these parts."""
     pages = Pages(parts)
     return Starlette(
+        lifespan=lambda _: _executing(parts.state),
         routes=[
             Route("/api/{version}/jobs/{call:path}", JobsRoutes(parts)),
             *_identity_routes(parts),
@@ -87,6 +90,16 @@ def build_app(parts: Parts) -> Starlette:
         # older versions of the middleware see of an IPv6 address; no name begins with it.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]", "["])],
     )
+
+
+@asynccontextmanager
+async def _executing(state: WorkspaceState) -> AsyncIterator[None]:
+    """Deployed tasks execute while the workspace answers, and no longer."""
+    state.open()
+    try:
+        yield
+    finally:
+        state.close()
 
 
 def _identity_routes(parts: Parts) -> list[BaseRoute]:

@@ -5,16 +5,32 @@ Put here: construction. Keep out: whether a run or a repair is allowed, and when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pm_dagster.sandbox.workspace import lifecycle
+from pm_dagster.sandbox.workspace.errors import invalid
 from pm_dagster.sandbox.workspace.model import Attempt, Job, Json, Run, TaskRun
 
 
-def new_run(job: Job, parameters: dict[str, str], new_id: Callable[[], int], now: float) -> Run:
+@dataclass(frozen=True)
+class RunRequest:
+    """What a run-now asks for besides the job; ``only`` empty: all tasks."""
+
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    python_params: list[str] | None = None
+    only: Sequence[str] = ()
+
+
+def new_run(job: Job, request: RunRequest, new_id: Callable[[], int], now: float) -> Run:
     """A run of the job that has not been admitted yet."""
-    run = Run(new_id(), job.job_id, job.name, now, parameters)
-    run.attempts.append(new_attempt(run, job, job.tasks, new_id))
+    unknown = sorted(set(request.only) - {str(task["task_key"]) for task in job.tasks})
+    if unknown:
+        raise invalid(f"Task {unknown[0]} does not exist in job {job.job_id}.")
+    run = Run(new_id(), job.job_id, job.name, now, dict(request.parameters))
+    tasks = [task for task in job.tasks if not request.only or task["task_key"] in request.only]
+    run.attempts.append(new_attempt(run, job, tasks, new_id))
+    run.last.python_params = request.python_params
     return run
 
 
@@ -37,8 +53,9 @@ def new_attempt(
     if job is not None:
         attempt.outcome = job.outcomes[min(len(run.attempts), len(job.outcomes) - 1)]
         attempt.seconds, attempt.pending_seconds = job.seconds, job.pending_seconds
+        attempt.settings = {**job.settings, "tasks": []} if job.executes else None
     elif run.attempts:
-        attempt.outcome, attempt.seconds = run.last.outcome, run.last.seconds
+        attempt.outcome, attempt.seconds, attempt.settings = run.last.outcome, run.last.seconds, run.last.settings
     return attempt
 
 
@@ -49,7 +66,7 @@ def past_run(job: Job, run_id: int | None, outcome: str, repairs: int, new_id: C
     for number in range(repairs + 1):
         attempt = new_attempt(run, job, job.tasks, new_id)
         attempt.repair_id = new_id() if number else None
-        attempt.seconds, attempt.pending_seconds = 1.0, 0.0
+        attempt.seconds, attempt.pending_seconds, attempt.settings = 1.0, 0.0, None
         lifecycle.begin(attempt, began + number)
         lifecycle.step(attempt)
         lifecycle.finish(attempt, outcome, began + number + 1)

@@ -5,6 +5,8 @@ Put here: request in, reply out. Keep out: runs (``runs_api.py``) and transport.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pm_dagster.sandbox.workspace import paging, views
 from pm_dagster.sandbox.workspace.call import Call, Reply
 from pm_dagster.sandbox.workspace.errors import invalid, malformed
@@ -13,6 +15,10 @@ from pm_dagster.sandbox.workspace.state import WorkspaceState
 
 _PAGE = 100
 _MOST_CONCURRENT = 1000
+_JOB_SHAPES: Mapping[str, type] = {"timeout_seconds": int, "job_clusters": list}
+_TASK_SHAPES: Mapping[str, type] = {
+    "timeout_seconds": int, "depends_on": list, "libraries": list, "new_cluster": dict, "spark_python_task": dict,
+}  # fmt: skip
 
 
 class JobsApi:
@@ -91,6 +97,20 @@ def check_settings(settings: Json) -> None:
         items = settings.get(name) or []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise malformed(f"Expected array of objects for field {name}.")
+    _check_shapes(settings, _JOB_SHAPES)
+    _check_tasks(settings)
+
+
+def _check_shapes(settings: Json, shapes: Mapping[str, type]) -> None:
+    for name, shape in shapes.items():
+        value = settings.get(name)
+        if value is not None and (not isinstance(value, shape) or isinstance(value, bool)):
+            raise malformed(f"Field {name} has the wrong type.")
+
+
+def _check_tasks(settings: Json) -> None:
+    for task in settings.get("tasks") or []:
+        _check_shapes(task, _TASK_SHAPES)
     keys = [task.get("task_key") for task in settings.get("tasks") or []]
     if not all(isinstance(key, str) and key for key in keys) or len(set(keys)) < len(keys):
         raise invalid("Every task needs a task_key of its own.")

@@ -1,7 +1,8 @@
 """The life of one attempt: PENDING, RUNNING, its end; what each outcome looks like on the run and on its tasks.
 
-Put here: transitions of a single attempt at a given time. Keep out: which run may start (``scheduler.py``), the clock,
-and JSON. A failed task ends the run as INTERNAL_ERROR with result FAILED, as the real service does.
+Put here: transitions of a single attempt that follows a script, at a given time. Keep out: tasks that execute
+(``execution/course.py``), which run may start (``scheduler.py``), the clock, and JSON. A failed task ends the run as
+INTERNAL_ERROR with result FAILED, as the real service does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def begin(attempt: Attempt, now: float) -> None:
     """Let the attempt leave the start."""
     attempt.life, attempt.message = "PENDING", ""
     attempt.start = now
-    attempt.due = now + attempt.pending_seconds
+    attempt.due = None if attempt.executes else now + attempt.pending_seconds
 
 
 def queue(attempt: Attempt, now: float, limit: int) -> None:
@@ -57,8 +58,9 @@ def step(attempt: Attempt) -> None:
 
 
 def cancel(attempt: Attempt, now: float, seconds: float) -> None:
-    """Ask for the end; it comes ``seconds`` later."""
-    attempt.life, attempt.due = "TERMINATING", now + seconds
+    """Ask for the end; it comes ``seconds`` later, or when what executes has ended."""
+    executing = attempt.executes and attempt.life != "QUEUED"
+    attempt.life, attempt.due = "TERMINATING", None if executing else now + seconds
 
 
 def finish(attempt: Attempt, outcome: str, now: float) -> None:

@@ -17,10 +17,10 @@ OUTCOMES = ("succeed", "fail", "timeout", "internal_error", "succeed_with_failur
 
 @dataclass
 class Job:
-    """A Databricks job and the script that its runs follow.
+    """A Databricks job and the script that its runs follow, unless they execute.
 
     ``outcomes`` names the end of the first attempt, of the first repair, and so on; the last one repeats.
-    ``seconds`` None holds a run in RUNNING until somebody finishes it.
+    ``seconds`` None holds a run in RUNNING until somebody finishes it. Not ``scripted``: the API defined its tasks.
     """
 
     job_id: int
@@ -30,6 +30,7 @@ class Job:
     seconds: float | None = 1.0
     pending_seconds: float = 0.0
     queue_default: bool = True
+    scripted: bool = True
 
     @property
     def name(self) -> str:
@@ -51,6 +52,11 @@ class Job:
     def tasks(self) -> list[Json]:
         """The task settings; a job without any has one that is called main."""
         return list(self.settings.get("tasks") or [{"task_key": "main"}])
+
+    @property
+    def executes(self) -> bool:
+        """Whether its tasks really execute; where no task says what to execute, the script goes on to decide."""
+        return not self.scripted and any(kind_of(task) for task in self.tasks)
 
 
 @dataclass
@@ -77,6 +83,8 @@ class TaskRun(Phase):
     task_key: str = ""
     attempt_number: int = 0
     settings: Json = field(default_factory=dict)
+    error: str = ""
+    error_trace: str = ""
 
     @property
     def depends_on(self) -> list[str]:
@@ -86,7 +94,11 @@ class TaskRun(Phase):
 
 @dataclass
 class Attempt(Phase):
-    """The original execution of a run (no ``repair_id``) or one repair. ``due`` is when it changes by itself."""
+    """The original execution of a run (no ``repair_id``) or one repair. ``due`` is when it changes by itself.
+
+    ``settings`` are those of the job as they were at its start when the tasks execute, None when a script decides;
+    ``python_params`` replace the parameters of every Python task.
+    """
 
     repair_id: int | None = None
     tasks: list[TaskRun] = field(default_factory=list)
@@ -94,6 +106,13 @@ class Attempt(Phase):
     seconds: float | None = 1.0
     pending_seconds: float = 0.0
     due: float | None = None
+    settings: Json | None = None
+    python_params: list[str] | None = None
+
+    @property
+    def executes(self) -> bool:
+        """Whether its tasks execute rather than follow a script."""
+        return self.settings is not None
 
 
 @dataclass
@@ -120,6 +139,11 @@ class Run:
     def latest_tasks(self) -> dict[str, TaskRun]:
         """The newest task run of each key."""
         return {task.task_key: task for attempt in self.attempts for task in attempt.tasks}
+
+
+def kind_of(task: Json) -> str | None:
+    """What a task's settings say is to be executed, such as ``spark_python_task``."""
+    return next((name for name in task if name.endswith("_task")), None)
 
 
 def to_record(item: Job | Run) -> Json:

@@ -28,6 +28,7 @@ class RepairRequest:
     rerun_all_failed_tasks: bool = False
     rerun_dependent_tasks: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
+    python_params: list[str] | None = None
 
 
 def new_repair(
@@ -45,6 +46,7 @@ def new_repair(
         chosen = tasks
     attempt = attempts.new_attempt(run, job, chosen, new_id, numbers_grow=switches.attempt_number_on_repair == "grows")
     attempt.repair_id = new_id()
+    attempt.python_params = run.last.python_params if request.python_params is None else request.python_params
     return attempt
 
 

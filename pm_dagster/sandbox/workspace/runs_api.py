@@ -5,16 +5,19 @@ Put here: request in, reply out. Keep out: jobs (``jobs_api.py``), the rules of 
 
 from __future__ import annotations
 
+import json
+
 from pm_dagster.sandbox.workspace import paging, views
 from pm_dagster.sandbox.workspace.call import Call, Reply
 from pm_dagster.sandbox.workspace.errors import invalid, malformed
-from pm_dagster.sandbox.workspace.model import Attempt, Json, Run
+from pm_dagster.sandbox.workspace.model import Attempt, Json, Run, TaskRun
 from pm_dagster.sandbox.workspace.repairs import RepairRequest
 from pm_dagster.sandbox.workspace.state import WorkspaceState
 
 _PAGE = 100
 _LIST_PAGE = 25
 _LONGEST_TOKEN = 64
+_LARGEST_PARAMS = 10_000
 
 
 class RunsApi:
@@ -33,8 +36,14 @@ class RunsApi:
         if queue is not None and not isinstance(queue, dict):
             raise malformed("Expected object for field queue.")
         enabled = None if not queue or "enabled" not in queue else bool(queue["enabled"])
-        parameters = call.texts("job_parameters")
-        run, new = self._state.start_run(call.number("job_id"), parameters, token, queue=enabled)
+        run, new = self._state.start_run(
+            call.number("job_id"),
+            call.texts("job_parameters"),
+            token,
+            queue=enabled,
+            python_params=_python_params(call),
+            only=call.keys("only"),
+        )
         return Reply({"run_id": run.run_id, "number_in_job": run.run_id}, effect=new)
 
     def repair(self, call: Call) -> Reply:
@@ -46,6 +55,7 @@ class RunsApi:
             rerun_all_failed_tasks=call.flag("rerun_all_failed_tasks"),
             rerun_dependent_tasks=call.flag("rerun_dependent_tasks"),
             parameters=call.texts("job_parameters"),
+            python_params=_python_params(call),
         )
         return Reply({"repair_id": self._state.repair(request)}, effect=True)
 
@@ -107,10 +117,12 @@ class RunsApi:
             if run is None:
                 self._state.run(run_id)
                 raise invalid("Retrieving the output of runs with multiple tasks is not supported.")
-            metadata = _task_record(run, run_id, call)
-        body: Json = {"metadata": metadata, "logs": "", "logs_truncated": False}
-        if metadata["state"].get("result_state") == "FAILED":
-            body |= {"error": "The sandbox's script made this task fail.", "error_trace": ""}
+            metadata, task = _task_record(run, run_id, call), _task_run(run, run_id)
+            logs, cut = self._state.output(run_id)
+        body: Json = {"metadata": metadata, "logs": logs, "logs_truncated": cut}
+        if task.result == "FAILED":
+            error = task.error or "The sandbox's script made this task fail."
+            body |= {"error": error, "error_trace": task.error_trace}
         return Reply(body)
 
     def _filtered(self, call: Call) -> list[Run]:
@@ -162,7 +174,21 @@ def _key(run: Run) -> paging.Key:
     return run.created, run.run_id
 
 
+def _python_params(call: Call) -> list[str] | None:
+    """The parameters of Python tasks, within their documented limits (databricks-sdk 0.60, ``RunNow``)."""
+    given = call.keys("python_params")
+    if not all(each.isascii() for each in given):
+        raise invalid("python_params may hold ASCII characters only.")
+    if len(json.dumps({"python_params": given})) > _LARGEST_PARAMS:
+        raise invalid(f"python_params must not exceed {_LARGEST_PARAMS} bytes.")
+    return given or None
+
+
+def _task_run(run: Run, run_id: int) -> TaskRun:
+    return next(task for attempt in run.attempts for task in attempt.tasks if task.run_id == run_id)
+
+
 def _task_record(run: Run, run_id: int, call: Call) -> Json:
-    task = next(task for attempt in run.attempts for task in attempt.tasks if task.run_id == run_id)
+    task = _task_run(run, run_id)
     shared = {"job_id": run.job_id, "job_run_id": run.run_id, "parent_run_id": run.run_id, "run_name": run.name}
     return {**shared, "run_type": "JOB_RUN", **views.task_view(task, run, call.lens)}

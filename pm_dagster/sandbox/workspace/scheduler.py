@@ -17,9 +17,10 @@ from pm_dagster.sandbox.workspace.model import Run
 class Scheduler:
     """Keeps each job within its number of concurrent runs."""
 
-    def __init__(self, limit_of: Callable[[int], int], changed: Callable[[Run], None]) -> None:
-        self._limit_of = limit_of
-        self._changed = changed
+    def __init__(
+        self, limit_of: Callable[[int], int], changed: Callable[[Run], None], execute: Callable[[Run], None]
+    ) -> None:
+        self._limit_of, self._changed, self._execute = limit_of, changed, execute
         self._agenda: list[tuple[float, int]] = []
         self._runs: dict[int, Run] = {}
         self._busy: defaultdict[int, set[int]] = defaultdict(set)
@@ -47,6 +48,13 @@ class Scheduler:
         self._runs[run.run_id] = run
         self._busy[run.job_id].add(run.run_id)
         self.note(run)
+        if run.last.executes:
+            self._execute(run)
+
+    def executing(self) -> list[Run]:
+        """The runs that were started and whose tasks execute."""
+        runs = [self._runs[run_id] for places in self._busy.values() for run_id in places]
+        return [run for run in runs if run.last.executes]
 
     def note(self, run: Run) -> None:
         """Put the run's next transition on the agenda."""

@@ -22,6 +22,9 @@ import uvicorn
 
 from pm_dagster.sandbox.workspace.app import build_app
 from pm_dagster.sandbox.workspace.auth import Tokens
+from pm_dagster.sandbox.workspace.execution.executor import Executor
+from pm_dagster.sandbox.workspace.execution.outputs import Outputs
+from pm_dagster.sandbox.workspace.execution.preparation import Preparation
 from pm_dagster.sandbox.workspace.files import WorkspaceFiles
 from pm_dagster.sandbox.workspace.gate import Parts
 from pm_dagster.sandbox.workspace.permissions import Permissions
@@ -62,6 +65,8 @@ class LocalWorkspace:
         tokens = Tokens(self.token, self.client_id, self.client_secret, clock)
         kept = _folder_beside(state_file) if state_file else self._temporary_folder()
         self.files, self.secrets = WorkspaceFiles(kept, clock), SecretScopes(kept / "secrets.json", clock)
+        preparation, outputs = Preparation(self.files, self.secrets), Outputs(kept / "outputs")
+        self.state.execute_by(Executor(preparation, outputs, self.switches))
         self.permissions = Permissions(StateFile(kept / "permissions.jsonl"))
         self._parts = Parts(self.state, tokens, self.switches, self.files, self.secrets, self.permissions)
         self.tokens, self.faults = self._parts.tokens, self._parts.faults
@@ -151,7 +156,7 @@ class LocalWorkspace:
                 self._app,
                 http=CuttableProtocol,
                 ws="none",
-                lifespan="off",
+                lifespan="on",
                 access_log=False,
                 log_level="error",
                 timeout_keep_alive=60,

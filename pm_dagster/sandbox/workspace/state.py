@@ -1,29 +1,31 @@
 """The workspace's memory: jobs, runs, idempotency tokens; every public method is atomic and brings time up to date.
 
-Put here: looking up, creating, changing and deleting. Keep out: HTTP, the wire's shapes, and the rules of a repair
-(``repairs.py``). The clock is given, so a test can make time pass.
+Put here: looking up, starting, ending and deleting runs. Keep out: jobs (``job_book.py``), HTTP, the wire's shapes, the
+rules of a repair (``repairs.py``) and the execution of tasks (``execution/``). The clock is given, so a test can make
+time pass.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from pm_dagster.sandbox.workspace import attempts, idempotency, lifecycle, repairs
-from pm_dagster.sandbox.workspace.errors import ApiError, missing
-from pm_dagster.sandbox.workspace.memory import Memory
-from pm_dagster.sandbox.workspace.model import OUTCOMES, Job, Json, Run
+from pm_dagster.sandbox.workspace.attempts import RunRequest
+from pm_dagster.sandbox.workspace.errors import missing
+from pm_dagster.sandbox.workspace.execution import course
+from pm_dagster.sandbox.workspace.execution.executor import Executor
+from pm_dagster.sandbox.workspace.execution.outputs import LIMIT
+from pm_dagster.sandbox.workspace.job_book import JobBook
+from pm_dagster.sandbox.workspace.model import OUTCOMES, Attempt, Run
 from pm_dagster.sandbox.workspace.repairs import RepairRequest
-from pm_dagster.sandbox.workspace.scheduler import Scheduler
 from pm_dagster.sandbox.workspace.store import StateFile
 from pm_dagster.sandbox.workspace.switches import Switches
 
 
-class WorkspaceState:
-    """Jobs and runs behind one lock."""
+class WorkspaceState(JobBook):
+    """Jobs and runs behind one lock. Without an executor, runs that would execute stay PENDING."""
 
     def __init__(
         self,
@@ -31,11 +33,10 @@ class WorkspaceState:
         clock: Callable[[], float] = time.time,
         file: StateFile | None = None,
     ) -> None:
+        super().__init__(clock, file)
         self.switches = switches or Switches()
-        self.clock = clock
-        self._lock = threading.RLock()
-        self._memory = Memory(file)
-        self._scheduler = self._fresh_scheduler()
+        self._executor: Executor | None = None
+        self._interrupted = False
         for run in self._memory.runs.values():
             if run.last.active:
                 self._scheduler.adopt(run)
@@ -43,8 +44,10 @@ class WorkspaceState:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Several steps as one, at the present time."""
-        with self._lock:
-            self._scheduler.advance(self.clock())
+        with super().locked():
+            if self._interrupted:
+                self._interrupted = False
+                self._settle_interrupted()
             yield
 
     def flush(self) -> None:
@@ -53,80 +56,35 @@ class WorkspaceState:
             self._memory.flush()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget everything, and end what executes."""
         with self._lock:
             self._memory.clear()
             self._scheduler = self._fresh_scheduler()
+        if self._executor is not None:
+            # Not under the lock, which the executor's threads need for their end.
+            self._executor.end_all(at_once=True)
+            self._executor.outputs.clear()
 
-    # ---- jobs
+    # ---- execution
 
-    def add_job(
-        self,
-        name: str,
-        job_id: int | None = None,
-        outcome: str | list[str] = "succeed",
-        seconds: float | None = 1.0,
-        pending_seconds: float = 0.0,
-        settings: Mapping[str, Any] | None = None,
-        **more: object,
-    ) -> Job:
-        """Define a job with its script; ``more`` are further settings such as ``max_concurrent_runs`` or ``tasks``."""
-        outcomes = [outcome] if isinstance(outcome, str) else list(outcome)
-        if not outcomes or not set(outcomes) <= set(OUTCOMES):
-            raise ValueError(f"outcome is one of {list(OUTCOMES)}")
-        whole = {"name": name, **(settings or {}), **more}
-        if isinstance(whole.get("queue"), bool):
-            whole["queue"] = {"enabled": whole["queue"]}
-        with self.locked():
-            number = self._memory.new_id() if job_id is None else job_id
-            job = Job(number, whole, self.clock(), outcomes, seconds, pending_seconds)
-            self._memory.put_job(job)
-            return job
+    def execute_by(self, executor: Executor) -> None:
+        """Give runs to an executor from now on."""
+        self._executor = executor
 
-    def create_job(self, settings: Json, *, queue_default: bool) -> Job:
-        """Define a job as the API does."""
-        with self.locked():
-            job = Job(self._memory.new_id(), settings, self.clock(), queue_default=queue_default)
-            self._memory.put_job(job)
-            return job
+    def open(self) -> None:
+        """Let runs execute. Those that were under way when the workspace ended are ended at the first look."""
+        if self._executor is not None:
+            self._executor.open()
+            self._interrupted = True
 
-    def job(self, job_id: int, unknown_status: int = 400) -> Job:
-        """The job, or the refusal that it does not exist."""
-        with self._lock:
-            self._check_permission(job_id)
-            job = self._memory.jobs.get(job_id)
-        if job is None:
-            raise missing(f"Job {job_id} does not exist.", unknown_status)
-        return job
+    def close(self) -> None:
+        """End all programs, and let no run execute until ``open``; the runs stay as they are."""
+        if self._executor is not None:
+            self._executor.close()
 
-    def job_of(self, run: Run) -> Job | None:
-        """The run's job unless it was deleted."""
-        with self._lock:
-            return self._memory.jobs.get(run.job_id)
-
-    def jobs(self) -> list[Job]:
-        """All jobs, newest first."""
-        with self._lock:
-            return sorted(self._memory.jobs.values(), key=lambda job: (job.created, job.job_id), reverse=True)
-
-    def change_job(self, job_id: int, settings: Json) -> None:
-        """Replace the settings; active runs keep what they began with."""
-        with self.locked():
-            job = self.job(job_id)
-            job.settings = settings
-            self._memory.put_job(job)
-            self._scheduler.fill(job_id, self.clock())
-
-    def delete_job(self, job_id: int) -> None:
-        """Remove the job; its runs stay."""
-        with self.locked():
-            self.job(job_id)
-            self._memory.drop_job(job_id)
-
-    def forbid(self, job_id: int, *, forbidden: bool = True) -> None:
-        """Take away (or give back) the permission on a job, whether it exists or not."""
-        with self._lock:
-            (self._memory.forbidden.add if forbidden else self._memory.forbidden.discard)(job_id)
+    def output(self, task_run_id: int, most: int = LIMIT) -> tuple[str, bool]:
+        """The last bytes that a task run wrote, as text, and whether something came before them."""
+        return self._executor.outputs.read(task_run_id, most) if self._executor is not None else ("", False)
 
     # ---- runs
 
@@ -137,6 +95,8 @@ class WorkspaceState:
         token: str | None = None,
         *,
         queue: bool | None = None,
+        python_params: list[str] | None = None,
+        only: Sequence[str] = (),
     ) -> tuple[Run, bool]:
         """A run of the job and whether it is new: a token that was used before gives the run it began."""
         with self.locked():
@@ -145,7 +105,8 @@ class WorkspaceState:
             if known is not None:
                 return known, False
             job = self.job(job_id)
-            run = attempts.new_run(job, dict(parameters or {}), self._memory.new_id, self.clock())
+            request = RunRequest(parameters or {}, python_params, only)
+            run = attempts.new_run(job, request, self._memory.new_id, self.clock())
             self._memory.put_run(run)
             if key is not None:
                 self._memory.put_token(key, run.run_id)
@@ -196,6 +157,8 @@ class WorkspaceState:
                 return False
             lifecycle.cancel(run.last, self.clock(), self.switches.cancel_seconds)
             self._scheduler.note(run)
+            if self._executor is not None:
+                self._executor.stop(run.run_id, "cancel")
             self._memory.put_run(run)
             return True
 
@@ -203,8 +166,8 @@ class WorkspaceState:
         """End an active run now, for scripts that hold their runs."""
         with self.locked():
             run = self.run(run_id)
-            if outcome not in OUTCOMES or not run.last.active:
-                raise ValueError(f"run {run_id} is over, or outcome is not one of {list(OUTCOMES)}")
+            if outcome not in OUTCOMES or not run.last.active or run.last.executes:
+                raise ValueError(f"run {run_id} is over, or executes, or outcome is not one of {list(OUTCOMES)}")
             lifecycle.finish(run.last, outcome, self.clock())
             self._memory.put_run(run)
             self._scheduler.release(run, self.clock())
@@ -228,17 +191,31 @@ class WorkspaceState:
             run = self.run(run_id)
             self._memory.drop_run(run)
             self._scheduler.release(run, self.clock())
+            if self._executor is not None:
+                self._executor.drop(run)
 
     # ---- inside
 
-    def _fresh_scheduler(self) -> Scheduler:
-        return Scheduler(self._limit_of, self._memory.put_run)
+    def _execute(self, run: Run) -> None:
+        if self._executor is not None:
+            self._executor.launch(run, self._report)
 
-    def _limit_of(self, job_id: int) -> int:
-        job = self._memory.jobs.get(job_id)
-        return 1 if job is None else job.max_concurrent_runs
+    def _report(self, run: Run, attempt: Attempt, change: Callable[[float], None]) -> bool:
+        with self.locked():
+            kept = self._memory.runs.get(run.run_id) is run and attempt.active
+            if kept:
+                change(self.clock())
+                self._memory.put_run(run)
+                if attempt.end:
+                    self._scheduler.release(run, self.clock())
+                self._memory.flush()
+            return kept
 
-    def _check_permission(self, job_id: int) -> None:
-        if job_id in self._memory.forbidden:
-            text = f"User sandbox does not have Manage Run or Owner or Admin permissions on job {job_id}"
-            raise ApiError(403, "PERMISSION_DENIED", text)
+    def _settle_interrupted(self) -> None:
+        for run in self._scheduler.executing():
+            if run.last.life == "PENDING":
+                self._execute(run)
+            else:
+                course.conclude(run.last, "cancel" if run.last.life == "TERMINATING" else "lost", self.clock())
+                self._memory.put_run(run)
+                self._scheduler.release(run, self.clock())

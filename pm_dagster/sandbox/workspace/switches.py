@@ -60,6 +60,7 @@ class Switches:
     skipped_result: bool = _choice(True, "a SKIPPED run carries a result_state", True, False)
     run_page_url: str = _choice("legacy", "form of run_page_url: ?o=#job/1/run/2 or /jobs/1/runs/2", "legacy", "path")
     cancel_seconds: float = _choice(0.05, "how long a cancelled run is TERMINATING")
+    kill_seconds: float = _choice(5.0, "how long a task that really executes has from SIGTERM to SIGKILL")
 
     def set(self, **values: object) -> None:
         """Turn several switches; an unknown name or choice is a ValueError and turns none."""

@@ -20,6 +20,7 @@ _CODES = {
     "MAXIMUM_CONCURRENT_RUNS_REACHED": ("MAX_CONCURRENT_RUNS_EXCEEDED", "CLIENT_ERROR"),
     "UPSTREAM_FAILED": ("SKIPPED", "CLIENT_ERROR"),
     "UPSTREAM_CANCELED": ("SKIPPED", "CLIENT_ERROR"),
+    "EXCLUDED": ("SKIPPED", "CLIENT_ERROR"),
     None: ("INTERNAL_ERROR", "INTERNAL_ERROR"),
 }
 
@@ -83,7 +84,9 @@ def run_view(run: Run, job: Job | None, lens: Lens, attempts: list[Attempt]) -> 
     """A run without its arrays of tasks and history, in the state of the last of these attempts."""
     last = attempts[-1]
     end = millis(last.end)
+    overriding: Json = {"overriding_parameters": {"python_params": last.python_params}} if last.python_params else {}
     return {
+        **overriding,
         "job_id": run.job_id,
         "run_id": run.run_id,
         "number_in_job": run.run_id,
