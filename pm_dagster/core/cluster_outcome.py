@@ -118,13 +118,17 @@ def _reason(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:
         return f"{subject} succeeded"
     if ended.end is End.SKIPPED:
         return f"{subject} {ended.end}{_in_the_way(ended, jobs, log)}"
-    if ended.end in (End.OVERDUE, End.LOST):
-        seen = f"last seen as {state.words}" if state else "never seen"
-        fate = "was told to end" if ended.cancelled else "could not be cancelled and may still run"
-        return f"{subject} {ended.end} after {ended.waited:.0f} s ({seen}); it {fate}" + _after_colon(ended.lost)
-    return f"{subject} {ended.end} ({state.words if state else 'no state'})" + _after_colon(
-        state.message if state else ""
-    )
+    if ended.end is End.OVERDUE:
+        return f"{subject} did not end within {ended.waited:.0f} s; {_fate(ended)}"
+    if ended.end is End.LOST:
+        return f"{subject} {ended.end}{_after_colon(ended.lost)}; {_fate(ended)}"
+    words, message = (state.words, state.message) if state else ("no state", "")
+    return f"{subject} {ended.end} ({words}){_after_colon(message)}"
+
+
+def _fate(ended: Ended) -> str:
+    seen = f"last seen as {ended.run.state.words}" if ended.run else "never seen"
+    return ("it was told to end" if ended.cancelled else "it could not be cancelled and may still run") + f" ({seen})"
 
 
 def _after_colon(text: str) -> str:

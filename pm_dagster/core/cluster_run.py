@@ -108,6 +108,7 @@ class ClusterDispatch:
     def _follow(self, job_id: int, run_id: int) -> Ended:
         began = self._clock()
         run, lost = self._wait(run_id, began + self._order.deadline_seconds)
+        waited = self._clock() - began
         end, cancelled = (end_of(run.state) if run else None), False
         if end is None:
             end = End.LOST if lost else End.OVERDUE
@@ -116,7 +117,7 @@ class ClusterDispatch:
                 run = self._wait(run_id, self._clock() + _ENDING_SECONDS)[0] or run
             # It may have come through in the very moment that it was told to end.
             end = End.SUCCEEDED if run and end_of(run.state) is End.SUCCEEDED else end
-        return Ended(job_id, run_id, end, self._clock() - began, run, lost, cancelled)
+        return Ended(job_id, run_id, end, waited, run, lost, cancelled)
 
     def _wait(self, run_id: int, until: float) -> tuple[ClusterRun | None, str]:
         """The run as last seen, ended unless time was up; and why it cannot be followed any more, if so."""
