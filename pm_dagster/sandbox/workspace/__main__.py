@@ -21,7 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8765, help="0 takes any free port")
     parser.add_argument("--address", default="127.0.0.1", help="a loopback address")
     parser.add_argument("--token", default=os.environ.get("PM_SANDBOX_TOKEN"), help="better: PM_SANDBOX_TOKEN")
-    parser.add_argument("--state", type=Path, default=None, help="a file that keeps jobs and runs over a restart")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        default=None,
+        help="a file that keeps jobs and runs over a restart; files and secrets go into a folder beside it",
+    )
     given = parser.parse_args(arguments)
     if not given.token:
         parser.error("set PM_SANDBOX_TOKEN, or give --token")

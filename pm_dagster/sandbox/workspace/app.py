@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -29,6 +30,15 @@ from pm_dagster.sandbox.workspace.state import WorkspaceState
 from pm_dagster.sandbox.workspace.views import Lens
 
 _VERSIONS = ("2.0", "2.1", "2.2")
+
+
+class AnyPath(PathConvertor):
+    """A rest of a path, line feeds included, which Starlette's own takes for its end."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("any", AnyPath())
 
 
 class JobsRoutes:
@@ -80,7 +90,7 @@ def build_app(parts: Parts) -> Starlette:
             *_identity_routes(parts),
             *_object_routes(parts),
             *_table_routes(parts),
-            Route("/api/{rest:path}", OneRoute(parts, "unknown", _unknown)),
+            Route("/api/{rest:any}", OneRoute(parts, "unknown", _unknown)),
             *Control(parts).routes(),
             Route("/", pages.overview, methods=["GET"]),
             Route("/jobs/{job_id:int}", pages.job, methods=["GET"]),
@@ -121,7 +131,7 @@ def _object_routes(parts: Parts) -> list[BaseRoute]:
     lists = PermissionsApi(parts.permissions, exists)
     one = "/api/2.0/permissions/{object_type}/{object_id}"
     return [
-        Route(IMPORT_FILE + "/{path:path}", OneRoute(parts, "workspace-files/import-file", files.import_file)),
+        Route(IMPORT_FILE + "/{path:any}", OneRoute(parts, "workspace-files/import-file", files.import_file)),
         Route("/api/2.0/workspace/import", OneRoute(parts, "workspace/import", files.import_)),
         Route(one, OneRoute(parts, "permissions", lists.handle)),
         Route(one + "/permissionLevels", OneRoute(parts, "permissions/levels", lists.levels)),

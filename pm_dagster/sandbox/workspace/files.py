@@ -51,6 +51,8 @@ class WorkspaceFiles:
         self._tree, self._incoming = folder.resolve() / "files", folder.resolve() / "incoming"
         self._ids = _Ids(StateFile(folder / "objects.jsonl"), clock)
         self._lock = threading.RLock()
+        # What a crash left half written.
+        shutil.rmtree(self._incoming, ignore_errors=True)
         self._lay_out()
 
     def read(self, path: str) -> bytes:

@@ -79,8 +79,7 @@ class FilesApi:
         """Store the body as the file that the URL's path names."""
         if request.method != "POST":
             raise unknown_call(request)
-        # Not the route's parameter: its pattern drops a newline at the end.
-        path = "/" + str(request.scope["path"]).removeprefix(IMPORT_FILE).lstrip("/")
+        path = "/" + request.path_params["path"].lstrip("/")
         overwrite = request.query_params.get("overwrite") == "true"
         return self._store(path, raw, overwrite=overwrite, exists_status=409)
 

@@ -27,16 +27,19 @@ class PermissionsApi:
 
     def handle(self, request: Request, raw: bytes) -> Reply:
         """Read, set or change the list of one object."""
-        kind, number = self._object(request)
-        if request.method in ("PUT", "PATCH"):
-            change = self._permissions.replace if request.method == "PUT" else self._permissions.merge
-            change(kind, number, _grants(body_of(raw)))
-        elif request.method != "GET":
+        change = {"GET": None, "PUT": self._permissions.replace, "PATCH": self._permissions.merge}
+        if request.method not in change:
             raise unknown_call(request)
-        return Reply(_view(kind, number, self._permissions.of(kind, number)), effect=request.method != "GET")
+        kind, number = self._object(request)
+        apply = change[request.method]
+        if apply is not None:
+            apply(kind, number, _grants(body_of(raw)))
+        return Reply(_view(kind, number, self._permissions.of(kind, number)), effect=apply is not None)
 
     def levels(self, request: Request, _: bytes) -> Reply:
         """The levels that an object may have."""
+        if request.method != "GET":
+            raise unknown_call(request)
         kind, _number = self._object(request)
         return Reply({"permission_levels": [{"permission_level": level} for level in LEVELS[kind]]})
 
