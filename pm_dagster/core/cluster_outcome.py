@@ -7,7 +7,7 @@ here changes how a run ended: what cannot be read is logged and left out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -57,11 +57,15 @@ class TaskWords:
 
 @dataclass(frozen=True)
 class ClusterOutcome:
-    """How it went. ``reason`` is a sentence for people, ``page_url`` the run's page, ``words`` what its tasks said."""
+    """How it went. ``reason`` is a sentence for people, ``words`` what the tasks said.
+
+    ``page_url`` links to the run's page, ``task_pages`` to those of its task runs by their ids.
+    """
 
     ended: Ended
     reason: str
     page_url: str
+    task_pages: Mapping[int, str]
     words: tuple[TaskWords, ...] = ()
 
     @property
@@ -87,7 +91,8 @@ def outcome_of(ended: Ended, jobs: ClusterJobs, patiently: Patience, log: loggin
     ran = [task for task in tasks if task.start_ms and task.state.standing is not Standing.ACTIVE][:_OUTPUTS]
     words = tuple(_words_of(task, jobs, patiently, log) for task in ran)
     reason = jobs.scrub(_reason(ended, jobs, log))
-    outcome = ClusterOutcome(ended, reason, jobs.page_url(ended.job_id, ended.run_id), words)
+    pages = {run_id: jobs.page_url(ended.job_id, run_id) for run_id in (ended.run_id, *(t.state.run_id for t in tasks))}
+    outcome = ClusterOutcome(ended, reason, pages[ended.run_id], pages, words)
     if outcome.succeeded and outcome.report is None:
         log.warning("The output of Databricks run %s has no report of a dispatch.", ended.run_id)
     return outcome

@@ -6,6 +6,9 @@ VIEW: Final = "mm_run_wait_vw"
 WAITING_JOBS: Final = "waiting_jobs"
 DISPATCHED_JOBS: Final = "dispatched_jobs"
 JOB: Final = "process_manager"
+#: The asset and the job that start the deployed Databricks job; an op may not be called like a job.
+ON_CLUSTER: Final = "process_manager_on_cluster"
+ON_CLUSTER_OP: Final = "run_deployed_job"
 SENSOR: Final = "waiting_jobs_sensor"
 SCHEDULE: Final = "process_manager_schedule"
 CHECK: Final = "no_quarantined_rows"
@@ -15,4 +18,7 @@ GROUP: Final = "process_manager"
 MAX_RUNTIME_SECONDS: Final = 900
 #: The run queue of deploy/dagster-*/dagster.yaml limits runs with this tag to one at a time.
 SINGLE_FLIGHT: Final = {"process_manager/dispatch": "single"}
+#: Longer than a run on a cluster is waited for (``ClusterConfig.deadline_seconds``) and cancelled. SINGLE_FLIGHT is not
+#: among them: no dispatch should have to wait for a cluster, and the ledger keeps the two apart.
+ON_CLUSTER_TAGS: Final = {"dagster/max_runtime": "1500"}
 JOB_TAGS: Final = {"dagster/max_runtime": str(MAX_RUNTIME_SECONDS), **SINGLE_FLIGHT}
