@@ -44,7 +44,8 @@ def found(folder: Path) -> Mapping[str, str]:
     Raises:
         ProcessManagerError: none runs there.
     """
-    with suppress(OSError, ValueError):
+    # Absent, or not what we write.
+    with suppress(OSError, ValueError, LookupError, TypeError):
         variables: dict[str, str] = json.loads((folder / _FILE).read_text())
         if _answers(variables["DATABRICKS_HOST"], variables["DATABRICKS_TOKEN"]):
             return variables
