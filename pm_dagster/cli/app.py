@@ -11,11 +11,12 @@ from importlib import import_module
 import click
 
 from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.workspace.scrub import scrubbed
 
 #: Name -> one line of help; each lives in the module of its name. In the order in which one meets them.
 _COMMANDS = {
     "init": "Create or upgrade the ledger beside the control table",
-    "doctor": "Check database, view, privileges, ledger, workspace and jobs",
+    "doctor": "Check credentials, database, view, privileges, ledger, workspace and jobs",
     "plan": "Show what a dispatch would do with each row, and why; writes nothing",
     "dispatch": "Do one pass over the waiting jobs",
     "status": "Show the backlog, the ledger by state and the last dispatchers",
@@ -39,12 +40,17 @@ The five commands, in the order of use:
 The environment variables that matter (README.md has all of them):
 
 \b
-  PM_POSTGRES_URL      database, as a libpq URL; empty: libpq's own PG* variables
+  PM_POSTGRES_URL      database, as a libpq or JDBC URL; empty: libpq's own PG* variables
   PM_SCHEMA            schema of the view and the control table (public)
   PM_WAIT_VIEW         the view of waiting jobs (mm_run_wait_vw)
   PM_RUN_TABLE         the control table (mm_run_plc)
-  DATABRICKS_HOST      workspace; with DATABRICKS_TOKEN, DATABRICKS_CLIENT_ID and
-                       _SECRET, or ARM_* for an Azure service principal
+  DATABRICKS_HOST      workspace; with DATABRICKS_TOKEN, DATABRICKS_CLIENT_ID and _SECRET,
+                       ARM_* for an Azure service principal, ARM_USE_MSI=true, or `az login`
+
+Instead of its value, a credential may say where it is: file:///PATH, keyvault://VAULT/NAME or
+databricks-secret://SCOPE/KEY. PM_SECRETS=keyvault://VAULT or databricks-secret://SCOPE names a whole
+store; what is not set is looked up there by the usual names (refDBpwd, databricks-instance, ...).
+`pm doctor` says where each one came from.
 
 Exit codes: 0 done; refused rows are in the numbers. 1 could not be done, or `doctor` found something. 2 wrong usage.
 """
@@ -70,7 +76,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ProcessManagerError as error:
-            click.echo(f"pm: {error}", err=True)
+            click.echo(f"pm: {scrubbed(str(error))}", err=True)
             ctx.exit(1)
 
 

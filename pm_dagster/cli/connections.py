@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from pm_dagster.core.settings import Settings, settings_from
 
 if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
     from psycopg2.extensions import connection as Connection  # noqa: N812
 
     from pm_dagster.core.ports import ControlPlane
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
 
 
 def settings() -> Settings:
-    """The settings of this process' environment."""
-    return settings_from(os.environ)
+    """The settings of this process' environment, with the database's credentials as they are now.
+
+    Raises ConfigurationError or Unavailable when one of them cannot be had.
+    """
+    from pm_dagster.credentials import DATABASE, resolved  # noqa: PLC0415
+
+    return settings_from(resolved(os.environ, DATABASE).environment)
 
 
 @contextmanager
@@ -48,8 +54,21 @@ def reader(of: Settings) -> Iterator[Connection]:
 
 
 def workspace_runs(of: Settings) -> SdkRuns:
-    """The Jobs API of the configured workspace; makes no call yet."""
+    """The Jobs API of the configured workspace, with the credentials of this moment; raises as ``settings``."""
+    from pm_dagster.credentials import WORKSPACE, resolved  # noqa: PLC0415
+
+    return runs_of(client(resolved(os.environ, WORKSPACE).environment, of), of)
+
+
+def client(environment: Mapping[str, str], of: Settings) -> WorkspaceClient:
+    """The workspace, signed in to as these variables say."""
     from pm_dagster.workspace.client import workspace_client  # noqa: PLC0415
+
+    return workspace_client(environment, of)
+
+
+def runs_of(workspace: WorkspaceClient, of: Settings) -> SdkRuns:
+    """The Jobs API of a workspace that is signed in to."""
     from pm_dagster.workspace.runs import SdkRuns  # noqa: PLC0415
 
-    return SdkRuns(workspace_client(os.environ, of), of)
+    return SdkRuns(workspace, of)

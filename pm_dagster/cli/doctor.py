@@ -7,18 +7,19 @@ one is red. Keep out: SQL and calls.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
 
 from pm_dagster.cli import connections
+from pm_dagster.cli.findings import Finding, Missing, credentials
 from pm_dagster.cli.output import console, json_option, print_json
 from pm_dagster.core.errors import ProcessManagerError, Refused
-from pm_dagster.core.settings import Settings
+from pm_dagster.core.settings import Settings, settings_from
 from pm_dagster.core.waiting_job import sort_rows
 
 if TYPE_CHECKING:
@@ -29,16 +30,6 @@ if TYPE_CHECKING:
 _JOBS_NAMED = 5
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check: its name, whether it is green, what was found, and what to do when it is red."""
-
-    check: str
-    ok: bool
-    found: str
-    remedy: str = ""
-
-
 @click.command("doctor")
 @json_option
 def command(*, as_json: bool) -> None:
@@ -46,9 +37,17 @@ def command(*, as_json: bool) -> None:
 
     Exit code 1 when anything is red.
     """
-    settings = connections.settings()
-    findings = _database(settings)
-    findings += _workspace(settings, rows_readable=all(finding.ok for finding in findings))
+    from pm_dagster.credentials import looked_up  # noqa: PLC0415
+
+    found = looked_up(os.environ)
+    settings = settings_from(found.environment)
+    missing = Missing(found)
+    database = _not_tried("database", missing.database) or _database(settings)
+    rows_readable = all(finding.ok for finding in database)
+    findings = credentials(found, settings) + database
+    findings += _not_tried("workspace", missing.workspace) or _workspace(
+        found.environment, settings, rows_readable=rows_readable
+    )
     ok = all(finding.ok for finding in findings)
     if as_json:
         print_json({"ok": ok, "checks": [asdict(finding) for finding in findings]})
@@ -75,6 +74,12 @@ def _check(name: str, remedy: str, look: Callable[[], str]) -> Finding:
         return Finding(name, ok=True, found=look())
     except ProcessManagerError as error:
         return Finding(name, ok=False, found=str(error), remedy=remedy)
+
+
+def _not_tried(check: str, missing: list[str]) -> list[Finding]:
+    if not missing:
+        return []
+    return [Finding(check, ok=False, found=f"not tried: {', '.join(missing)} is not known", remedy="see above")]
 
 
 def _database(settings: Settings) -> list[Finding]:
@@ -119,18 +124,19 @@ def _privileges(connection: Connection, settings: Settings) -> Finding:
     return Finding("privileges", ok=False, found=found, remedy="have the owner GRANT them to this user")
 
 
-def _workspace(settings: Settings, *, rows_readable: bool) -> list[Finding]:
+def _workspace(environment: Mapping[str, str], settings: Settings, *, rows_readable: bool) -> list[Finding]:
     remedy = "check DATABRICKS_HOST, the credentials (DATABRICKS_* or ARM_*) and the network"
-    clients: list[SdkRuns] = []
+    runs: list[SdkRuns] = []
 
     def token() -> str:
-        clients.append(connections.workspace_runs(settings))
-        return f"{os.environ.get('DATABRICKS_HOST', '')} takes us for {clients[0].check()}"
+        client = connections.client(environment, settings)
+        runs.append(connections.runs_of(client, settings))
+        return f"{client.config.host} takes us for {runs[0].check()}, signed in by {client.config.auth_type}"
 
     finding = _check("workspace", remedy, token)
     if not finding.ok or not rows_readable:
         return [finding]
-    return [finding, _jobs(clients[0], settings)]
+    return [finding, _jobs(runs[0], settings)]
 
 
 def _jobs(runs: SdkRuns, settings: Settings) -> Finding:

@@ -137,6 +137,9 @@ class Settings:
     http_timeout_seconds: float = _setting(
         "PM_HTTP_TIMEOUT_SECONDS", 60.0, "Time that one API call may take", _at_least(0.1, float)
     )
+    allow_http: bool = _setting(
+        "PM_ALLOW_HTTP", False, "Talk to a workspace on another machine without TLS, the token readable", _switch
+    )
     call_tries: int = _setting(
         "PM_CALL_TRIES", 4, "Tries of one call before its row is left for later", _at_least(1, int)
     )

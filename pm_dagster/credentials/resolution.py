@@ -1,9 +1,40 @@
-"""Environment variables with every reference replaced by the secret it names."""
+"""Environment variables with every reference replaced by the secret it names.
+
+Put here: in which order secrets are looked up, and which ones a whole store is asked for. Keep out: the stores.
+
+A workspace's scopes can only be read after signing in to it, so what signs in is looked up first: files and vaults,
+then the vault that PM_SECRETS names, then scopes, then the scope that PM_SECRETS names.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pm_dagster.core.errors import ConfigurationError, ProcessManagerError, Unavailable
+from pm_dagster.core.settings import settings_from
+from pm_dagster.credentials.errors import NoSuchSecret
+from pm_dagster.credentials.readers import Readers
+from pm_dagster.credentials.references import (
+    NotReadableError,
+    Reference,
+    Scope,
+    ScopeSecret,
+    Store,
+    Vault,
+    reference_in,
+    store_in,
+)
+from pm_dagster.credentials.variables import DATABASE, IN_STORE, SECRETS, STORE, WORKSPACE
+from pm_dagster.credentials.wanted import Wanted
+from pm_dagster.postgres.parameters import url_parameters
+from pm_dagster.workspace.scrub import mask_from_now_on
+
+if TYPE_CHECKING:
+    from pm_dagster.workspace.secret_scopes import SecretScopes
+
+_GIVEN = "environment variable"
 
 
 @dataclass(frozen=True)
@@ -15,13 +46,148 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A credential that could not be had, and why; the error names the variable and the reference."""
+
+    variable: str
+    error: ProcessManagerError
+
+
+@dataclass(frozen=True)
 class Resolved:
     """The environment to read settings and credentials from, and where each credential in it came from."""
 
     environment: Mapping[str, str]
     origins: tuple[Origin, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
 
-def resolved(environment: Mapping[str, str]) -> Resolved:
-    """Replace references by secrets. Raises ConfigurationError naming the variable, or Unavailable."""
-    return Resolved(dict(environment))
+def resolved(environment: Mapping[str, str], variables: Sequence[str] = (*DATABASE, *WORKSPACE)) -> Resolved:
+    """Replace references among ``variables`` by secrets, and fill what is unset from the store of PM_SECRETS.
+
+    Raises ConfigurationError naming the variable and the reference, or Unavailable when a store does not answer.
+    """
+    found = looked_up(environment, variables)
+    for failure in found.failures:
+        raise failure.error
+    return found
+
+
+def looked_up(environment: Mapping[str, str], variables: Sequence[str] = (*DATABASE, *WORKSPACE)) -> Resolved:
+    """The same without stopping at the first failure: what failed is listed, and not in the environment."""
+    work = _LookUp(environment)
+    work.run(variables)
+    work.mask()
+    origins = tuple(Origin(name, work.sources[name]) for name in variables if name in work.sources)
+    failures = tuple(Failure(name, error) for name, error in work.failures.items())
+    return Resolved({k: v for k, v in work.values.items() if k not in work.failures}, origins, failures)
+
+
+class _LookUp:
+    """One look at everything."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.values = dict(environment)
+        self.sources: dict[str, str] = {}
+        self.failures: dict[str, ProcessManagerError] = {}
+        self._pending: dict[str, Reference] = {}
+        self._readers = Readers(self._scopes)
+
+    def run(self, variables: Sequence[str]) -> None:
+        """Look up in the order that the module's docstring gives."""
+        store = self._store()
+        self._sort(variables)
+        if isinstance(store, Scope) or any(isinstance(reference, ScopeSecret) for reference in self._pending.values()):
+            self._sort(WORKSPACE)
+            variables = (*variables, *WORKSPACE)
+        wanted = Wanted(self.values)
+        self._read(scopes=False)
+        if isinstance(store, Vault):
+            self._fill(store, [name for name in WORKSPACE if name in variables], wanted)
+        self._read(scopes=True)
+        if store is not None:
+            self._fill(store, variables, wanted)
+
+    def mask(self) -> None:
+        """Let no text show the secrets from here on."""
+        for name in SECRETS:
+            if self.values.get(name) and name not in self.failures:
+                mask_from_now_on(name, self.values[name])
+        try:
+            in_url = url_parameters(self.values.get("PM_POSTGRES_URL", "")).get("password")
+        except ConfigurationError:
+            in_url = None
+        if in_url:
+            mask_from_now_on("PM_POSTGRES_URL", in_url)
+
+    def _store(self) -> Store | None:
+        try:
+            return store_in(self.values[STORE]) if self.values.get(STORE) else None
+        except NotReadableError as error:
+            self.failures[STORE] = ConfigurationError(f"{STORE} cannot be used: {error}")
+            return None
+
+    def _sort(self, variables: Sequence[str]) -> None:
+        """Tell values from references."""
+        for name in variables:
+            if not self.values.get(name) or name in self.sources:
+                continue
+            try:
+                reference = reference_in(self.values[name])
+            except NotReadableError as error:
+                self.failures[name] = ConfigurationError(f"{name} looks like a reference to a secret, but {error}")
+                continue
+            self.sources[name] = str(reference or _GIVEN)
+            if reference is not None:
+                self._pending[name] = reference
+
+    def _read(self, *, scopes: bool) -> None:
+        now = [name for name, reference in self._pending.items() if isinstance(reference, ScopeSecret) is scopes]
+        for name in now:
+            try:
+                self.values[name] = self._readers.read(self._pending[name])
+            except ProcessManagerError as error:
+                self.failures[name] = _named(f"{name} ({self._pending[name]})", error)
+        # Only now: what signs in must not be taken from what is still a reference.
+        for name in now:
+            del self._pending[name]
+
+    def _fill(self, store: Store, variables: Sequence[str], wanted: Wanted) -> None:
+        try:
+            there = self._readers.keys(store) if isinstance(store, Scope) else None
+            for name in variables:
+                if name not in IN_STORE or self.values.get(name) or not wanted.from_store(name, self.values):
+                    continue
+                if there is None or IN_STORE[name] in there:
+                    self._take(name, store.secret(IN_STORE[name]))
+        except ProcessManagerError as error:
+            self.failures[STORE] = _named(f"{STORE} ({store})", error)
+
+    def _take(self, name: str, reference: Reference) -> None:
+        try:
+            self.values[name] = self._readers.read(reference)
+        except NoSuchSecret:
+            return
+        except ProcessManagerError as error:
+            raise _named(f"for {name}, {reference}", error) from None
+        self.sources[name] = f"{STORE}: {reference}"
+
+    def _scopes(self) -> SecretScopes:
+        """The workspace's scopes, signed in to with what does not come from a scope itself."""
+        # The SDK takes half a second to import, and most commands need only the database.
+        from pm_dagster.workspace.client import signed_in  # noqa: PLC0415
+        from pm_dagster.workspace.secret_scopes import SecretScopes  # noqa: PLC0415
+
+        unknown = {*self._pending, *self.failures}
+        known = {name: value for name, value in self.values.items() if name not in unknown}
+        settings = settings_from(known)
+        try:
+            return SecretScopes(signed_in(known, settings), settings.http_timeout_seconds)
+        except ConfigurationError as error:
+            message = f"host and sign-in have to come from elsewhere to read a secret scope: {error}"
+            raise ConfigurationError(message) from None
+
+
+def _named(what: str, error: ProcessManagerError) -> ProcessManagerError:
+    kind = Unavailable if isinstance(error, Unavailable) else ConfigurationError
+    return kind(f"{what}: {error}")

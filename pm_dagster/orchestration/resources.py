@@ -1,13 +1,14 @@
 """What a run holds while it lasts: the control table, the workspace, and the one dispatch over both.
 
-Put here: when they are opened and closed. Keep out: the names of environment variables (``definitions.py``).
-Credentials are read when a run needs them; they are in no resource config, so no UI, run or event can show them.
+Put here: when they are opened and closed. Keep out: what becomes of environment variables (``credentials``,
+``workspace``). Credentials are looked up anew for each run and each tick, when they are first needed, so a rotated one
+needs no restart; they are in no resource config, so no UI, run or event can show them.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -18,15 +19,37 @@ from pm_dagster.core.dispatch import Dispatch
 from pm_dagster.core.outcomes import RowOutcome
 from pm_dagster.core.ports import ControlPlane, DatabricksRuns
 from pm_dagster.core.settings import Settings, settings_from
+from pm_dagster.credentials import DATABASE, resolved
 from pm_dagster.postgres.control_plane import PostgresControlPlane
 
 
-@dataclass(frozen=True)
 class ControlTable:
-    """The control plane as one dispatcher sees it, with the settings of this run."""
+    """The control plane as one dispatcher sees it, with the settings of this run.
 
-    control: ControlPlane
-    settings: Settings
+    ``opens`` is called when either is first used: looking up credentials may fail, and then the op is retried.
+    """
+
+    def __init__(self, opens: Callable[[], tuple[ControlPlane, Settings]]) -> None:
+        self._opens = opens
+
+    @cached_property
+    def _opened(self) -> tuple[ControlPlane, Settings]:
+        return self._opens()
+
+    @property
+    def control(self) -> ControlPlane:
+        """The control plane. Raises ConfigurationError, or Unavailable when a credential cannot be looked up now."""
+        return self._opened[0]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings. Raises as ``control``."""
+        return self._opened[1]
+
+    def end(self) -> None:
+        """Give up the dispatcher's claims, if it ever was one."""
+        if "_opened" in vars(self):
+            self.control.end()
 
 
 class Workspace(Protocol):
@@ -66,12 +89,17 @@ class ControlTableResource(dg.ConfigurableResource[ControlTable]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[ControlTable]:
         """One control plane for the run, which gives up its claims at the end whatever happens."""
-        settings = self.settings(os.environ)
-        control = PostgresControlPlane(settings, _actor(context))
+        actor = _actor(context)
+
+        def opens() -> tuple[ControlPlane, Settings]:
+            settings = self.settings(resolved(os.environ, DATABASE).environment)
+            return PostgresControlPlane(settings, actor), settings
+
+        table = ControlTable(opens)
         try:
-            yield ControlTable(control, settings)
+            yield table
         finally:
-            control.end()
+            table.end()
 
 
 class DispatchSession:
@@ -80,15 +108,14 @@ class DispatchSession:
     def __init__(self, table: ControlTable, workspace: Workspace) -> None:
         self._table = table
         self._workspace = workspace
-        self.settings = table.settings
         #: What the ops of this process decided; a retried op does not decide again what it decided before.
         self.decided: dict[int, RowOutcome] = {}
 
     @cached_property
     def dispatch(self) -> Dispatch:
         """The dispatch, made when first used: signing in to the workspace may fail, and then the op is retried."""
-        runs = self._workspace.runs(self.settings)
-        return Dispatch(self._table.control, runs, self.settings, on_outcome=self._note)
+        settings = self._table.settings
+        return Dispatch(self._table.control, self._workspace.runs(settings), settings, on_outcome=self._note)
 
     def _note(self, outcome: RowOutcome) -> None:
         self.decided[outcome.entry.entry_id] = outcome

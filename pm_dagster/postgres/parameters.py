@@ -12,17 +12,21 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from pm_dagster import entra
-from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.core.errors import ConfigurationError, Unavailable
 from pm_dagster.core.settings import LIBPQ_VARIABLES, Settings
 
 _JDBC = "jdbc:postgresql:"
-#: Azure Database for PostgreSQL refuses connections without TLS unless its owner allows them; in each cloud:
+#: Azure Database for PostgreSQL in each cloud, and the scope of the tokens that it takes for passwords. It refuses
+#: connections without TLS unless its owner allows them:
 #: https://learn.microsoft.com/en-us/azure/postgresql/network/concepts-networking-ssl-tls
-_AZURE = (
-    ".postgres.database.azure.com",
-    ".postgres.database.usgovcloudapi.net",
-    ".postgres.database.chinacloudapi.cn",
-)
+#: https://learn.microsoft.com/en-us/azure/postgresql/security/security-entra-configure
+#: https://github.com/Azure/azure-cli/blob/dev/src/azure-cli-core/azure/cli/core/cloud.py (ossrdbms_resource_id)
+_AZURE = {
+    ".postgres.database.azure.com": "https://ossrdbms-aad.database.windows.net/.default",
+    ".postgres.database.usgovcloudapi.net": "https://ossrdbms-aad.database.usgovcloudapi.net/.default",
+    ".postgres.database.chinacloudapi.cn": "https://ossrdbms-aad.database.chinacloudapi.cn/.default",
+}
+_PUBLIC_CLOUD = _AZURE[".postgres.database.azure.com"]
 #: Properties of the JDBC driver that libpq knows by the same name and meaning.
 _SAME = ("user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "options")
 _UNUSABLE = (
@@ -46,20 +50,31 @@ def parameters(settings: Settings) -> dict[str, str]:
         "sslmode": settings.postgres_sslmode,
     }
     found = {LIBPQ_VARIABLES[name]: value for name, value in settings.postgres_defaults}
-    found |= _from_url(settings.postgres_url)
+    found |= url_parameters(settings.postgres_url)
     found |= {name: value for name, value in parts.items() if value}
-    if "sslmode" not in found and "service" not in found and _on_azure(found.get("host", "")):
+    scope = _scope_of(found.get("host", ""))
+    if scope and "sslmode" not in found and "service" not in found:
         found["sslmode"] = "require"
     if settings.postgres_auth == "entra":
-        found["password"] = entra.token(entra.POSTGRES_SCOPE, "PM_POSTGRES_AUTH=entra")
+        found["password"] = _token(scope or _PUBLIC_CLOUD)
     return found
 
 
-def _on_azure(hosts: str) -> bool:
-    return any(host.strip().lower().rstrip(".").endswith(_AZURE) for host in hosts.split(","))
+def _scope_of(hosts: str) -> str | None:
+    """The scope of tokens for these hosts if they are Azure's."""
+    names = [host.strip().lower().rstrip(".") for host in hosts.split(",")]
+    return next((scope for suffix, scope in _AZURE.items() if any(name.endswith(suffix) for name in names)), None)
 
 
-def _from_url(url: str) -> dict[str, str]:
+def _token(scope: str) -> str:
+    try:
+        return entra.token(scope)
+    except (ConfigurationError, Unavailable) as error:
+        raise type(error)(f"PM_POSTGRES_AUTH=entra: {error}") from None
+
+
+def url_parameters(url: str) -> dict[str, str]:
+    """What a libpq URL, a key=value string or a JDBC URL says. Raises ConfigurationError without the value."""
     if url.startswith(_JDBC):
         return _from_jdbc(url.removeprefix(_JDBC))
     try:

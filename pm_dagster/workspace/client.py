@@ -1,30 +1,53 @@
-"""A workspace client from the SDK's own environment variables, for the command line and the cluster.
+"""A workspace client from environment variables, the same for Dagster, the command line and the cluster.
 
-Under Dagster the client comes from dagster-databricks' resource instead.
+Put here: what makes a host usable, and what a failed sign-in means. Keep out: the ways to sign in (``sign_in.py``) and
+references to secrets, which ``pm_dagster.credentials`` has replaced in the variables that come in here.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
-from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.core.errors import ConfigurationError, ProcessManagerError, WorkspaceUnavailable
 from pm_dagster.core.settings import Settings
+from pm_dagster.workspace.managed_identity import ManagedIdentity
 from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.workspace.sign_in import MANAGED_IDENTITY, WAYS, arguments, sign_in
+
+_MESSAGE_LIMIT = 500
+_SERVER_ERROR = 500
+#: Without DATABRICKS_HOST the SDK can find the workspace by these.
+_HOSTED_BY = ("DATABRICKS_CONFIG_PROFILE", "DATABRICKS_AZURE_RESOURCE_ID", "DATABRICKS_RUNTIME_VERSION")
+#: The SDK's words when no provider, or not the chosen one, has what it needs.
+_NOTHING_FITS = "cannot configure default credentials"
+_NO_HOST = "no workspace is configured: set DATABRICKS_HOST (and DATABRICKS_TOKEN or other DATABRICKS_*/ARM_*)"
+_IN_CLEAR = (
+    "DATABRICKS_HOST is {host}: our token would travel readable for everybody on the way; use https,"
+    " or set PM_ALLOW_HTTP=true"
+)
 
 
-def check_host(host: str | None) -> None:
-    """Raise ConfigurationError for a host that the SDK would take as it is and fail with on every call."""
+def check_host(host: str | None, *, allow_http: bool = False) -> None:
+    """Raise ConfigurationError for a host that the SDK would take as it is and fail with on every call.
+
+    Also for one to which a token would travel in clear, unless it is on this machine or ``allow_http`` is true.
+    """
     if not host:
-        message = "no workspace is configured: set DATABRICKS_HOST (and DATABRICKS_TOKEN or other DATABRICKS_*/ARM_*)"
-        raise ConfigurationError(message)
-    if not _is_scheme_and_host(host if "://" in host else f"https://{host}"):
+        raise ConfigurationError(_NO_HOST)
+    url = host if "://" in host else f"https://{host}"
+    if not _is_scheme_and_host(url):
         shown = "(its value is not shown)" if "@" in host else host
         message = f"DATABRICKS_HOST must be scheme and host only, such as https://adb-1.2.azuredatabricks.net: {shown}"
         raise ConfigurationError(message)
+    if urlsplit(url).scheme == "http" and not allow_http and not _is_here(urlsplit(url).hostname or ""):
+        raise ConfigurationError(_IN_CLEAR.format(host=host))
 
 
 def _is_scheme_and_host(url: str) -> bool:
@@ -36,17 +59,80 @@ def _is_scheme_and_host(url: str) -> bool:
     return bool(usable) and not (parts.query or parts.fragment or parts.path.strip("/") or "@" in parts.netloc)
 
 
-def workspace_client(environment: Mapping[str, str], settings: Settings) -> WorkspaceClient:
-    """A client as the SDK configures it from the process environment; makes no call for a personal access token.
-
-    Raises ConfigurationError when host or credentials are missing or contradict each other.
-    """
-    check_host(environment.get("DATABRICKS_HOST") or None)
+def _is_here(name: str) -> bool:
     try:
-        config = Config(http_timeout_seconds=settings.http_timeout_seconds, retry_timeout_seconds=1)
-        return WorkspaceClient(config=config)
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def workspace_client(environment: Mapping[str, str], settings: Settings) -> WorkspaceClient:
+    """A client that signs in as the variables say; makes no call for a personal access token.
+
+    Raises as ``signed_in``.
+    """
+    return WorkspaceClient(config=signed_in(environment, settings))
+
+
+def signed_in(environment: Mapping[str, str], settings: Settings) -> Config:
+    """The SDK's configuration, with host and credentials from these variables.
+
+    Raises ConfigurationError when host or credentials are missing or contradict each other, WorkspaceUnavailable when
+    the workspace does not say how to sign in.
+    """
+    host = environment.get("DATABRICKS_HOST")
+    if host or not _finds_host(environment):
+        check_host(host, allow_http=settings.allow_http)
+    way = sign_in(environment)
+    if way == "oauth-m2m" and host:
+        _check_answers(host, settings.http_timeout_seconds)
+    given = arguments(environment, way)
+    strategy = ManagedIdentity() if way == MANAGED_IDENTITY else None
+    timeout = settings.http_timeout_seconds
+    try:
+        config = Config(credentials_strategy=strategy, http_timeout_seconds=timeout, retry_timeout_seconds=1, **given)
+    except ProcessManagerError:
+        raise
     except Exception as error:  # noqa: BLE001 credential providers raise what they like
-        secrets = [value for name, value in environment.items() if "SECRET" in name or "TOKEN" in name]
-        first_line = scrubbed(str(error), secrets).splitlines()[0][:500]
-        message = f"the workspace credentials cannot be used: {first_line}"
-        raise ConfigurationError(message) from None
+        raise _failure(error, environment, way) from None
+    check_host(config.host, allow_http=settings.allow_http)
+    return config
+
+
+def _finds_host(environment: Mapping[str, str]) -> bool:
+    profiles = Path(environment.get("DATABRICKS_CONFIG_FILE") or "~/.databrickscfg").expanduser()
+    return any(environment.get(name) for name in _HOSTED_BY) or profiles.exists()
+
+
+def _check_answers(host: str, timeout: float) -> None:
+    """Ask for the token endpoint once: the SDK asks the same, but for five minutes when nothing answers (0.60)."""
+    host = (host if "://" in host else f"https://{host}").rstrip("/")
+    url = f"{host}/oidc/.well-known/oauth-authorization-server"
+    try:
+        status = requests.get(url, timeout=timeout, allow_redirects=False).status_code
+    except requests.RequestException as error:
+        raise _unreachable(error) from None
+    if status >= _SERVER_ERROR:
+        raise WorkspaceUnavailable(f"the workspace does not say how to sign in (HTTP {status})", maybe_applied=False)
+
+
+def _unreachable(error: BaseException) -> WorkspaceUnavailable:
+    message = f"signing in to the workspace failed: cannot connect ({type(error).__name__})"
+    return WorkspaceUnavailable(message, maybe_applied=False)
+
+
+def _failure(error: Exception, environment: Mapping[str, str], way: str | None) -> ProcessManagerError:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (requests.ConnectionError, requests.Timeout)):
+            return _unreachable(cause)
+        cause = cause.__cause__ or cause.__context__
+    secrets = [value for name, value in environment.items() if "SECRET" in name or "TOKEN" in name]
+    first_line = scrubbed(str(error), secrets).splitlines()[0][:_MESSAGE_LIMIT]
+    if _NOTHING_FITS in first_line and way is None:
+        return ConfigurationError(f"no complete way to sign in to the workspace is set; it takes {WAYS}")
+    if _NOTHING_FITS in first_line:
+        return ConfigurationError(
+            f"signing in by {way} is not possible with the variables that are set; it takes {WAYS}"
+        )
+    return ConfigurationError(f"the workspace credentials cannot be used: {first_line}")

@@ -25,6 +25,7 @@ from pm_dagster.core.errors import (
     ProcessManagerError,
     Refused,
     Throttled,
+    Unavailable,
     WorkspaceUnavailable,
 )
 from pm_dagster.workspace.scrub import scrubbed
@@ -76,7 +77,7 @@ class OneAttempt:
         """``text`` without this connection's secrets."""
         config = self._config
         known = [getattr(config, name, None) for name in ("token", "client_secret", "azure_client_secret", "password")]
-        return scrubbed(text, known)
+        return scrubbed(text, [*known, *getattr(self._local, "sent", ())])
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
@@ -90,13 +91,17 @@ class OneAttempt:
     def _credentials(self) -> dict[str, str]:
         """The SDK's headers. A token endpoint that fails shows as ValueError, whatever its HTTP status (SDK 0.60)."""
         try:
-            return dict(self._config.authenticate())
-        except (requests.RequestException, TimeoutError) as error:
-            message = self.scrub(f"no token for {self._config.host}: {type(error).__name__}")
+            headers = dict(self._config.authenticate())
+        except (requests.RequestException, TimeoutError, Unavailable) as error:
+            what = str(error) if isinstance(error, Unavailable) else type(error).__name__
+            message = self.scrub(f"no token for {self._config.host}: {what}")
             raise WorkspaceUnavailable(message, maybe_applied=False) from None
         except Exception as error:  # noqa: BLE001 credential providers raise what they like
             message = self.scrub(f"no credentials for {self._config.host}: {error}")[:_MESSAGE_LIMIT]
             raise AuthenticationFailed(message) from None
+        # Tokens that were issued to us are in no configuration.
+        self._local.sent = [value.rpartition(" ")[2] for value in headers.values()]
+        return headers
 
     def _no_answer(self, error: requests.RequestException) -> ProcessManagerError:
         host = self._config.host

@@ -40,7 +40,8 @@ class World:
         """The control table as a new dispatcher sees it."""
         control = InMemoryControlPlane(self.database, self.settings)
         control.faults = self.faults
-        return ControlTable(control, self.settings)
+        settings = self.settings
+        return ControlTable(lambda: (control, settings))
 
     def dispatch(self, **options: Any) -> dg.ExecuteInProcessResult:  # noqa: ANN401
         """Run the job ``process_manager``."""

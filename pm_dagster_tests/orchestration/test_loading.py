@@ -9,13 +9,13 @@ import sys
 import pytest
 
 from pm_dagster import definitions
-from pm_dagster.core.errors import ConfigurationError
 from pm_dagster.core.settings import Settings
 from pm_dagster.orchestration.resources import ControlTableResource
+from pm_dagster.orchestration.workspace import databricks_client_resource
+from pm_dagster.workspace.client import signed_in
 
 _HOST = "https://adb-1.2.azuredatabricks.net"
 _PAT = {"DATABRICKS_TOKEN": "dapi-made-up"}
-_OAUTH = {"DATABRICKS_CLIENT_ID": "id", "DATABRICKS_CLIENT_SECRET": "made-up-secret"}
 _AZURE = {"ARM_CLIENT_ID": "id", "ARM_CLIENT_SECRET": "made-up-secret", "ARM_TENANT_ID": "tenant"}
 
 
@@ -31,23 +31,6 @@ def test_it_loads_in_a_fresh_interpreter_without_any_variable() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "loaded"), done.stderr
 
 
-@pytest.mark.parametrize(("variables", "way"), [(_PAT, "pat"), (_OAUTH, "oauth-m2m"), (_AZURE, "azure-client-secret")])
-def test_the_way_to_sign_in_is_the_one_that_is_set(variables: dict[str, str], way: str) -> None:
-    assert definitions.sign_in(variables) == way
-    assert "made-up" not in repr(definitions.databricks_client_resource(variables))
-
-
-def test_several_ways_need_a_choice() -> None:
-    with pytest.raises(ConfigurationError, match="DATABRICKS_AUTH_TYPE"):
-        definitions.sign_in(_PAT | _AZURE)
-    assert definitions.sign_in(_PAT | _AZURE | {"DATABRICKS_AUTH_TYPE": "pat"}) == "pat"
-
-
-def test_no_way_says_what_it_takes() -> None:
-    with pytest.raises(ConfigurationError, match=r"DATABRICKS_TOKEN \(pat\)"):
-        definitions.sign_in({"ARM_CLIENT_ID": "id"})
-
-
 @pytest.mark.parametrize("chosen", [None, "pat"])
 def test_a_token_signs_in_without_a_call(monkeypatch: pytest.MonkeyPatch, chosen: str | None) -> None:
     others = {} if chosen is None else _AZURE | {"DATABRICKS_AUTH_TYPE": chosen}
@@ -55,6 +38,11 @@ def test_a_token_signs_in_without_a_call(monkeypatch: pytest.MonkeyPatch, chosen
         monkeypatch.setenv(name, value)
     runs = definitions.WorkspaceResource().runs(Settings())
     assert runs.page_url(1, 2).startswith(_HOST)
+
+
+def test_the_resource_of_dagster_databricks_shows_no_secret() -> None:
+    config = signed_in({"DATABRICKS_HOST": _HOST, **_PAT}, Settings())
+    assert "made-up" not in repr(databricks_client_resource(config))
 
 
 def test_the_launchpad_overrides_the_deployment() -> None:

@@ -65,7 +65,7 @@ def test_contradicting_credentials_are_refused_without_their_values(monkeypatch:
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError, match="credentials cannot be used") as caught:
+    with pytest.raises(ConfigurationError, match="set DATABRICKS_AUTH_TYPE to one of pat, oauth-m2m") as caught:
         workspace_client(environment, Settings())
     assert "first-secret" not in str(caught.value)
     assert "second-secret" not in str(caught.value)
