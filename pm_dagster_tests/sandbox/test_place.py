@@ -39,9 +39,9 @@ def rows_seen_by(secrets: dict[str, str]) -> int:
     address, _, database = secrets["refDBjdbcURL"].removeprefix("jdbc:postgresql://").partition("/")
     host, _, port = address.partition(":")
     assert (host, database) == (secrets["refDBhostname"], secrets["refDBname"])
-    login = {"user": secrets["refDBuser"], "password": secrets["refDBpwd"]}
+    user, password = secrets["refDBuser"], secrets["refDBpwd"]
     statement = sql.SQL("SELECT count(*) FROM {}.mm_run_wait_vw")
-    with closing(psycopg2.connect(host=host, port=port, dbname=database, **login)) as connection:
+    with closing(psycopg2.connect(host=host, port=port, dbname=database, user=user, password=password)) as connection:
         cursor = connection.cursor()
         cursor.execute(statement.format(sql.Identifier(secrets["database-postgres-schema"])))
         return int((cursor.fetchone() or (-1,))[0])
