@@ -15,10 +15,12 @@ from starlette.responses import HTMLResponse
 
 from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.gate import Parts
-from pm_dagster.sandbox.workspace.model import Job, Phase, Run
+from pm_dagster.sandbox.workspace.model import Job, Phase, Run, TaskRun
 
 _SHOWN = 200
 _SHORT = 40
+_MOST_OUTPUTS = 20
+_MOST_OUTPUT = 64 * 1024
 _STYLE = """
 :root{color-scheme:light dark;--line:#8884;--soft:#8881;--ink2:#777}
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
@@ -30,6 +32,9 @@ td.n{font-variant-numeric:tabular-nums;white-space:nowrap}
 b.s{font-weight:600;border-radius:1rem;padding:.1rem .6rem;font-size:.85em;white-space:nowrap}
 b.good{background:#1a7f3722;color:#1f8f43}b.bad{background:#c9302c22;color:#d14}b.busy{background:#2a6fdb22;color:#2a6fdb}
 b.idle{background:#8883;color:var(--ink2)}
+h3{font-size:1rem;margin:1.2rem 0 .4rem}small{color:var(--ink2);font-weight:400}
+pre{background:var(--soft);padding:.8rem 1rem;margin:0;border-radius:.4rem;font-size:.85rem;white-space:pre-wrap;
+overflow-wrap:anywhere}
 """
 # The service's run_page_url hides job and run in the fragment, which never reaches a server.
 _SCRIPT = (
@@ -79,7 +84,23 @@ class Pages:
                 run = self._state.run_of_task(run_id) or self._state.run(run_id)
             except ApiError as refusal:
                 return _page("Not here", refusal.message, "", 404)
-            return _page(run.name, f"Run {run.run_id} of job {run.job_id}", _run_body(run))
+            body = _run_body(run) + self._outputs(run)
+            return _page(run.name, f"Run {run.run_id} of job {run.job_id}", body, changes=run.last.active)
+
+    def _outputs(self, run: Run) -> str:
+        """What the tasks wrote, the latest first; nothing for those that went by script."""
+        tasks = [task for attempt in reversed(run.attempts) if attempt.executes for task in reversed(attempt.tasks)]
+        written = [_output(task, self._state.output(task.run_id, _MOST_OUTPUT)) for task in tasks[:_MOST_OUTPUTS]]
+        return "<h2>Output</h2>" + "".join(written) if written else ""
+
+
+def _output(task: TaskRun, written: tuple[str, bool]) -> str:
+    text, cut = written
+    # The trace is part of the output, but a task that never began has none.
+    shown = text or task.error
+    more = f"<p class=sub>The last {_MOST_OUTPUT >> 10} kB.</p>" if cut else ""
+    body = f"<pre>{escape(shown)}</pre>" if shown else "<p class=sub>It wrote nothing.</p>"
+    return f"<h3>{escape(task.task_key)} {_badge(task)} <small>{task.run_id}</small></h3>{more}{body}"
 
 
 def _run_body(run: Run) -> str:
@@ -159,11 +180,12 @@ def _cell(text: str) -> str:
     return f"<td class=n>{text}</td>" if short else f"<td>{text}</td>"
 
 
-def _page(title: str, about: str, body: str, status: int = 200) -> HTMLResponse:
+def _page(title: str, about: str, body: str, status: int = 200, *, changes: bool = True) -> HTMLResponse:
+    refresh = '<meta http-equiv="refresh" content="5">' if changes else ""
     text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="refresh" content="5"><style>{_STYLE}</style><script>{_SCRIPT}</script></head>'
+        f"{refresh}<style>{_STYLE}</style><script>{_SCRIPT}</script></head>"
         f'<body><p class="sub"><a href="/">Local workspace</a> (sandbox)</p><h1>{escape(title)}</h1>'
         f'<p class="sub">{escape(about)}</p>{body}</body></html>'
     )
