@@ -88,8 +88,8 @@ class Pages:
             return _page(run.name, f"Run {run.run_id} of job {run.job_id}", body, changes=run.last.active)
 
     def _outputs(self, run: Run) -> str:
-        """What the tasks wrote, the latest first; nothing for those that went by script."""
-        tasks = [task for attempt in reversed(run.attempts) if attempt.executes for task in reversed(attempt.tasks)]
+        """What the tasks wrote, those of the latest execution first; nothing where a script decided."""
+        tasks = [task for each in reversed(run.attempts) if each.executes for task in each.tasks if task.start]
         written = [_output(task, self._state.output(task.run_id, _MOST_OUTPUT)) for task in tasks[:_MOST_OUTPUTS]]
         return "<h2>Output</h2>" + "".join(written) if written else ""
 
