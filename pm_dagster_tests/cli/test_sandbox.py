@@ -46,8 +46,12 @@ def test_up_ends_with_all_its_children(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pm_dagster.cli", "sandbox", "up", "--dir", str(folder), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        said = ""
         while "Ctrl-C" not in (line := process.stdout.readline()):
             assert line, "it ended"
+            said += line
+        assert f'eval "$(pm sandbox env --dir {folder})"' in said
+        assert "export DATABRICKS_HOST=http://127.0.0.1:" in _sandbox("env", folder=folder).stdout
         assert _with_home(folder)
         busy = _sandbox("demo", folder=folder)
         assert busy.returncode == 1

@@ -1,13 +1,12 @@
 """The files that were uploaded to the workspace, as plain files on disk below one folder.
 
-Put here: storing, finding, listing and deleting files and folders, and their ids. Keep out: HTTP (``files_api.py``) and
-what a path may look like (``workspace_path.py``). A task that runs as a local process finds its own source here, so the
-tree on disk has the names of the workspace.
+Put here: storing, finding, listing and deleting files and folders. Keep out: HTTP (``files_api.py``), ids
+(``object_ids.py``) and what a path may look like (``workspace_path.py``). A task that runs as a local process finds its
+own source here, so the tree on disk has the names of the workspace.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import tempfile
@@ -19,9 +18,9 @@ from pathlib import Path
 
 from pm_dagster.sandbox.workspace.auth import USER_NAME
 from pm_dagster.sandbox.workspace.errors import ApiError, invalid
-from pm_dagster.sandbox.workspace.memory import FIRST_ID
+from pm_dagster.sandbox.workspace.object_ids import ObjectIds
 from pm_dagster.sandbox.workspace.store import StateFile
-from pm_dagster.sandbox.workspace.workspace_path import canonical, is_name, is_within, parent_of
+from pm_dagster.sandbox.workspace.workspace_path import canonical, is_name, parent_of
 
 # They are there from the start and cannot be deleted.
 _HOME = f"/Users/{USER_NAME}"
@@ -49,7 +48,7 @@ class WorkspaceFiles:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self._tree, self._incoming = folder.resolve() / "files", folder.resolve() / "incoming"
-        self._ids = _Ids(StateFile(folder / "objects.jsonl"), clock)
+        self._ids = ObjectIds(StateFile(folder / "objects.jsonl"), clock)
         self._lock = threading.RLock()
         # What a crash left half written.
         shutil.rmtree(self._incoming, ignore_errors=True)
@@ -138,7 +137,10 @@ class WorkspaceFiles:
                 raise ApiError(400, "DIRECTORY_PROTECTED", f"Folder {path} is protected.")
             if found.is_dir() and any(found.iterdir()) and not recursive:
                 raise ApiError(400, "DIRECTORY_NOT_EMPTY", f"Folder ({path}) is not empty.")
-            shutil.rmtree(found) if found.is_dir() else found.unlink()
+            if found.is_dir():
+                shutil.rmtree(found)
+            else:
+                found.unlink()
             self._ids.drop(place)
 
     def clear(self) -> None:
@@ -175,50 +177,6 @@ class WorkspaceFiles:
         stat = found.stat()
         object_id, created = self._ids.of(place)
         return StoredObject(place, object_id, found.is_dir(), stat.st_size, created, stat.st_mtime)
-
-
-class _Ids:
-    """The id of each place, and since when it has it; a place that is deleted and made again gets a new one."""
-
-    def __init__(self, file: StateFile, clock: Callable[[], float]) -> None:
-        self._file, self._clock = file, clock
-        self._known: dict[str, tuple[int, float]] = {}
-        # Even, where jobs and runs have odd ones: no two things of a workspace share an id.
-        highest = FIRST_ID - 1
-        for record in file.load():
-            self._known.update({place: (number, made) for place, (number, made) in record.get("objects", {}).items()})
-            for place in record.get("gone", []):
-                self._known.pop(place, None)
-            numbers = [number for number, _ in record.get("objects", {}).values()]
-            highest = max([highest, record.get("highest", 0), *numbers])
-        self._numbers = itertools.count(highest + 2, 2)
-        file.replace([{"objects": self._known, "highest": highest}])
-
-    def of(self, place: str) -> tuple[int, float]:
-        """The id and the time it was given; a place that came into being without us gets its id now."""
-        return self._known.get(place) or self.renew(place)
-
-    def renew(self, place: str) -> tuple[int, float]:
-        """Give the place an id that none had before."""
-        self._known[place] = next(self._numbers), self._clock()
-        self._file.append([{"objects": {place: self._known[place]}}])
-        return self._known[place]
-
-    def place_of(self, object_id: int) -> str | None:
-        """The place with this id."""
-        return next((place for place, (number, _) in self._known.items() if number == object_id), None)
-
-    def drop(self, folder: str) -> None:
-        """Forget the place and all below it."""
-        gone = [place for place in self._known if is_within(place, folder)]
-        for place in gone:
-            del self._known[place]
-        self._file.append([{"gone": gone}])
-
-    def clear(self) -> None:
-        """Forget every place; ids are not given again."""
-        self._known.clear()
-        self._file.replace([{"highest": next(self._numbers)}])
 
 
 def _absent(path: str) -> ApiError:
