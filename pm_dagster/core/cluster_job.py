@@ -99,6 +99,12 @@ class ClusterRun:
         return _seconds(self.start_ms, self.end_ms)
 
     @property
+    def end(self) -> End | None:
+        """How it ended; None while it is under way. A state that nobody knows has ended once it has an end time."""
+        unknown = self.state.life_cycle_state is None and self.state.status_state is None
+        return End.UNKNOWN if unknown and self.end_ms else end_of(self.state)
+
+    @property
     def latest_tasks(self) -> tuple[TaskRun, ...]:
         """The last attempt of each task, in the order in which the tasks first appear; attempts come unordered."""
         latest: dict[str, TaskRun] = {}

@@ -124,7 +124,7 @@ def _reason(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:
     if ended.end is End.SKIPPED:
         return f"{subject} {ended.end}{_in_the_way(ended, jobs, log)}"
     if ended.end is End.OVERDUE:
-        return f"{subject} did not end within {ended.waited:.0f} s; {_fate(ended)}"
+        return f"{subject} did not end within {round(ended.waited, 1):g} s; {_fate(ended)}"
     if ended.end is End.LOST:
         return f"{subject} {ended.end}{_after_colon(ended.lost)}; {_fate(ended)}"
     words, message = (state.words, state.message) if state else ("no state", "")

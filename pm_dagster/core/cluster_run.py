@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pm_dagster.core.cluster_job import ClusterJobs, ClusterRun, End, choose_job, end_of
+from pm_dagster.core.cluster_job import ClusterJobs, ClusterRun, End, choose_job
 from pm_dagster.core.cluster_outcome import ClusterOutcome, Ended, outcome_of
 from pm_dagster.core.errors import NeverAgain, ProcessManagerError, Unavailable, WorkspaceUnavailable
 
@@ -109,14 +109,14 @@ class ClusterDispatch:
         began = self._clock()
         run, lost = self._wait(run_id, began + self._order.deadline_seconds)
         waited = self._clock() - began
-        end, cancelled = (end_of(run.state) if run else None), False
+        end, cancelled = (run.end if run else None), False
         if end is None:
             end = End.LOST if lost else End.OVERDUE
             cancelled = self._cancel(job_id, run_id)
             if cancelled:
                 run = self._wait(run_id, self._clock() + _ENDING_SECONDS)[0] or run
             # It may have come through in the very moment that it was told to end.
-            end = End.SUCCEEDED if run and end_of(run.state) is End.SUCCEEDED else end
+            end = End.SUCCEEDED if run and run.end is End.SUCCEEDED else end
         return Ended(job_id, run_id, end, waited, run, lost, cancelled)
 
     def _wait(self, run_id: int, until: float) -> tuple[ClusterRun | None, str]:
@@ -133,7 +133,7 @@ class ClusterDispatch:
             except NeverAgain as error:
                 return run, str(error)
             rest = until - self._clock()
-            if rest <= 0 or (run and end_of(run.state)):
+            if rest <= 0 or (run and run.end):
                 return run, ""
             self._sleep(min(pause, rest))
 

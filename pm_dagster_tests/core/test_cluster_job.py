@@ -125,3 +125,19 @@ def test_the_last_attempt_of_each_task_counts() -> None:
 def test_a_duration_takes_both_ends(start: int, end: int, seconds: float | None) -> None:
     assert TaskRun("a", seen("RUNNING"), 0, start, end).seconds == seconds
     assert ClusterRun(seen("RUNNING"), (), start, end).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("state", "end_ms", "end"),
+    [
+        (seen(None), 0, None),
+        (seen(None), 9000, End.UNKNOWN),
+        (seen(None, status="RUNNING"), 9000, None),
+        (seen("RUNNING"), 9000, None),
+        (seen("TERMINATED", "SUCCESS"), 0, End.SUCCEEDED),
+    ],
+)
+def test_a_run_in_a_state_that_nobody_knows_ends_with_its_end_time(
+    state: RunSnapshot, end_ms: int, end: End | None
+) -> None:
+    assert ClusterRun(state, (), 5000, end_ms).end is end

@@ -1,0 +1,1 @@
+"""Tests of the asset and job that start the deployed Databricks job."""
