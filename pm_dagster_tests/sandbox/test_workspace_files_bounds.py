@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -112,8 +113,11 @@ def test_a_link_that_a_task_left_leads_nowhere(empty: LocalWorkspace, tmp_path: 
     assert secret.read_text() == "secret"
 
 
-def test_what_a_task_wrote_is_seen(empty: LocalWorkspace) -> None:
-    (empty.files.real_path(HOME) / "written.txt").write_text("by a task")
+def test_what_a_task_wrote_is_seen_if_a_path_can_name_it(empty: LocalWorkspace) -> None:
+    home = empty.files.real_path(HOME)
+    (home / "written.txt").write_text("by a task")
+    for name in (b"line\nfeed", b"no utf-8 \xff"):
+        Path(os.fsdecode(bytes(home) + b"/" + name)).touch()
     (found,) = empty.files.list(HOME)
     assert (found.path, found.object_id) == (f"/Users/{USER_NAME}/written.txt", found.object_id)
     assert empty.files.status(f"{HOME}/written.txt").object_id == found.object_id
