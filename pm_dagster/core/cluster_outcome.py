@@ -19,6 +19,7 @@ from pm_dagster.core.run_state import Standing
 T = TypeVar("T")
 #: runs/get-output allows 20 calls a second to all clients of a workspace together.
 _OUTPUTS = 10
+_NAMED = 3
 _ERROR_LENGTH, _TAIL_LINES, _TAIL_LENGTH = 2000, 15, 3000
 
 
@@ -143,8 +144,8 @@ def _after_colon(text: str) -> str:
 def _in_the_way(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:
     """Which run was active, as far as the workspace still shows it."""
     try:
-        others = [run_id for run_id in jobs.active_runs(ended.job_id) if run_id != ended.run_id]
+        others = jobs.active_runs(ended.job_id)[:_NAMED]
     except ProcessManagerError as error:
         log.warning("The active runs of job %s cannot be listed: %s", ended.job_id, jobs.scrub(str(error)))
         return ""
-    return _after_colon(", ".join(f"run {run_id}, {jobs.page_url(ended.job_id, run_id)}" for run_id in others[:3]))
+    return _after_colon(", ".join(f"run {run_id}, {jobs.page_url(ended.job_id, run_id)}" for run_id in others))

@@ -110,6 +110,8 @@ def test_a_signal_to_the_process_cancels_the_databricks_run(deployment: Deployme
     assert dagster_run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     text = out.read_text()
     assert f"Cancelling Databricks run {run.run_id}" in text
+    # Dagster would try an op again that has a retry policy, although it was told to stop.
+    assert "STEP_UP_FOR_RETRY" not in text
     assert deployment.workspace.token.encode() not in deployment.everything_kept()
 
 
