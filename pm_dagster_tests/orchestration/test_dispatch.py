@@ -20,6 +20,7 @@ def test_the_names_that_operators_and_the_bundle_rely_on(world: World) -> None:
         "mm_run_wait_vw",
         "waiting_jobs",
         "dispatched_jobs",
+        "process_manager_on_cluster",
     }
     assert [sensor.name for sensor in repository.sensor_defs] == ["waiting_jobs_sensor"]
     assert [schedule.name for schedule in repository.schedule_defs] == ["process_manager_schedule"]
