@@ -1,12 +1,13 @@
 """Executes one Python file as Databricks executes that of a ``spark_python_task``; started by path, by ``keeper.py``.
 
 Put here: what happens inside the task's own process, with the standard library alone: nothing of ours may be imported
-before the file's own imports. What Databricks Runtime 14 and later does, and a plain ``python file.py`` does not:
+before the file's own imports. What a cluster is taken to do and a plain ``python file.py`` does not (nobody asked a real
+one; each point is the stricter way, so that a file which passes here has the better chance there):
 
 * The text is compiled and executed in a ``__main__`` that has no ``__file__``.
-* The file's folder is the working directory and comes first in ``sys.path``.
-* ``SystemExit`` is an exception like any other, ``sys.exit(0)`` too: the file runs under IPython, which reports
-  "SystemExit: 0", and the task fails. Only a file that is executed to its end succeeds.
+* The file's folder is the working directory (Databricks Runtime 14 and later) and comes first in ``sys.path``.
+* ``SystemExit`` is an exception like any other, ``sys.exit(0)`` too: the file runs under IPython, to which it is an
+  error. Only a file that is executed to its end succeeds.
 * What the file leaves running (threads that are not daemons) does not hold the task.
 """
 
