@@ -107,5 +107,6 @@ def _unknown_name(error: BaseException) -> bool:
         if isinstance(cause, socket.gaierror):
             return cause.errno == socket.EAI_NONAME
         seen.add(id(cause))
-        pending += [*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__]
+        held = [getattr(cause, name, None) for name in ("inner_exception", "reason")]
+        pending += [*cause.args, *held, cause.__cause__, cause.__context__]
     return False

@@ -37,24 +37,16 @@ class _Credential(Protocol):
 
 
 class _NotingTransport(RequestsTransport):  # type: ignore[misc]  # its package exports it by a module __getattr__
-    """azure-core's transport, which remembers for each thread whether the other side failed to answer.
+    """azure-core's transport, which remembers when the other side failed to answer, until it answers again.
 
-    azure-identity turns every failure into the same error, a broken connection too, and keeps no cause.
+    azure-identity turns every failure into the same error, a broken connection too, and keeps no cause. MSAL (1.39)
+    repeats a failure for a minute without asking again.
     """
 
     def __init__(self) -> None:
         super().__init__(connection_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS)
-        self._noted = threading.local()
-
-    def begin(self) -> None:
-        """Forget what was noted in this thread."""
-        self._noted.trouble = None
-
-    @property
-    def trouble(self) -> str | None:
-        """What went wrong since ``begin`` in this thread, None when every request was answered."""
-        found: str | None = getattr(self._noted, "trouble", None)
-        return found
+        #: What went wrong with the last request, None when it was answered.
+        self.trouble: str | None = None
 
     def send(self, request: HttpRequest | RestRequest, **options: Any) -> Any:  # noqa: ANN401 azure-core's own signature
         """Send one request."""
@@ -63,11 +55,12 @@ class _NotingTransport(RequestsTransport):  # type: ignore[misc]  # its package 
             response = super().send(request, **options)
         except AzureError as error:
             if not metadata_service:
-                self._noted.trouble = type(error).__name__
+                self.trouble = type(error).__name__
             raise
         status = response.status_code
-        if status == _TOO_MANY or status >= _SERVER_ERROR or (metadata_service and status in _METADATA_COME_AGAIN):
-            self._noted.trouble = f"HTTP {status}"
+        come_again = _METADATA_COME_AGAIN if metadata_service else ()
+        failed = status == _TOO_MANY or status >= _SERVER_ERROR or status in come_again
+        self.trouble = f"HTTP {status}" if failed else None
         return response
 
 
@@ -77,6 +70,8 @@ class Identity:
     def __init__(self, credential: _Credential, transport: _NotingTransport) -> None:
         self._credential = credential
         self._transport = transport
+        # Sixteen calls that begin at once need one token.
+        self._one_at_a_time = threading.Lock()
 
     def get_token(self, *scopes: str, **options: Any) -> AccessToken:  # noqa: ANN401 azure-core's own signature
         """A token for the scopes.
@@ -84,9 +79,9 @@ class Identity:
         Raises ConfigurationError when there is no identity or it is refused, Unavailable when Entra ID, or what stands
         in for it on this machine, does not answer.
         """
-        self._transport.begin()
         try:
-            return self._credential.get_token(*scopes, **options)
+            with self._one_at_a_time:
+                return self._credential.get_token(*scopes, **options)
         except (AzureError, ValueError) as error:
             if trouble := self._transport.trouble:
                 raise Unavailable(f"Entra ID does not answer ({trouble})") from None

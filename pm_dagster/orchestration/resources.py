@@ -131,4 +131,4 @@ def dispatch_session(context: dg.InitResourceContext) -> DispatchSession:
 
 
 def _actor(context: dg.InitResourceContext) -> str:
-    return f"Dagster run {context.run_id}" if context.run_id else "Dagster sensor"
+    return f"Dagster run {context.run.run_id}" if context.run else "Dagster sensor"

@@ -6,6 +6,7 @@ The driver is psycopg2 because Databricks Runtime 16.4 carries it, and dagster-p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,10 @@ _KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 10, "keepalive
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 _PASSING_CODES = (errorcodes.LOCK_NOT_AVAILABLE, errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "25006", "08P01")
 _WRONG_CREDENTIALS = "28"
+#: While connecting the driver has no SQLSTATE to give, only the words of libpq and of the server (libpq 16 to 18).
+_OF_CREDENTIALS = ("authentication failed", "no pg_hba.conf entry", "access token", "no password supplied")
+_OF_TLS = ("certificate", "does not match host name", "server does not support SSL", "sslmode")
+_OF_NAMES = re.compile(r'(database|role) ".*" does not exist')
 
 
 def connect(settings: Settings) -> Connection:
@@ -59,8 +64,12 @@ def _ours(error: psycopg2.Error) -> ProcessManagerError:
     what = _first_line(error)
     if "invalid dsn" in what or "invalid connection option" in what:
         return ConfigurationError("PM_POSTGRES_URL is not a libpq connection URL or string (its value is not shown)")
-    if code.startswith(_WRONG_CREDENTIALS) or "authentication failed" in what:
+    if code.startswith(_WRONG_CREDENTIALS) or (not code and any(words in what for words in _OF_CREDENTIALS)):
         return ConfigurationError(f"the database does not accept our credentials: {what}")
+    if not code and any(words in what for words in _OF_TLS):
+        return ConfigurationError(f"no TLS with the database on these terms (sslmode, sslrootcert): {what}")
+    if not code and _OF_NAMES.search(what):
+        return ConfigurationError(f"the database refuses the connection: {what}")
     if not code or code.startswith(_PASSING_CLASSES) or code in _PASSING_CODES:
         return ControlPlaneUnavailable(f"the database does not answer: {what}")
     if code == errorcodes.INSUFFICIENT_PRIVILEGE:

@@ -25,8 +25,8 @@ class SecretScopes:
         """The value of a secret. Raises Refused (``gone``) when there is no such scope or key."""
         answer = self._http.do("GET", "/api/2.0/secrets/get", query={"scope": scope, "key": key})
         try:
-            return base64.b64decode(str(answer["value"]), validate=True)
-        except (KeyError, binascii.Error, ValueError):
+            return base64.b64decode(answer["value"], validate=True)
+        except (KeyError, TypeError, binascii.Error, ValueError):
             raise WorkspaceUnavailable("the workspace answered secrets/get without a value in base64") from None
 
     def keys(self, scope: str) -> set[str]:
