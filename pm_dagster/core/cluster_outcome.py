@@ -7,7 +7,7 @@ here changes how a run ended: what cannot be read is logged and left out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +20,8 @@ T = TypeVar("T")
 #: runs/get-output allows 20 calls a second to all clients of a workspace together.
 _OUTPUTS = 10
 _NAMED = 3
+#: Of an error within a sentence.
+_SHORT = 300
 _ERROR_LENGTH, _TAIL_LINES, _TAIL_LENGTH = 2000, 15, 3000
 
 
@@ -91,7 +93,7 @@ def outcome_of(ended: Ended, jobs: ClusterJobs, patiently: Patience, log: loggin
     tasks = ended.run.latest_tasks if ended.run else ()
     ran = [task for task in tasks if task.start_ms and task.state.standing is not Standing.ACTIVE][:_OUTPUTS]
     words = tuple(_words_of(task, jobs, patiently, log) for task in ran)
-    reason = jobs.scrub(_reason(ended, jobs, log))
+    reason = jobs.scrub(_reason(ended, jobs, log)) + _errors(words)
     pages = {run_id: jobs.page_url(ended.job_id, run_id) for run_id in (ended.run_id, *(t.state.run_id for t in tasks))}
     outcome = ClusterOutcome(ended, reason, pages[ended.run_id], pages, words)
     if outcome.succeeded and outcome.report is None:
@@ -132,13 +134,23 @@ def _reason(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:
     return f"{subject} {ended.end} ({words}){_after_colon(message)}"
 
 
+def _errors(words: Sequence[TaskWords]) -> str:
+    """The errors in a few words, but that of ``sys.exit``, which has none: the task's last lines tell more."""
+    errors = [(task.task_key, task.error) for task in words if task.error and not task.error.startswith("SystemExit")]
+    return "".join(f" In task {key}: {_flat(error)[:_SHORT]}" for key, error in errors)
+
+
 def _fate(ended: Ended) -> str:
     seen = f"last seen as {ended.run.state.words}" if ended.run else "never seen"
     return ("it was told to end" if ended.cancelled else "it could not be cancelled and may still run") + f" ({seen})"
 
 
 def _after_colon(text: str) -> str:
-    return f": {' '.join(text.split())}" if text else ""
+    return f": {_flat(text)}" if text else ""
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _in_the_way(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:

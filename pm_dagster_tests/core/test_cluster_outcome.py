@@ -64,6 +64,19 @@ def test_a_failed_task_tells_its_error_and_last_lines_without_secrets() -> None:
     assert len(words.tail.splitlines()) == 15
 
 
+@pytest.mark.parametrize(
+    ("error", "tail"),
+    [
+        ("ValueError: no\n s3cret " + "x" * 999, " In task main: ValueError: no *** " + "x" * 281),
+        ("SystemExit: 1", ""),
+        ("", ""),
+    ],
+)
+def test_the_reason_ends_with_the_error_in_a_few_words(error: str, tail: str) -> None:
+    outcome = bench(FAILED, message="Workload failed.", output=TaskOutput("", error)).run()
+    assert outcome.reason.endswith(f"failed (INTERNAL_ERROR/FAILED): Workload failed.{tail}")
+
+
 def test_output_that_was_cut_is_said_to_be() -> None:
     at = bench(SUCCESS, output=TaskOutput("x" * 10, truncated=True))
     at.run()

@@ -89,6 +89,7 @@ def test_a_real_program_that_fails_says_why(deployment: Deployment) -> None:
     deployment.deploy(source)
     description, metadata = failure(deployment.execute(job_name="deployed"))
     assert "failed (INTERNAL_ERROR/FAILED): Task main failed with message" in description
+    assert description.endswith("In task main: RuntimeError: the dispatch could not run")
     assert metadata["error of main"] == "RuntimeError: the dispatch could not run"
     assert "CRITICAL the database does not answer" in metadata["last lines of main"]
     assert metadata["run page"].startswith(deployment.workspace.host)
