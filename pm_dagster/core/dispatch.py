@@ -121,9 +121,12 @@ class Dispatch:
         """Write the control table for the entries whose outcome is known."""
         return self.control.close(entry_ids)
 
-    def run(self, limit: int | None = None) -> Report:
-        """The whole pass, both branches at once. Raises what its steps raise; rows closed until then stay closed."""
-        rows = self.read(limit)
+    def run(self, limit: int | None = None, rows: Sequence[RawRow] | None = None) -> Report:
+        """The whole pass, both branches at once, over ``rows`` where they were read elsewhere.
+
+        Raises what its steps raise; rows closed until then stay closed.
+        """
+        rows = self.read(limit) if rows is None else rows
         claimed = self.claim(rows)
         entries = claimed.new + claimed.repair
         sent = Sent()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
@@ -20,6 +19,7 @@ from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, WaitingJob
 from pm_dagster.postgres import statements
 from pm_dagster.postgres.session import Session
 from pm_dagster.postgres.text import storable
+from pm_dagster.postgres.waiting_rows import raw_row
 
 
 class PostgresControlPlane:
@@ -45,7 +45,7 @@ class PostgresControlPlane:
 
         def work(cursor: Cursor) -> list[RawRow]:
             cursor.execute(self._session.statements.waiting, self._names(limit=limit))
-            return [self._raw_row(row) for row in cursor.fetchall()]
+            return [raw_row(row, self._settings) for row in cursor.fetchall()]
 
         return self._session.read(work)
 
@@ -140,11 +140,6 @@ class PostgresControlPlane:
     def _names(self, **more: object) -> dict[str, Any]:
         return {**self._session.names, **more}
 
-    def _raw_row(self, row: tuple[Any, ...]) -> RawRow:
-        run_id, in_table, order, job_id, job_run_id, *values = row
-        names = [name for name, _ in self._settings.job_parameters]
-        return RawRow(run_id, job_id, job_run_id, dict(zip(names, values, strict=True)), _moment(order), in_table)
-
     def _claimed(self, job: WaitingJob) -> dict[str, Any]:
         return {
             "run_id": job.run_id,
@@ -238,12 +233,6 @@ def _closable(row: tuple[Any, ...], found: dict[int, str], existing: set[int]) -
     if row[1] in found:
         return True
     return row[1] not in existing and row[2] == EntryState.ACCEPTED.value
-
-
-def _moment(value: object) -> datetime | None:
-    if not isinstance(value, datetime):
-        return None
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 def _refused(row: RefusedRow) -> dict[str, Any]:

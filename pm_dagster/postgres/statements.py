@@ -216,16 +216,18 @@ class Statements:
     def _waiting(self) -> sql.Composed:
         columns = [self._settings.column_job_id, self._settings.column_job_run_id]
         columns += [column for _, column in self._settings.job_parameters]
+        # Numbered: the same column of the view may stand for several of ours.
+        values = [sql.SQL("v.{} AS c{}").format(quoted(name), sql.SQL(str(n))) for n, name in enumerate(columns, 3)]
         return self._build(
             """
             WITH {alive}
-            SELECT v.{run_id}, t.{run_id} IS NOT NULL, {order}, {columns}
+            SELECT v.{run_id} AS c0, t.{run_id} IS NOT NULL AS c1, {order} AS c2, {columns}
             FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}
             WHERE {free}
             ORDER BY {order} NULLS LAST, v.{run_id} LIMIT %(limit)s""",
             order=self._order(),
             free=self._free(),
-            columns=sql.SQL(", ").join(sql.SQL("v.{}").format(quoted(column)) for column in columns),
+            columns=sql.SQL(", ").join(values),
         )
 
     def _backlog(self) -> sql.Composed:
