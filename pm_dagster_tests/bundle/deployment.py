@@ -92,7 +92,8 @@ class Deployment:
 
     def statuses(self) -> dict[object, object]:
         """Rows of the control table by status."""
-        return dict(self.sql("SELECT run_sttus_name, count(*) FROM mm_run_plc GROUP BY 1"))
+        rows = self.sql("SELECT run_sttus_name, count(*) FROM mm_run_plc GROUP BY 1")
+        return {status: count for status, count in rows}  # noqa: C416 rows are tuples of any length to the types
 
     def secrets(self) -> list[str]:
         """What no output may show."""

@@ -49,12 +49,12 @@ def test_deploy_run_redeploy_edit_and_destroy(with_cli: Deployment) -> None:
 
     again = with_cli.succeeds("bundle", "deploy", *target)
     assert "1 unchanged" in again
-    assert _calls(with_cli, "jobs/reset") == 0
+    assert _calls(with_cli, "reset") == 0
 
     _edit(with_cli, "timeout_seconds: 900", "timeout_seconds: 901")
     changed = with_cli.succeeds("bundle", "deploy", *target)
     assert "1 changed" in changed
-    assert _calls(with_cli, "jobs/reset") == 1
+    assert _calls(with_cli, "reset") == 1
     (job,) = with_cli.jobs()
     assert job.settings["timeout_seconds"] == 901
 

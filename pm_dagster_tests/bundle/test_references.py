@@ -61,7 +61,7 @@ def test_every_cluster_key_is_defined_once_and_used() -> None:
 
 
 def _python_file() -> Path:
-    named = job()["tasks"][0]["spark_python_task"]["python_file"]
+    named: str = job()["tasks"][0]["spark_python_task"]["python_file"]
     return (JOB_FILE.parent / named).resolve().relative_to(ROOT)
 
 

@@ -82,8 +82,10 @@ def test_a_second_run_finds_nothing_and_sends_nothing(deployment: Deployment, de
 def test_no_output_shows_a_secret(deployment: Deployment, deployed: Deployed) -> None:
     deployment.add_waiting_jobs(new=1, repairs=0)
     echo = f"Internal error for Bearer {deployment.sandbox.workspace.token}"
-    deployment.sandbox.workspace.faults.add("jobs/run-now", "text", status=500, body=echo, count=1)
-    _, output = deployed.run()
+    deployment.sandbox.workspace.faults.add("run-now", "text", status=500, body=echo, count=1)
+    run, output = deployed.run()
+    assert (_result(run), deployment.statuses()) == ("SUCCESS", {"SCHEDULED": 1})
+    assert [call.fault for call in deployment.sandbox.workspace.log.entries("run-now")].count("before text") == 1
     assert deployment.secrets()
     for secret in deployment.secrets():
         assert secret not in str(output.as_dict())
