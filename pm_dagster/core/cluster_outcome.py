@@ -135,9 +135,17 @@ def _reason(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:
 
 
 def _errors(words: Sequence[TaskWords]) -> str:
-    """The errors in a few words, but that of ``sys.exit``, which has none: the task's last lines tell more."""
-    errors = [(task.task_key, task.error) for task in words if task.error and not task.error.startswith("SystemExit")]
-    return "".join(f" In task {key}: {_flat(error)[:_SHORT]}" for key, error in errors)
+    """Why the tasks failed, in a few words each."""
+    said = [(task.task_key, _flat(_why(task))[:_SHORT]) for task in words]
+    return "".join(f" In task {key}: {text}" for key, text in said if text)
+
+
+def _why(task: TaskWords) -> str:
+    """The error, but for that of ``sys.exit``, which tells nothing: then what the program logged before it ended."""
+    if not task.error.startswith("SystemExit"):
+        return task.error
+    logged = [line for line in task.tail.splitlines() if "CRITICAL" in line or "ERROR" in line]
+    return logged[-1] if logged else ""
 
 
 def _fate(ended: Ended) -> str:

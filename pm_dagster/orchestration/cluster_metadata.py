@@ -67,11 +67,16 @@ def _share(api_seconds: object, seconds: object) -> float | None:
     return min(1.0, round(api_seconds / seconds, 3)) if seconds > 0 else 0.0
 
 
-def _words(outcome: ClusterOutcome) -> dict[str, str]:
+def _words(outcome: ClusterOutcome) -> dict[str, Any]:
     """What the tasks of a failed run said, under their names."""
-    errors = {f"error of {task.task_key}": task.error for task in outcome.words}
-    tails = {f"last lines of {task.task_key}": task.tail for task in outcome.words}
-    return {key: text for key, text in {**errors, **tails}.items() if text}
+    errors = {f"error of {task.task_key}": task.error for task in outcome.words if task.error}
+    tails = {f"last lines of {task.task_key}": _verbatim(task.tail) for task in outcome.words if task.tail}
+    return {**errors, **tails}
+
+
+def _verbatim(text: str) -> dg.MarkdownMetadataValue:
+    """Lines as they are: plain text would lose the line ends, and a block by indentation cannot be broken out of."""
+    return dg.MetadataValue.md("\n".join(f"    {line}" for line in text.splitlines()))
 
 
 def tasks_table(run: ClusterRun | None, pages: Mapping[int, str]) -> str:

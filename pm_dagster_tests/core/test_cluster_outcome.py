@@ -64,17 +64,21 @@ def test_a_failed_task_tells_its_error_and_last_lines_without_secrets() -> None:
     assert len(words.tail.splitlines()) == 15
 
 
+_LOG = "INFO reading\nERROR one row\nCRITICAL no database, s3cret\nTraceback\nSystemExit: 1\n"
+
+
 @pytest.mark.parametrize(
-    ("error", "tail"),
+    ("error", "logs", "why"),
     [
-        ("ValueError: no\n s3cret " + "x" * 999, " In task main: ValueError: no *** " + "x" * 281),
-        ("SystemExit: 1", ""),
-        ("", ""),
+        ("ValueError: no\n s3cret " + "x" * 999, _LOG, " In task main: ValueError: no *** " + "x" * 281),
+        ("SystemExit: 1", _LOG, " In task main: CRITICAL no database, ***"),
+        ("SystemExit: 1", "INFO reading", ""),
+        ("", _LOG, ""),
     ],
 )
-def test_the_reason_ends_with_the_error_in_a_few_words(error: str, tail: str) -> None:
-    outcome = bench(FAILED, message="Workload failed.", output=TaskOutput("", error)).run()
-    assert outcome.reason.endswith(f"failed (INTERNAL_ERROR/FAILED): Workload failed.{tail}")
+def test_the_reason_ends_with_the_cause_in_a_few_words(error: str, logs: str, why: str) -> None:
+    outcome = bench(FAILED, message="Workload failed.", output=TaskOutput(logs, error)).run()
+    assert outcome.reason.endswith(f"failed (INTERNAL_ERROR/FAILED): Workload failed.{why}")
 
 
 def test_output_that_was_cut_is_said_to_be() -> None:
