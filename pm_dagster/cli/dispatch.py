@@ -1,12 +1,9 @@
-"""``pm dispatch``: one pass without Dagster. Put here: signals, progress and the table. Keep out: the pass itself."""
+"""``pm dispatch``: one pass without Dagster. Put here: progress and the table. Keep out: the pass itself."""
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +14,7 @@ from pm_dagster.core.dispatch import Dispatch
 from pm_dagster.core.outcomes import RowOutcome
 from pm_dagster.core.ports import ControlPlane, Outcome
 from pm_dagster.core.report import Report
+from pm_dagster.stop_signals import stop_on_signal
 
 if TYPE_CHECKING:
     from pm_dagster.core.settings import Settings
@@ -43,7 +41,7 @@ def command(limit: int | None, *, as_json: bool) -> None:
     """
     settings = connections.settings()
     runs = connections.workspace_runs(settings)
-    with connections.control_plane(settings) as control, _stop_on_signal() as stop, _progress(control, limit) as seen:
+    with connections.control_plane(settings) as control, stop_on_signal() as stop, _progress(control, limit) as seen:
         report = Dispatch(control, runs, settings, stop=stop, on_outcome=seen).run(limit)
     if stop.is_set():
         click.echo(f"pm: stopped on request; {report.left} claimed rows were given back", err=True)
@@ -51,23 +49,6 @@ def command(limit: int | None, *, as_json: bool) -> None:
         print_json(report.as_json())
     else:
         _print(report, settings)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    stop = threading.Event()
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -1,0 +1,118 @@
+"""One pass on a cluster: the steps, and what the end of each means for the job.
+
+Put here: the order of the steps, exit codes, what is logged. Keep out: the pass itself (``core.dispatch``) and whatever
+has a module of its own beside this one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from pm_dagster.cluster.messages import log, log_to_stderr, one_line, say
+from pm_dagster.cluster.options import Options, read_options
+from pm_dagster.cluster.outcome_lines import LEFT, Line, outcome_lines
+from pm_dagster.cluster.outcome_table import table
+from pm_dagster.cluster.report_file import ReportFile
+from pm_dagster.core.dispatch import Dispatch
+from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.core.ports import Outcome
+from pm_dagster.core.report import Report, report_line
+from pm_dagster.core.settings import Settings, settings_from
+from pm_dagster.core.waiting_job import RawRow
+from pm_dagster.credentials import resolved
+from pm_dagster.postgres.control_plane import PostgresControlPlane
+from pm_dagster.stop_signals import stop_on_signal
+from pm_dagster.workspace.client import workspace_client
+from pm_dagster.workspace.runs import SdkRuns
+from pm_dagster.workspace.scrub import scrubbed
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do the pass; 0 when it ran and its report, if one was asked for, was written. Wrong usage raises SystemExit."""
+    began = time.monotonic()
+    options = read_options(arguments)
+    log_to_stderr()
+    try:
+        return _run(options, began)
+    except ProcessManagerError as error:
+        log.critical("the pass could not run: %s", one_line(error))
+    except Exception as error:  # noqa: BLE001 nothing may leave but through the log, which takes the secrets out
+        log.error("%s", traceback.format_exc().rstrip())
+        log.critical("the pass ended by an error in itself: %s: %s", type(error).__name__, one_line(error))
+    return 1
+
+
+def _run(options: Options, began: float) -> int:
+    report_file = ReportFile(options.report) if options.report else None
+    environment = resolved(os.environ).environment
+    settings = settings_from(environment)
+    runs = SdkRuns(workspace_client(environment, settings), settings)
+    where, rows = _read_elsewhere(options, settings)
+    # What came before the dispatch counts towards the job's time limit too.
+    left = max(1.0, settings.deadline_seconds - (time.monotonic() - began))
+    with _control_plane(settings, where) as control, stop_on_signal() as stop:
+        dispatch = Dispatch(control, runs, replace(settings, deadline_seconds=left), stop=stop)
+        rows = dispatch.read(options.limit) if rows is None else rows
+        report = dispatch.run(options.limit, rows)
+    if stop.is_set():
+        log.warning("stopped on request; %d claimed rows were given back", report.left)
+    lines = [_scrubbed(line) for line in outcome_lines(report, rows)]
+    written = _write(report_file, report, lines)
+    _log_success(report, lines)
+    if lines:
+        say(table(lines))
+    say(report_line(report))
+    return 0 if written else 1
+
+
+def _read_elsewhere(options: Options, settings: Settings) -> tuple[str, list[RawRow] | None]:
+    """Where this runs, and the rows, if Spark reads them."""
+    if options.read == "driver":
+        return socket.gethostname(), None
+    from pm_dagster.cluster.spark_read import read_waiting  # noqa: PLC0415 --read driver does without Spark
+
+    read = read_waiting(settings, options.limit or settings.dispatch_limit)
+    return read.cluster or socket.gethostname(), read.rows
+
+
+@contextmanager
+def _control_plane(settings: Settings, where: str) -> Iterator[PostgresControlPlane]:
+    control = PostgresControlPlane(settings, f"process_manager.py on {where}, process {os.getpid()}")
+    try:
+        yield control
+    finally:
+        control.end()
+
+
+def _scrubbed(line: Line) -> Line:
+    """The workspace's own credentials are out already; another secret may stand in any text from outside."""
+    parameters: Mapping[str, str] = {name: scrubbed(text) for name, text in (line.parameters or {}).items()}
+    url = line.page_url and scrubbed(line.page_url)
+    return replace(line, reason=scrubbed(line.reason), page_url=url, parameters=parameters)
+
+
+def _write(file: ReportFile | None, report: Report, lines: Sequence[Line]) -> bool:
+    if file is None:
+        return True
+    try:
+        file.write(report, lines)
+    except ProcessManagerError as error:
+        log.error("the pass ran, but %s", one_line(error))
+        return False
+    log.info("report written to %s", file.path)
+    return True
+
+
+def _log_success(report: Report, lines: Sequence[Line]) -> None:
+    refused = sum(line.outcome == Outcome.QUARANTINED.value for line in lines)
+    later = sum(line.outcome in (Outcome.DEFERRED.value, LEFT) for line in lines)
+    if refused:
+        log.error("%d rows were refused; the control table says why, `pm redrive` puts them back", refused)
+    numbers = (report.read, report.scheduled, refused, later, report.calls, report.seconds)
+    log.info("the pass ran: %d read, %d scheduled, %d refused, %d left for later; %d calls in %.1f s", *numbers)

@@ -1,0 +1,46 @@
+"""What the entry says on its way: log lines and output without secrets.
+
+Put here: the form of both. Keep out: what is said, and which texts are secrets (``workspace.scrub``).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from pm_dagster.workspace.scrub import scrubbed
+
+log = logging.getLogger("process_manager")
+
+
+class _Lines(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrubbed(super().format(record))
+
+
+def log_to_stderr() -> None:
+    """Send our lines from INFO on, and the libraries' warnings, to standard error, without secrets."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [handler]
+    # Databricks' own handlers stay as they are.
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(handler)
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def say(text: str) -> None:
+    """Print text, with escapes for what the output's encoding lacks: an ASCII output must not end the pass."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201 it is the program's output

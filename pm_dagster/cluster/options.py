@@ -1,0 +1,57 @@
+"""The entry's options. Put here: what may be said on its command line. Keep out: what is made of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_DESCRIPTION = """Do one pass over the waiting jobs: start or repair what waits, and mark it SCHEDULED.
+The settings are environment variables (PM_*, DATABRICKS_*), the same as for `pm`."""
+_EXIT = """Ends with 0 when the pass ran (refused rows are in its numbers), 1 when it could not, or its report file
+could not be written, 2 for wrong usage. SIGTERM ends the pass cleanly."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """``read`` is jdbc or driver, ``report`` the file to write, ``limit`` the most rows; None: none, as configured."""
+
+    read: str
+    report: Path | None
+    limit: int | None
+
+
+def read_options(arguments: Sequence[str]) -> Options:
+    """The options. Wrong usage prints the usage on standard error and raises SystemExit(2); --help SystemExit(0)."""
+    parser = argparse.ArgumentParser(
+        prog="process_manager.py", description=_DESCRIPTION, epilog=_EXIT, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--read",
+        choices=("jdbc", "driver"),
+        default="jdbc",
+        help="read the view by Spark's JDBC source (the default), or by the plain driver, which needs no Spark",
+    )
+    parser.add_argument(
+        "--report",
+        type=_workbook,
+        metavar="FILE.xlsx",
+        help="write a row per waiting job, and the numbers, into this file; its folder must exist",
+    )
+    parser.add_argument("--limit", type=_count, metavar="N", help="take at most N rows, oldest first")
+    found = parser.parse_args(arguments)
+    return Options(found.read, found.report, found.limit)
+
+
+def _workbook(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() != ".xlsx":
+        raise argparse.ArgumentTypeError(f"the name must end in .xlsx: {text!r}")
+    return path
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1: {text!r}")
+    return int(text)

@@ -1,0 +1,135 @@
+"""The report as an Excel workbook: a row per waiting job, and the numbers.
+
+Put here: the file, its name and its sheets. Keep out: which lines there are. pandas 1.5.3 (the cluster's) and newer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from pm_dagster.cluster.outcome_lines import Line
+from pm_dagster.core.errors import ConfigurationError, ProcessManagerError
+from pm_dagster.core.report import Report
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ROWS, _NUMBERS = "waiting jobs", "numbers"
+_COLUMNS = ("run_id", "branch", "outcome", "reason", "status", "databricks_run_id", "repair_id", "page_url", "since")
+#: Text stays text: a file name may begin with "=", an id has more digits than Excel's numbers keep (15).
+_WORKBOOK = {"strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False, "in_memory": True}
+#: Of a cell, and of a link in it: https://support.microsoft.com/office/1672b34d-7043-467e-8e27-269d656771c3
+_TEXT_LIMIT, _LINK_LIMIT = 32_767, 2_079
+#: Of a file name less its suffix; most file systems take 255 bytes.
+_NAME_LIMIT = 240
+
+
+class ReportFile:
+    """A file that can be written later: libraries and place are checked when this is made, before a pass begins.
+
+    The name of ``wanted`` is made safe, its folder is taken as it is. Raises ConfigurationError saying what is missing.
+    """
+
+    def __init__(self, wanted: Path) -> None:
+        _demand_libraries()
+        _demand_place(wanted.parent)
+        self.path = wanted.with_name(_safe_name(wanted))
+        if self.path.is_dir():
+            raise ConfigurationError(f"--report: {self.path} is a folder")
+
+    def write(self, report: Report, lines: Sequence[Line]) -> None:
+        """Write the file, whole or not at all. Raises ProcessManagerError when that fails."""
+        fresh = self.path.with_name(f".{uuid4().hex}.tmp")
+        try:
+            with fresh.open("xb") as file:
+                file.write(_workbook(report, lines))
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self.path)
+        except Exception as error:
+            raise ProcessManagerError(f"the report {self.path} could not be written: {error}") from error
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def _demand_libraries() -> None:
+    try:
+        import pandas as pd  # noqa: F401, PLC0415 only for a report; not in a pass without one
+        import pathvalidate  # noqa: F401, PLC0415 same
+        import xlsxwriter  # noqa: F401, PLC0415 same
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--report needs pandas, xlsxwriter and pathvalidate ({error}): install them, or leave --report out"
+        ) from None
+
+
+def _demand_place(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigurationError(f"--report: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"--report: the folder {folder} cannot be written to")
+
+
+def _safe_name(wanted: Path) -> str:
+    from pathvalidate import sanitize_filename  # noqa: PLC0415 see above
+
+    stem = str(sanitize_filename(wanted.stem, platform="universal", max_len=_NAME_LIMIT)).strip()
+    if not stem.strip("."):
+        raise ConfigurationError(f"--report: nothing of the name {wanted.name!r} can be used in a file name")
+    return f"{stem}.xlsx"
+
+
+def _workbook(report: Report, lines: Sequence[Line]) -> bytes:
+    import pandas as pd  # noqa: PLC0415 see above
+
+    buffer = BytesIO()
+    with pd.ExcelWriter(buffer, engine="xlsxwriter", engine_kwargs={"options": _WORKBOOK}) as writer:
+        rows = _frame(lines)
+        rows.to_excel(writer, sheet_name=_ROWS, index=False)
+        numbers = pd.DataFrame(list(_numbers("", report.as_json())), columns=["number", "value"])
+        numbers.to_excel(writer, sheet_name=_NUMBERS, index=False)
+        _finish(writer, rows)
+    return buffer.getvalue()
+
+
+def _frame(lines: Sequence[Line]) -> pd.DataFrame:
+    import pandas as pd  # noqa: PLC0415 see above
+
+    names = list(dict.fromkeys(name for line in lines for name in line.parameters or {}))
+    rows = [[_text(value) for value in _values(line, names)] for line in lines]
+    return pd.DataFrame(rows, columns=[*_COLUMNS, *(f"parameter {name}" for name in names)], dtype=object)
+
+
+def _values(line: Line, parameters: Iterable[str]) -> list[Any]:
+    given = line.parameters or {}
+    return [getattr(line, column) for column in _COLUMNS] + [given.get(name) for name in parameters]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)[:_TEXT_LIMIT]
+
+
+def _numbers(group: str, values: dict[str, Any]) -> Iterable[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _numbers(f"{name}, ", value)
+        else:
+            yield f"{group}{name}", value
+
+
+def _finish(writer: Any, rows: pd.DataFrame) -> None:  # noqa: ANN401 pandas' writer has no type of its own for this engine
+    """Widths, a header that stays, links that open."""
+    for name, widths in ((_ROWS, (20, 9, 13, 60, 13, 20, 20, 40, 26)), (_NUMBERS, (24, 12))):
+        sheet = writer.sheets[name]
+        sheet.freeze_panes(1, 0)
+        for column, width in enumerate(widths):
+            sheet.set_column(column, column, width)
+    column = _COLUMNS.index("page_url")
+    for place, url in enumerate(rows["page_url"], 1):
+        if url and url.startswith(("https://", "http://")) and len(url) <= _LINK_LIMIT:
+            writer.sheets[_ROWS].write_url(place, column, url)

@@ -1,0 +1,165 @@
+"""A pass of the cluster entry: what it does, what it prints, from wherever it is started."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pm_dagster_tests.cli.world import UNKNOWN_JOB
+from pm_dagster_tests.cluster.world import ENTRY, UNPACED, ClusterWorld, numbers_of
+from pm_dagster_tests.postgres.world import eventually
+
+
+def test_new_and_repair_rows_are_scheduled(world: ClusterWorld) -> None:
+    world.add(6)
+    world.add_repairs(3)
+    world.add_repairs(1, repairs=4)
+
+    report = world.numbers()
+
+    assert report["read"] == report["scheduled"] == 10
+    assert report["new"] == {"accepted": 6, "adopted": 0, "deferred": 0, "quarantined": 0}
+    assert report["repair"] == {"accepted": 4, "adopted": 0, "deferred": 0, "quarantined": 0}
+    assert [world.workspace.log.count(name) for name in ("run-now", "runs/get", "runs/repair")] == [6, 4, 4]
+    assert world.statuses() == {"SCHEDULED": 10}
+
+
+def test_refused_rows_are_numbers_and_no_failure(world: ClusterWorld) -> None:
+    (unknown,) = world.add(job_id=UNKNOWN_JOB)
+    (malformed,) = world.add(job_id=None)
+    (good,) = world.add()
+
+    done = world.enter()
+
+    assert done.returncode == 0
+    assert numbers_of(done)["new"]["quarantined"] == 2
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["run", "id", "branch", "outcome", "status", "Databricks", "run", "reason"]
+    assert [line.split()[:3] for line in lines[1:4]] == [
+        [str(unknown), "new", "quarantined"],
+        [str(malformed), "new", "quarantined"],
+        [str(good), "new", "accepted"],
+    ]
+    assert str(UNKNOWN_JOB) in lines[1]
+    levels = [line.split()[1] for line in done.stderr.splitlines()]
+    assert levels == ["ERROR", "INFO"]
+    assert "3 read, 1 scheduled, 2 refused, 0 left" in done.stderr
+
+
+def test_an_empty_view_is_a_success(world: ClusterWorld) -> None:
+    done = world.enter()
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1
+    assert numbers_of(done)["read"] == 0
+
+
+def test_a_second_pass_does_nothing_more(world: ClusterWorld) -> None:
+    world.add(3)
+    assert world.numbers()["scheduled"] == 3
+    assert world.numbers()["read"] == 0
+    assert world.workspace.log.count("run-now") == 3
+
+
+def test_limit_takes_the_oldest(world: ClusterWorld) -> None:
+    first, second, _ = world.add(3)
+    assert world.numbers("--limit", "2")["scheduled"] == 2
+    assert world.sql("SELECT run_id FROM mm_run_plc WHERE run_sttus_name = 'SCHEDULED' ORDER BY 1") == [
+        (first,),
+        (second,),
+    ]
+
+
+def test_many_rows_are_not_all_shown(world: ClusterWorld) -> None:
+    world.add(70)
+    done = world.enter(**UNPACED)
+    assert "... and 10 more, all accepted or better" in done.stdout
+    assert len(done.stdout.splitlines()) == 1 + 60 + 2
+
+
+def test_the_deadline_leaves_the_rest_waiting_and_says_so(world: ClusterWorld) -> None:
+    world.add(40)
+    done = world.enter(PM_DEADLINE_SECONDS="1", PM_RATE_RUN_NOW="5")
+    assert done.returncode == 0
+    scheduled = numbers_of(done)["scheduled"]
+    assert scheduled < 40
+    assert world.statuses()["WAITING"] == 40 - scheduled
+    assert "left" in done.stdout.splitlines()[1]
+
+
+def test_sigterm_ends_the_pass_cleanly(world: ClusterWorld) -> None:
+    world.add(100)
+    process = world.start("--read", "driver", PM_RATE_RUN_NOW="10")
+    eventually(lambda: world.workspace.log.count("run-now") >= 5, "five runs are started")
+    process.send_signal(signal.SIGTERM)
+    done = world.ended(process)
+
+    assert done.returncode == 0, done.stderr
+    report = numbers_of(done)
+    assert 0 < report["scheduled"] < 100
+    assert world.statuses() == {"SCHEDULED": report["scheduled"], "WAITING": 100 - report["scheduled"]}
+    assert "stopped on request" in done.stderr
+    assert world.numbers(**UNPACED)["scheduled"] == 100 - report["scheduled"]
+
+
+def test_the_dispatcher_says_where_it_runs(world: ClusterWorld) -> None:
+    world.add()
+    world.numbers()
+    ((actor,),) = world.sql("SELECT actor FROM process_manager.dispatcher")
+    assert actor.startswith("process_manager.py on ")
+
+
+def test_from_another_working_directory(world: ClusterWorld, tmp_path: Path) -> None:
+    world.add()
+    (tmp_path / "pm_dagster").mkdir()
+    (tmp_path / "pm_dagster" / "__init__.py").write_text("raise ImportError('the wrong one')\n")
+    done = world.ended(world.start_in(tmp_path, "--read", "driver"))
+    assert done.returncode == 0, done.stderr
+    assert world.statuses() == {"SCHEDULED": 1}
+
+
+@pytest.mark.parametrize(
+    "namespaces", ["{'__name__': '__main__'}", "{'__name__': '__main__'}, {}"], ids=["globals", "globals and locals"]
+)
+def test_executed_as_databricks_does_it(world: ClusterWorld, tmp_path: Path, namespaces: str) -> None:
+    """No ``__file__``, the folder not on the path, and whatever follows in the same process still runs."""
+    world.add(2)
+    code = (
+        "import sys\n"
+        f"sys.argv = [{str(ENTRY)!r}, '--read', 'driver']\n"
+        f"with open({str(ENTRY)!r}, 'rb') as file: text = file.read()\n"
+        f"exec(compile(text, {str(ENTRY)!r}, 'exec'), {namespaces})\n"
+        "print('reached', [name for name in ('dagster', 'pyspark', 'pandas', 'rich', 'click', 'sqlalchemy', 'azure')"
+        " if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=world.environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "reached []"
+    assert world.statuses() == {"SCHEDULED": 2}
+
+
+def test_no_module_beside_the_entry_hides_another() -> None:
+    """A script's own folder comes first on the path."""
+    hidden = {path.stem for path in ENTRY.parent.glob("*.py")} & (set(sys.stdlib_module_names) | {"pandas", "requests"})
+    assert hidden == set()
+
+
+def test_the_entry_is_no_notebook() -> None:
+    assert not ENTRY.read_text().startswith("# Databricks notebook source")
+
+
+def test_an_output_that_knows_only_ascii_does_not_end_the_pass(world: ClusterWorld) -> None:
+    world.sql(
+        "INSERT INTO mm_run_plc (wkf_job_id, run_sttus_name, file_name) VALUES (1001, 'WAITING', 'поставка.csv'),"
+        " (NULL, 'WAITING', 'x')"
+    )
+    world.workspace.faults.add("run-now", "status", status=400, body='{"message": "недоступно"}', count=None)
+    done = world.enter(PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    assert done.returncode == 0, done.stderr
+    assert numbers_of(done)["new"]["quarantined"] == 2

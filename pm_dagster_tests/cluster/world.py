@@ -1,0 +1,68 @@
+"""A control plane and a workspace, and the cluster entry as a process on them.
+
+Put here: what several tests do. Keep out: expectations.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pm_dagster.core.report import report_in
+from pm_dagster_tests.cli.world import World
+
+ENTRY = Path(__file__).parents[2] / "pm_dagster" / "cluster" / "process_manager.py"
+UNPACED = {"PM_RATE_RUN_NOW": "0", "PM_RATE_REPAIR": "0", "PM_RATE_GET_RUN": "0"}
+
+
+@dataclass
+class ClusterWorld(World):
+    """``python`` and ``entry`` say with which interpreter which copy of the file runs."""
+
+    python: str = sys.executable
+    entry: Path = ENTRY
+
+    def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        """Start the entry."""
+        return self.start_in(None, *arguments, **more)
+
+    def start_in(self, folder: Path | None, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        """Start the entry from another working directory."""
+        command = [self.python, str(self.entry), *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=self.environment(**more), cwd=folder, stdout=pipe, stderr=pipe, text=True)
+
+    def enter(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the entry with --read driver to its end."""
+        return self.ended(self.start("--read", "driver", *arguments, **more))
+
+    def ended(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+        """Wait for the end of a process."""
+        with process:
+            out, err = process.communicate(timeout=120)
+            return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def numbers(self, *arguments: str, **more: str) -> dict[str, Any]:
+        """Run the entry, which must succeed, and give the numbers of its last line."""
+        done = self.enter(*arguments, **more)
+        assert done.returncode == 0, done.stderr
+        return numbers_of(done)
+
+
+def numbers_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The numbers of a report, which must be the last line of the output."""
+    found = report_in(done.stdout.splitlines()[-1])
+    assert found is not None, done.stdout
+    return found
+
+
+def the_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a pass that could not run."""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert " CRITICAL process_manager: " in lines[0]
+    assert (done.returncode, done.stdout) == (1, "")
+    return lines[0]
