@@ -84,7 +84,7 @@ def signed_in(environment: Mapping[str, str], settings: Settings) -> Config:
     if host or not _finds_host(environment):
         check_host(host, allow_http=settings.allow_http)
     way = sign_in(environment)
-    if way == "oauth-m2m" and host:
+    if way == "oauth-m2m" and host and environment.get("DATABRICKS_CLIENT_SECRET"):
         _check_answers(host, settings.http_timeout_seconds)
     given = arguments(environment, way)
     strategy = ManagedIdentity() if way == MANAGED_IDENTITY else None

@@ -66,6 +66,8 @@ def test_values_are_read() -> None:
         ("PM_MISSING_RUN", "maybe", "fresh-run, fail"),
         ("PM_LIVENESS", "hope", "auto, lock, lease"),
         ("PM_QUEUE", "perhaps", "true or false"),
+        ("PM_POSTGRES_AUTH", "kerberos", "password, entra"),
+        ("PM_ALLOW_HTTP", "perhaps", "true or false"),
         ("PM_JOB_PARAMETERS", "RUN_ID", "PARAMETER=column"),
         ("PM_JOB_PARAMETERS", "=run_id", "PARAMETER=column"),
         ("PM_JOB_PARAMETERS", "A=", "PARAMETER=column"),
@@ -86,8 +88,14 @@ def test_the_database_url_is_in_no_message() -> None:
     assert password not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_printed_settings_object_does_not_show_the_database_url() -> None:
-    assert "hunter2" not in repr(Settings(postgres_url="postgresql://u:hunter2@h/d"))
+@pytest.mark.parametrize("variable", ["PM_POSTGRES_URL", "PM_POSTGRES_PASSWORD", "PGPASSWORD"])
+def test_a_printed_settings_object_does_not_show_a_password(variable: str) -> None:
+    assert "hunter2" not in repr(settings_from({variable: "postgresql://u:hunter2@h/d"}))
+
+
+def test_libpqs_variables_are_kept_as_given() -> None:
+    read = settings_from({"PGHOST": "h", "PGPASSWORD": "p", "PGPORT": "", "PGOPTIONS": "-c x=y"})
+    assert read.postgres_defaults == (("PGHOST", "h"), ("PGPASSWORD", "p"))
 
 
 def test_a_token_is_64_hex_characters_and_the_same_each_time() -> None:

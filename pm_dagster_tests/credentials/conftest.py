@@ -15,12 +15,19 @@ from pm_dagster.credentials import key_vault
 from pm_dagster.postgres.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster.workspace import scrub
 from pm_dagster_tests.credentials import entra_site, internet
 from pm_dagster_tests.credentials.entra_site import Entra
 from pm_dagster_tests.credentials.postgres_site import postgres_front
 from pm_dagster_tests.credentials.vault_site import Vault
 from pm_dagster_tests.credentials.workspace_site import WorkspaceSite
 from pm_dagster_tests.credentials.world import DATABASE_HOST, JOB, VAULT_HOST, WORKSPACE_HOST, World
+
+
+@pytest.fixture(autouse=True)
+def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test reads is not masked in the next."""
+    monkeypatch.setattr(scrub, "_in_use", {})
 
 
 @pytest.fixture

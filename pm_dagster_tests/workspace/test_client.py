@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.core.errors import ConfigurationError, WorkspaceUnavailable
 from pm_dagster.core.settings import Settings
 from pm_dagster.workspace.client import check_host, workspace_client
 
@@ -46,6 +48,33 @@ def test_more_than_a_host_is_refused(host: str) -> None:
     with pytest.raises(ConfigurationError, match="DATABRICKS_HOST") as caught:
         check_host(host)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["http://adb-1.2.azuredatabricks.net", "http://10.0.0.1:8080", "http://127.0.0.1.nip.io"]
+)
+def test_a_token_does_not_travel_in_clear(host: str) -> None:
+    environment = {"DATABRICKS_HOST": host, "DATABRICKS_TOKEN": "a-token"}
+    with pytest.raises(ConfigurationError, match="our token would travel readable"):
+        workspace_client(environment, Settings())
+    assert workspace_client(environment, Settings(allow_http=True)).config.host == host
+
+
+def test_a_profile_does_not_get_around_that(tmp_path: Path) -> None:
+    (tmp_path / "profiles").write_text("[team]\nhost = http://10.0.0.1\ntoken = a-token\n")
+    environment = {"DATABRICKS_CONFIG_PROFILE": "team", "DATABRICKS_CONFIG_FILE": str(tmp_path / "profiles")}
+    with pytest.raises(ConfigurationError, match="our token would travel readable"):
+        workspace_client(environment, Settings())
+
+
+def test_a_workspace_that_does_not_answer_is_noticed_at_once_by_every_way() -> None:
+    environment = {
+        "DATABRICKS_HOST": "http://127.0.0.1:1",
+        "DATABRICKS_CLIENT_ID": "id",
+        "DATABRICKS_CLIENT_SECRET": "made-up-secret",
+    }
+    with pytest.raises(WorkspaceUnavailable, match="cannot connect"):
+        workspace_client(environment, Settings())
 
 
 def test_a_token_makes_a_client_without_a_call(monkeypatch: pytest.MonkeyPatch) -> None:

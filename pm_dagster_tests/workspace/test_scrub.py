@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.workspace.scrub import mask_from_now_on, scrubbed
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,13 @@ def test_known_secrets_go_everywhere() -> None:
 
 def test_a_secret_that_contains_another_goes_whole() -> None:
     assert "tail" not in scrubbed("x secrettail y", ["secret", "secrettail"])
+
+
+def test_a_secret_in_use_goes_from_every_text_until_another_takes_its_place() -> None:
+    mask_from_now_on("a name", "s3cret-one")
+    assert scrubbed("a s3cret-one b") == "a *** b"
+    mask_from_now_on("a name", "s3cret-two")
+    assert scrubbed("s3cret-one s3cret-two") == "s3cret-one ***"
 
 
 def test_other_words_stay() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 from databricks.sdk.core import Config
+from databricks.sdk.credentials_provider import CredentialsStrategy
 
 from pm_dagster.core.errors import (
     AuthenticationFailed,
@@ -184,6 +185,24 @@ def test_the_token_is_nowhere_in_what_is_raised(server: TinyServer, status: int)
     error = failure(server)
     told = [str(error), repr(error), repr(error.args), "".join(traceback.format_exception(error))]
     assert [text for text in told if TOKEN in text] == []
+
+
+def test_a_token_that_was_issued_to_us_is_masked_too(server: TinyServer) -> None:
+    """It is in no attribute of the configuration."""
+
+    class Issued(CredentialsStrategy):
+        def auth_type(self) -> str:
+            return "issued"
+
+        def __call__(self, cfg: Config) -> Callable[[], dict[str, str]]:  # noqa: ARG002 the SDK's signature
+            return lambda: {"Authorization": f"Bearer {TOKEN}", "X-Management-Token": TOKEN[::-1]}
+
+    server.answer = lambda asked: Reply(500, f"{asked.headers['Authorization'].split()[1]} {TOKEN[::-1]}")
+    config = Config(host=server.host, credentials_strategy=Issued())
+    with pytest.raises(WorkspaceUnavailable) as caught:
+        OneAttempt(config, 5.0).do("GET", "/x")
+    assert TOKEN not in str(caught.value)
+    assert TOKEN[::-1] not in str(caught.value)
 
 
 @pytest.mark.parametrize("behaviour", ["reset", "close", "truncate"])
