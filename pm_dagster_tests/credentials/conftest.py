@@ -21,7 +21,7 @@ from pm_dagster_tests.credentials.entra_site import Entra
 from pm_dagster_tests.credentials.postgres_site import postgres_front
 from pm_dagster_tests.credentials.vault_site import Vault
 from pm_dagster_tests.credentials.workspace_site import WorkspaceSite
-from pm_dagster_tests.credentials.world import DATABASE_HOST, JOB, VAULT_HOST, WORKSPACE_HOST, World
+from pm_dagster_tests.credentials.world import DATABASE_HOST, JOB, VAULT_HOST, WORKSPACE_HOST, Cloud, World
 
 
 @pytest.fixture(autouse=True)
@@ -31,33 +31,43 @@ def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def world(database_url: str, postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[World]:
-    """Directory, vault, workspace and database, all up; nothing in the environment yet."""
-    initialise(Settings(postgres_url=database_url))
-    directory = Entra("")
-    vault = Vault(VAULT_HOST, directory)
-    passwords: dict[str, str] = {}
-
-    def accepts(user: str, password: str) -> bool:
-        return passwords.get(user) == password or directory.accepts(password, entra_site.POSTGRES)
-
-    backend = postgres.socket_dir / ".s.PGSQL.5432"
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        internet.internet(tmp_path) as net,
-        LocalWorkspace() as local,
-        postgres_front(net.context(DATABASE_HOST), backend, accepts) as front,
-    ):
-        local.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
-        workspace = WorkspaceSite(WORKSPACE_HOST, local, directory)
-        net.sites |= {entra_site.HOST: directory.site, VAULT_HOST: vault.site, WORKSPACE_HOST: workspace.site}
-        database = urlsplit(database_url).path.removeprefix("/")
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    """Directory and vault are up; nothing is in the environment yet."""
+    with pytest.MonkeyPatch.context() as patch, internet.internet(tmp_path) as net:
+        directory = Entra("")
+        vault = Vault(VAULT_HOST, directory)
+        net.sites |= {entra_site.HOST: directory.site, VAULT_HOST: vault.site}
         patch.setattr(patience, "_PAUSES", (0.01, 0.01))
-        made = World(tmp_path, net, directory, vault, workspace, front, database_url, database, patch, passwords)
+        made = Cloud(folder=tmp_path, net=net, entra=directory, vault=vault, patch=patch)
         directory.client_secret = made.secret()
         _forget()
         yield made
         _forget()
+
+
+@pytest.fixture
+def world(database_url: str, postgres: EmbeddedPostgres, cloud: Cloud) -> Iterator[World]:
+    """Workspace and database are up as well. ``cloud`` comes last, so that its variables are gone first."""
+    initialise(Settings(postgres_url=database_url))
+    passwords: dict[str, str] = {}
+
+    def accepts(user: str, password: str) -> bool:
+        return passwords.get(user) == password or cloud.entra.accepts(password, entra_site.POSTGRES)
+
+    backend = postgres.socket_dir / ".s.PGSQL.5432"
+    tls = cloud.net.context(DATABASE_HOST)
+    with LocalWorkspace() as local, postgres_front(tls, backend, accepts) as front:
+        local.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+        workspace = WorkspaceSite(WORKSPACE_HOST, local, cloud.entra)
+        cloud.net.sites[WORKSPACE_HOST] = workspace.site
+        yield World(
+            **vars(cloud),
+            workspace=workspace,
+            front=front,
+            database_url=database_url,
+            database=urlsplit(database_url).path.removeprefix("/"),
+            passwords=passwords,
+        )
 
 
 def _forget() -> None:

@@ -14,17 +14,17 @@ from pm_dagster.credentials import key_vault, resolved
 from pm_dagster_tests.credentials import entra_site
 from pm_dagster_tests.credentials.internet import Reply
 from pm_dagster_tests.credentials.vault_site import refusal
-from pm_dagster_tests.credentials.world import VAULT, VAULT_HOST, World
+from pm_dagster_tests.credentials.world import VAULT, VAULT_HOST, Cloud
 
 _NAME = "db-password"
 _REFERENCE = f"keyvault://{VAULT}/{_NAME}"
 
 
 @pytest.fixture
-def vault(world: World) -> World:
-    """A world in which this process is an identity that may read the vault."""
-    world.use(world.identity)
-    return world
+def vault(cloud: Cloud) -> Cloud:
+    """A cloud in which this process is an identity that may read the vault."""
+    cloud.use(cloud.identity)
+    return cloud
 
 
 def _read(reference: str = _REFERENCE) -> str:
@@ -44,7 +44,7 @@ def _read(reference: str = _REFERENCE) -> str:
         "@Microsoft.KeyVault(VaultName={vault};SecretName={name})",
     ],
 )
-def test_the_latest_version(vault: World, form: str) -> None:
+def test_the_latest_version(vault: Cloud, form: str) -> None:
     vault.vault.put(_NAME, vault.secret())
     latest = vault.secret()
     vault.vault.put(_NAME, latest)
@@ -60,14 +60,14 @@ def test_the_latest_version(vault: World, form: str) -> None:
         "@Microsoft.KeyVault(VaultName={vault};SecretName={name};SecretVersion={version})",
     ],
 )
-def test_a_version_that_is_named(vault: World, form: str) -> None:
+def test_a_version_that_is_named(vault: Cloud, form: str) -> None:
     first = vault.secret()
     version = vault.vault.put(_NAME, first)
     vault.vault.put(_NAME, vault.secret())
     assert _read(form.format(vault=VAULT, host=VAULT_HOST, name=_NAME, version=version)) == first
 
 
-def test_it_is_asked_anew_each_time_and_the_identity_is_not(vault: World) -> None:
+def test_it_is_asked_anew_each_time_and_the_identity_is_not(vault: Cloud) -> None:
     for _ in range(3):
         vault.vault.put(_NAME, value := vault.secret())
         assert _read() == value
@@ -75,7 +75,7 @@ def test_it_is_asked_anew_each_time_and_the_identity_is_not(vault: World) -> Non
     assert len(tokens) == 1
 
 
-def test_where_it_came_from(vault: World) -> None:
+def test_where_it_came_from(vault: Cloud) -> None:
     vault.vault.put(_NAME, vault.secret())
     (origin,) = resolved({"PM_POSTGRES_PASSWORD": _REFERENCE}).origins
     assert (origin.variable, origin.source) == ("PM_POSTGRES_PASSWORD", "Key Vault team-vault, secret db-password")
@@ -91,7 +91,7 @@ def test_where_it_came_from(vault: World) -> None:
         (refusal(400, "BadParameter", "The request URI contains an invalid name"), "refuses the request"),
     ],
 )
-def test_a_refusal_says_which_and_why(vault: World, trouble: Reply, words: str) -> None:
+def test_a_refusal_says_which_and_why(vault: Cloud, trouble: Reply, words: str) -> None:
     vault.vault.put(_NAME, vault.secret())
     vault.vault.trouble = [trouble]
     with pytest.raises(ConfigurationError) as caught:
@@ -106,7 +106,7 @@ def test_an_unknown_secret() -> None:
         _read()
 
 
-def test_a_vault_that_stumbles_is_asked_again(vault: World) -> None:
+def test_a_vault_that_stumbles_is_asked_again(vault: Cloud) -> None:
     vault.vault.put(_NAME, value := vault.secret())
     vault.vault.trouble = [Reply(503), refusal(429, "Throttled", "Too many requests were received.")]
     assert _read() == value
@@ -121,27 +121,27 @@ def test_a_vault_that_stumbles_is_asked_again(vault: World) -> None:
         (Reply(200, b"<html>", {"Content-Type": "application/json"}), "does not answer"),
     ],
 )
-def test_a_vault_that_keeps_stumbling(vault: World, trouble: Reply, words: str) -> None:
+def test_a_vault_that_keeps_stumbling(vault: Cloud, trouble: Reply, words: str) -> None:
     vault.vault.trouble = [trouble] * 3
     with pytest.raises(Unavailable, match=words):
         _read()
     assert vault.vault.trouble == []
 
 
-def test_a_pause_of_an_hour_is_not_slept_through(vault: World) -> None:
+def test_a_pause_of_an_hour_is_not_slept_through(vault: Cloud) -> None:
     vault.patch.setattr(patience, "_LONGEST_PAUSE", 0.01)
     vault.vault.trouble = [refusal(429, "Throttled", "Too many", Retry_After="3600")] * 3
     with pytest.raises(Unavailable, match="throttles"):
         _read()
 
 
-def test_a_vault_out_of_reach(vault: World) -> None:
+def test_a_vault_out_of_reach(vault: Cloud) -> None:
     del vault.net.sites[VAULT_HOST]
     with pytest.raises(Unavailable, match="the vault does not answer"):
         _read()
 
 
-def test_a_vault_with_a_foreign_certificate(vault: World) -> None:
+def test_a_vault_with_a_foreign_certificate(vault: Cloud) -> None:
     vault.net.present(VAULT_HOST, as_="somewhere-else.example.com")
     with pytest.raises(Unavailable, match="the vault does not answer"):
         _read()
@@ -155,21 +155,21 @@ def test_a_name_that_nobody_knows() -> None:
     assert isinstance(key_vault._no_answer(ServiceRequestError("no connection"), VAULT_HOST), Unavailable)
 
 
-def test_no_identity(world: World) -> None:
-    world.use({"AZURE_TOKEN_CREDENTIALS": "dev", "PATH": str(world.folder)})
+def test_no_identity(cloud: Cloud) -> None:
+    cloud.use({"AZURE_TOKEN_CREDENTIALS": "dev", "PATH": str(cloud.folder)})
     with pytest.raises(ConfigurationError, match="there is no Azure identity here: set AZURE_TENANT_ID"):
         _read()
 
 
-def test_an_identity_that_is_refused(world: World) -> None:
-    world.use(world.identity, {"AZURE_CLIENT_SECRET": world.secret()})
+def test_an_identity_that_is_refused(cloud: Cloud) -> None:
+    cloud.use(cloud.identity, {"AZURE_CLIENT_SECRET": cloud.secret()})
     with pytest.raises(ConfigurationError, match="AADSTS7000215") as caught:
         _read()
     assert str(caught.value).startswith("PM_POSTGRES_PASSWORD (Key Vault team-vault, secret db-password): ")
-    world.assert_silent(str(caught.value))
+    cloud.assert_silent(str(caught.value))
 
 
-def test_a_directory_that_does_not_answer(vault: World) -> None:
+def test_a_directory_that_does_not_answer(vault: Cloud) -> None:
     vault.entra.down = True
     vault.patch.setattr(RetryPolicy, "BACKOFF_MAX", 0)
     with pytest.raises(Unavailable, match="Entra ID does not answer"):

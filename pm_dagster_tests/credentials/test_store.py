@@ -7,7 +7,7 @@ import pytest
 from pm_dagster.core.errors import ConfigurationError, Unavailable
 from pm_dagster.credentials import resolved
 from pm_dagster_tests.credentials.vault_site import refusal
-from pm_dagster_tests.credentials.world import SCOPE, VAULT, VAULT_HOST, World
+from pm_dagster_tests.credentials.world import SCOPE, VAULT, VAULT_HOST, Cloud, World
 
 _NAMES = {
     "databricks-instance": "DATABRICKS_HOST",
@@ -24,12 +24,12 @@ _SCOPE = {"PM_SECRETS": f"databricks-secret://{SCOPE}"}
 
 
 @pytest.fixture
-def vault(world: World) -> World:
-    """A world whose vault has everything, each value its own name, and in which we may read it."""
-    world.use(world.identity)
+def vault(cloud: Cloud) -> Cloud:
+    """A cloud whose vault has everything, each value its own name, and in which we may read it."""
+    cloud.use(cloud.identity)
     for name in _NAMES:
-        world.vault.put(name, f"value-of-{name}")
-    return world
+        cloud.vault.put(name, f"value-of-{name}")
+    return cloud
 
 
 @pytest.fixture
@@ -101,14 +101,14 @@ def test_what_is_set_is_completed_and_not_overridden(given: dict[str, str], left
     assert _taken({**_VAULT, **given}) == set(_NAMES) - left_alone
 
 
-def test_a_store_that_refuses_is_asked_once(vault: World) -> None:
+def test_a_store_that_refuses_is_asked_once(vault: Cloud) -> None:
     vault.vault.trouble = [refusal(403, "Forbidden", "Caller is not authorized.", "ForbiddenByRbac")] * 9
     with pytest.raises(ConfigurationError, match=r"^PM_SECRETS \(Key Vault team-vault\): for .*Key Vault Secrets User"):
         resolved(_VAULT)
     assert len(vault.vault.trouble) == 8
 
 
-def test_a_store_out_of_reach(vault: World) -> None:
+def test_a_store_out_of_reach(vault: Cloud) -> None:
     del vault.net.sites[VAULT_HOST]
     with pytest.raises(Unavailable, match=r"^PM_SECRETS \(Key Vault team-vault\): "):
         resolved(_VAULT)

@@ -41,21 +41,15 @@ VALUES (7, 'WAITING', %s, NULL, 'file.csv', now()) RETURNING run_id
 """
 
 
-@dataclass
-class World:
-    """One test's own."""
+@dataclass(kw_only=True)
+class Cloud:
+    """Directory and vault."""
 
     folder: Path
     net: Internet
     entra: Entra
     vault: Vault
-    workspace: WorkspaceSite
-    front: Front
-    database_url: str
-    database: str
     patch: pytest.MonkeyPatch
-    #: The database's passwords by user; a token of Entra ID will do as well.
-    passwords: dict[str, str]
     #: Whatever may be seen nowhere.
     known: list[str] = field(default_factory=list)
 
@@ -63,12 +57,6 @@ class World:
         """A new secret that has no form by which it could be recognised."""
         self.known.append(f"Q{secrets.token_urlsafe(12)}")
         return self.known[-1]
-
-    def token(self) -> str:
-        """A new personal access token of the workspace."""
-        token = self.secret()
-        self.workspace.tokens.add(token)
-        return token
 
     @property
     def identity(self) -> dict[str, str]:
@@ -78,6 +66,47 @@ class World:
             "AZURE_CLIENT_ID": entra_site.CLIENT_ID,
             "AZURE_CLIENT_SECRET": self.entra.client_secret,
         }
+
+    @property
+    def base(self) -> dict[str, str]:
+        """What every process needs."""
+        return {
+            **self.net.environment,
+            "HOME": str(self.folder),
+            # The database's name is real, the address is ours: libpq checks the certificate against the name.
+            "PGHOSTADDR": "127.0.0.1",
+            "PM_CALL_BACKOFF_SECONDS": "0.05",
+            "PM_CALL_TRIES": "2",
+        }
+
+    def use(self, *environments: dict[str, str]) -> None:
+        """Give this process these variables."""
+        for variables in (self.base, *environments):
+            for name, value in variables.items():
+                self.patch.setenv(name, value)
+
+    def assert_silent(self, text: str) -> None:
+        """No secret and no token is in a text."""
+        shown = [secret for secret in (*self.known, *self.entra.tokens) if secret in text]
+        assert not shown, f"{len(shown)} secrets are shown"
+
+
+@dataclass(kw_only=True)
+class World(Cloud):
+    """Workspace and database as well."""
+
+    workspace: WorkspaceSite
+    front: Front
+    database_url: str
+    database: str
+    #: The database's passwords by user; a token of Entra ID will do as well.
+    passwords: dict[str, str]
+
+    def token(self) -> str:
+        """A new personal access token of the workspace."""
+        token = self.secret()
+        self.workspace.tokens.add(token)
+        return token
 
     @property
     def place(self) -> dict[str, str]:
@@ -97,24 +126,6 @@ class World:
     def with_token(self) -> dict[str, str]:
         """The workspace with a plain token."""
         return {"DATABRICKS_HOST": self.workspace.url, "DATABRICKS_TOKEN": self.token()}
-
-    @property
-    def base(self) -> dict[str, str]:
-        """What every process needs."""
-        return {
-            **self.net.environment,
-            "HOME": str(self.folder),
-            # The database's name is real, the address is ours: libpq checks the certificate against the name.
-            "PGHOSTADDR": "127.0.0.1",
-            "PM_CALL_BACKOFF_SECONDS": "0.05",
-            "PM_CALL_TRIES": "2",
-        }
-
-    def use(self, *environments: dict[str, str]) -> None:
-        """Give this process these variables."""
-        for variables in (self.base, *environments):
-            for name, value in variables.items():
-                self.patch.setenv(name, value)
 
     def pm(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run `pm` with these variables, to its end."""
@@ -137,11 +148,6 @@ class World:
         for event in instance.all_logs(result.run_id):
             self.assert_silent(repr(event))
         return result
-
-    def assert_silent(self, text: str) -> None:
-        """No secret and no token is in a text."""
-        shown = [secret for secret in (*self.known, *self.entra.tokens) if secret in text]
-        assert not shown, f"{len(shown)} secrets are shown"
 
     def sql(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """Run one statement past the front."""
