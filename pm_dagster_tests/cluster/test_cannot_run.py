@@ -1,0 +1,169 @@
+"""What cannot be done ends with one clear line, a non-zero exit code and no secret."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from pm_dagster.cluster.options import read_options
+from pm_dagster_tests.cluster.world import ENTRY, ClusterWorld, the_line
+
+_ROOT = ENTRY.parents[2]
+_SECRETS = {
+    "PM_POSTGRES_PASSWORD": "geheim-of-the-database",
+    "MDM_CLIENT_SECRET": "geheim-of-mdm",
+    "JFROG_TOKEN": "geheim-of-jfrog",
+    "SKID_TOKEN": "geheim-of-skid",
+    "ARM_CLIENT_SECRET": "geheim-of-azure",
+}
+
+
+def test_database_down(world: ClusterWorld) -> None:
+    done = world.enter(PM_POSTGRES_URL="postgresql://someone:geheim@127.0.0.1:1/db")
+    assert "the pass could not run: the database does not answer" in the_line(done)
+    assert "geheim" not in done.stderr
+
+
+def test_workspace_down_leaves_the_rows_waiting(world: ClusterWorld) -> None:
+    world.add(5)
+    done = world.enter(DATABRICKS_HOST="http://127.0.0.1:1")
+    assert "cannot connect" in the_line(done)
+    assert world.statuses() == {"WAITING": 5}
+    assert world.numbers()["scheduled"] == 5
+
+
+def test_wrong_token(world: ClusterWorld) -> None:
+    world.add()
+    done = world.enter(DATABRICKS_TOKEN="wrong-token")
+    assert "does not accept our credentials" in the_line(done)
+    assert "wrong-token" not in done.stderr
+
+
+def test_no_ledger(bare_world: ClusterWorld) -> None:
+    assert "pm init" in the_line(bare_world.enter())
+
+
+def test_a_setting_that_cannot_be_used(world: ClusterWorld) -> None:
+    assert "PM_CONCURRENCY='many' cannot be used" in the_line(world.enter(PM_CONCURRENCY="many"))
+
+
+def test_no_workspace_is_configured(world: ClusterWorld) -> None:
+    assert "DATABRICKS_HOST" in the_line(world.enter(DATABRICKS_HOST="", DATABRICKS_TOKEN="", HOME="/nonexistent"))
+
+
+def test_a_secret_that_is_not_there_is_named_by_its_reference(world: ClusterWorld, tmp_path: Path) -> None:
+    line = the_line(world.enter(DATABRICKS_TOKEN=f"file://{tmp_path}/token"))
+    assert "DATABRICKS_TOKEN" in line
+    assert f"{tmp_path}/token" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--read", "spark"],
+        ["--limit", "0"],
+        ["--limit", "-1"],
+        ["--limit", "many"],
+        ["--report", "report.csv"],
+        ["--report", ""],
+        ["--rep", "report.xlsx"],
+        ["a row"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read_options(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: process_manager.py")
+
+
+def test_an_unknown_option_ends_the_process_with_the_usage(world: ClusterWorld) -> None:
+    done = world.ended(world.start("--nonsense"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: process_manager.py")
+
+
+def test_help(world: ClusterWorld) -> None:
+    done = world.ended(world.start("--help"))
+    assert done.returncode == 0
+    for words in ("--read", "--report FILE.xlsx", "--limit N", "DATABRICKS_", "could not"):
+        assert words in done.stdout
+
+
+def _with(preparation: str, *arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    code = (
+        f"import sys; sys.path.insert(0, {str(_ROOT)!r})\n{preparation}\n"
+        "from pm_dagster.cluster import entry\n"
+        f"sys.exit(entry.main({['--read', 'driver', *arguments]!r}))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_an_error_of_our_own_tells_its_type_and_no_secret(world: ClusterWorld) -> None:
+    fault = (
+        "import os\n"
+        "from pm_dagster.core.dispatch import Dispatch\n"
+        "def read(*_):\n"
+        "    secrets = os.environ['DATABRICKS_TOKEN'] + os.environ['JFROG_TOKEN']\n"
+        "    raise ZeroDivisionError('in the\\nmiddle of ' + secrets)\n"
+        "Dispatch.read = read"
+    )
+    done = _with(fault, environment=world.environment(**_SECRETS, DATABRICKS_AUTH_TYPE="pat"))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    last = done.stderr.splitlines()[-1]
+    assert "CRITICAL process_manager: the pass ended by an error in itself: ZeroDivisionError: in the middle of" in last
+    assert "Traceback" in done.stderr
+    assert world.workspace.token not in done.stderr
+    assert "geheim" not in done.stderr
+
+
+def test_without_pyspark_it_says_what_to_use() -> None:
+    missing = "import sys; sys.modules['pyspark'] = None; sys.modules['pyspark.sql'] = None"
+    code = (
+        f"import sys; sys.path.insert(0, {str(_ROOT)!r})\n{missing}\n"
+        "from pm_dagster.cluster.spark_read import _session\n"
+        "_session()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ConfigurationError: there is no Spark session" in done.stderr.splitlines()[-1]
+    assert "--read driver" in done.stderr.splitlines()[-1]
+
+
+def test_a_database_on_a_socket_cannot_be_read_by_jdbc(world: ClusterWorld) -> None:
+    line = the_line(world.ended(world.start()))
+    assert "JDBC speaks TCP only" in line
+    assert "--read driver" in line
+
+
+def test_no_secret_in_output_log_report_or_database(world: ClusterWorld, tmp_path: Path) -> None:
+    told = " ".join([world.workspace.token, *_SECRETS.values()])
+    world.add(3)
+    world.add_repairs(1)
+    world.sql(
+        "INSERT INTO mm_run_plc (wkf_job_id, run_sttus_name, file_name) VALUES (NULL, 'WAITING', %s)",
+        (_SECRETS["JFROG_TOKEN"],),
+    )
+    world.workspace.faults.add("*", "status", status=400, code="INVALID_STATE", message=f"no: {told}", count=None)
+
+    done = world.enter("--report", str(tmp_path / "report.xlsx"), **_SECRETS, DATABRICKS_AUTH_TYPE="pat")
+
+    assert done.returncode == 0, done.stderr
+    recorded = world.sql("SELECT string_agg(detail, ' ') FROM process_manager.event")[0][0]
+    messages = world.sql("SELECT string_agg(state_msg, ' ') FROM mm_run_plc")[0][0]
+    unpacked = _unzipped(tmp_path / "report.xlsx")
+    for text in (done.stdout, recorded, messages, unpacked):
+        assert "no: ***" in text
+    for text in (done.stdout, done.stderr, recorded, messages, unpacked):
+        assert [secret for secret in told.split() if secret in text] == []
+
+
+def _unzipped(path: Path) -> str:
+    with ZipFile(path) as archive:
+        return "".join(archive.read(name).decode() for name in archive.namelist())
