@@ -111,7 +111,9 @@ class _LookUp:
     def mask(self) -> None:
         """Let no text show the secrets from here on."""
         for name in SECRETS:
-            if self.values.get(name) and name not in self.failures:
+            # What was not looked at may still be a reference, and must not take the place of its secret.
+            looked_at = name in self.sources or name not in (*DATABASE, *WORKSPACE)
+            if looked_at and self.values.get(name) and name not in self.failures:
                 mask_from_now_on(name, self.values[name])
         try:
             in_url = url_parameters(self.values.get("PM_POSTGRES_URL", "")).get("password")

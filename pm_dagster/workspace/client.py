@@ -109,7 +109,8 @@ def _check_answers(host: str, timeout: float) -> None:
     host = (host if "://" in host else f"https://{host}").rstrip("/")
     url = f"{host}/oidc/.well-known/oauth-authorization-server"
     try:
-        status = requests.get(url, timeout=timeout, allow_redirects=False).status_code
+        # Nothing of a .netrc is sent along.
+        status = requests.get(url, timeout=timeout, allow_redirects=False, auth=lambda asked: asked).status_code
     except requests.RequestException as error:
         raise _unreachable(error) from None
     if status >= _SERVER_ERROR:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.credentials import resolved
+from pm_dagster.credentials import DATABASE, WORKSPACE, resolved
+from pm_dagster.workspace.scrub import scrubbed
 
 
 def _read(path: Path) -> str:
@@ -86,3 +87,20 @@ def test_what_only_looks_like_a_reference_names_its_variable() -> None:
         resolved({"DATABRICKS_TOKEN": "hunter2://token"})
     assert str(caught.value).startswith("DATABRICKS_TOKEN looks like a reference to a secret, but ")
     assert "hunter2" not in str(caught.value)
+
+
+def test_what_was_read_is_masked_in_every_text_until_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text("s3cret-one")
+    (tmp_path / "token").write_text("s3cret-two")
+    given = {
+        "PM_POSTGRES_PASSWORD": (tmp_path / "pw").as_uri(),
+        "DATABRICKS_TOKEN": (tmp_path / "token").as_uri(),
+        "PM_POSTGRES_URL": "postgresql://u:s3cret-three@h/d",
+        "JFROG_TOKEN": "s3cret-four",
+    }
+    resolved(given, WORKSPACE)
+    resolved(given, DATABASE)
+    assert scrubbed("s3cret-one s3cret-two s3cret-three s3cret-four") == "*** *** *** ***"
+    (tmp_path / "pw").write_text("s3cret-five")
+    resolved(given, DATABASE)
+    assert scrubbed("s3cret-five s3cret-two") == "*** ***"
