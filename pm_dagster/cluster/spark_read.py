@@ -20,7 +20,7 @@ from pm_dagster.postgres.jdbc import jdbc_options
 from pm_dagster.postgres.waiting_as_text import TextRead, WaitingAsText
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 _CLUSTER_NAME = "spark.databricks.clusterUsageTags.clusterName"
 _OTHERWISE = "use --read driver, which needs no Spark"
@@ -50,13 +50,14 @@ def read_waiting(settings: Settings, limit: int) -> SparkRead:
     try:
         # A database that is down is named at once, not after the start of Spark.
         read = waiting.read(limit)
-        spark = _session()
-        return SparkRead(waiting.rows(read, _collected(spark, options, read)), _cluster_name(spark))
+        spark = session()
+        return SparkRead(waiting.rows(read, collected(spark, options, read)), _cluster_name(spark))
     finally:
         waiting.end()
 
 
-def _session() -> SparkSession:
+def session() -> SparkSession:
+    """The session that there is, or a new one. Raises ConfigurationError when none can be had."""
     try:
         from pyspark.sql import SparkSession  # noqa: PLC0415 --read driver does without
 
@@ -65,11 +66,19 @@ def _session() -> SparkSession:
         raise ConfigurationError(f"there is no Spark session ({one_line(error)[:_LIMIT]}): {_OTHERWISE}") from None
 
 
-def _collected(spark: SparkSession, options: dict[str, str], read: TextRead) -> Sequence[Sequence[object]]:
-    """The rows as tuples. ``toPandas`` would make floats of nullable integers."""
+def source(spark: SparkSession, options: dict[str, str], read: TextRead) -> DataFrame:
+    """The read as a DataFrame, a row's place and then its values as text; Spark asks the database for their names."""
+    reader = spark.read.format("jdbc").options(**options, query=read.query, sessionInitStatement=read.session)
+    return reader.load()
+
+
+def collected(spark: SparkSession, options: dict[str, str], read: TextRead) -> Sequence[Sequence[object]]:
+    """The rows as tuples. Raises ConfigurationError or ControlPlaneUnavailable.
+
+    Not by ``toPandas``, which would make floats of nullable integers.
+    """
     try:
-        source = spark.read.format("jdbc").options(**options, query=read.query, sessionInitStatement=read.session)
-        return source.load().collect()
+        return source(spark, options, read).collect()
     except Exception as error:  # noqa: BLE001 as above; whatever it is, nothing was sent yet
         raise _ours(str(error)) from None
 

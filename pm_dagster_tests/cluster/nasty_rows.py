@@ -26,9 +26,9 @@ CREATE TYPE pair AS (a int, b text);
 CREATE TABLE nasty_values (
     run_id bigint, wkf_job_id numeric(30), wkf_job_run_id bigint, run_sttus_name text DEFAULT 'WAITING', file_name text,
     cntrt_id bigint, big numeric(38), numeric_free numeric, numeric_short numeric(10, 2), flag boolean, j json,
-    jb jsonb, words text[], numbers bigint[], u uuid, mood mood, at_zone timestamptz, at_none timestamp, a_day date, an_hour time,
-    span interval, bytes bytea, fixed char(12), address inet, mask cidr, price money, real4 real,
-    real8 double precision, pair pair, "a name" text, "pér%cent" text);
+    jb jsonb, words text[], numbers bigint[], u uuid, mood mood, at_zone timestamptz, at_none timestamp,
+    a_day date, an_hour time, span interval, bytes bytea, fixed char(12), address inet, mask cidr, price money,
+    real4 real, real8 double precision, pair pair, "a name" text, "pér%cent" text);
 CREATE VIEW nasty AS SELECT * FROM nasty_values;
 """
 _ROWS = """
@@ -38,10 +38,11 @@ INSERT INTO nasty_values VALUES
      '{"b": [1, 2.50],   "a": null}', '{"b": [1, 2.50], "a": null}', '{"a,b",NULL,"","{}","q\\"q"}',
      '{9007199254740993,NULL}', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'with "quotes"',
      '2026-03-29 01:30:00.123456+02', '2026-03-29 02:30:00.123456', '0001-01-01', '23:59:59.999999',
-     '-1 year 3 days -00:00:01', '\\x00ff27', 'padded', '10.0.0.1', '10.0.0.0/8', 12.34, 0.1, 0.1, '(,"x y")', 'a', 'b'),
+     '-1 year 3 days -00:00:01', '\\x00ff27', 'padded', '10.0.0.1', '10.0.0.0/8', 12.34, 0.1, 0.1, '(,"x y")',
+     'a', 'b'),
     (9007199254740994, 1001, NULL, 'WAITING', 'поставка 納品 🚚.csv', NULL, -1, 1e20, NULL, false, 'null', '"text"',
-     '{}', '{}', NULL, 'calm', '2026-03-29 01:30:00.123455+02', '1969-12-31 23:59:59', '9999-12-31', '00:00', '0', '', '', '::1',
-     '::/0', -1, 'NaN', 'Infinity', '(,)', '', ''),
+     '{}', '{}', NULL, 'calm', '2026-03-29 01:30:00.123455+02', '1969-12-31 23:59:59', '9999-12-31', '00:00', '0',
+     '', '', '::1', '::/0', -1, 'NaN', 'Infinity', '(,)', '', ''),
     (3, NULL, NULL, 'WAITING', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
      NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     (4, 1001, 77, 'WAITING', E' spaces \\u200b and no end ', 0, 0, 0, 0, true, '[]', '[]', '{x}', '{1}', NULL, NULL,

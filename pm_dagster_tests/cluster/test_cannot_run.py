@@ -128,8 +128,8 @@ def test_without_pyspark_it_says_what_to_use() -> None:
     missing = "import sys; sys.modules['pyspark'] = None; sys.modules['pyspark.sql'] = None"
     code = (
         f"import sys; sys.path.insert(0, {str(_ROOT)!r})\n{missing}\n"
-        "from pm_dagster.cluster.spark_read import _session\n"
-        "_session()"
+        "from pm_dagster.cluster.spark_read import session\n"
+        "session()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ConfigurationError: there is no Spark session" in done.stderr.splitlines()[-1]
