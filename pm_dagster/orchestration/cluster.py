@@ -1,4 +1,6 @@
-"""The dispatch on a cluster: an asset and a job that start the deployed Databricks job and wait for its run.
+"""The dispatch on a cluster: a job that starts the deployed Databricks job and waits for its run, and its asset.
+
+The asset is external, so that "Materialize all" never starts a cluster; the job reports what materialized it.
 
 Put here: which of the core's answers is a success, a retry or a failure in Dagster. Keep out: decisions (``core``) and
 how the outcome is shown (``cluster_metadata``).
@@ -12,7 +14,6 @@ import dagster as dg
 from pm_dagster.core.cluster_job import ClusterJobs, token_of
 from pm_dagster.core.cluster_outcome import ClusterOutcome
 from pm_dagster.core.cluster_run import ClusterDispatch, Order
-from pm_dagster.core.errors import Unavailable
 from pm_dagster.core.settings import Settings, settings_from
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.assets import mm_run_wait_vw
@@ -28,39 +29,41 @@ class ClusterWorkspace(Protocol):
         """The Jobs API of the workspace."""
 
 
-_ASSET = dg.AssetSpec(
+process_manager_on_cluster = dg.AssetSpec(
     names.ON_CLUSTER,
     group_name=names.GROUP,
     deps=[mm_run_wait_vw],
     kinds={"databricks", "spark"},
     description=(
-        "The same dispatch on a Databricks cluster: starts the deployed job Process_Manager, waits for its run, and "
-        "shows its page, the state of its tasks and the numbers of its report. One run here starts one run there, "
-        "however often it is retried; cancelling it here cancels it there. A run that was skipped because another one "
-        "was active is a failure that says so."
+        "The same dispatch on a Databricks cluster, once for each run of the job process_manager_on_cluster: the page "
+        "of the Databricks run, the state of its tasks and the numbers of its report."
     ),
 )
 
 
-@dg.multi_asset(name=names.ON_CLUSTER_OP, specs=[_ASSET])
-def process_manager_on_cluster(
-    context: dg.AssetExecutionContext, config: ClusterConfig, databricks: dg.ResourceParam[ClusterWorkspace]
-) -> dg.MaterializeResult[None]:
-    """Start the job and wait; a retry finds the run of the try before."""
-    try:
-        with translated():
-            outcome = _dispatched(context, config, databricks)
-    except Unavailable as error:
-        raise _retry(context) from error
+@dg.op(
+    name=names.ON_CLUSTER_OP,
+    out=dg.Out(dg.Nothing),
+    retry_policy=RETRY,
+    description=(
+        "Starts the deployed Databricks job, waits for its run and shows how it ended. A retry finds the run of the "
+        "try before; cancelling the run here cancels it there. A run that was skipped because another one was active "
+        "is a failure that says so."
+    ),
+)
+def run_deployed_job(
+    context: dg.OpExecutionContext, config: ClusterConfig, databricks: dg.ResourceParam[ClusterWorkspace]
+) -> None:
+    """Start the job and wait."""
+    with translated():
+        outcome = _dispatched(context, config, databricks)
     metadata = cluster_metadata(outcome)
     if not outcome.succeeded:
         raise dg.Failure(description=outcome.reason, metadata=metadata, allow_retries=False)
-    return dg.MaterializeResult(metadata=metadata)
+    context.log_event(dg.AssetMaterialization(names.ON_CLUSTER, metadata=metadata))
 
 
-def _dispatched(
-    context: dg.AssetExecutionContext, config: ClusterConfig, databricks: ClusterWorkspace
-) -> ClusterOutcome:
+def _dispatched(context: dg.OpExecutionContext, config: ClusterConfig, databricks: ClusterWorkspace) -> ClusterOutcome:
     # Nothing of the database: whoever only starts the job needs no way into it.
     settings = settings_from(os.environ)
     order = Order(
@@ -75,23 +78,15 @@ def _dispatched(
     return ClusterDispatch(databricks.cluster_jobs(settings), order, context.log).run()
 
 
-def _retry(context: dg.AssetExecutionContext) -> dg.RetryRequested:
-    """What RETRY would do as the op's policy.
-
-    It is not set as such, because Dagster 1.13 retries an op that has a policy also when the run is cancelled
-    (``dagster/_core/execution/plan/utils.py``), and would then report on the run that was cancelled before.
-    """
-    delay = RETRY.calculate_delay(context.retry_number + 1)
-    return dg.RetryRequested(max_retries=RETRY.max_retries, seconds_to_wait=delay)
-
-
-process_manager_on_cluster_job = dg.define_asset_job(
-    names.ON_CLUSTER,
-    selection=dg.AssetSelection.assets(names.ON_CLUSTER),
+@dg.job(
+    name=names.ON_CLUSTER,
     tags=names.ON_CLUSTER_TAGS,
     executor_def=dg.in_process_executor,
     description=(
-        "Starts the deployed Databricks job and waits for its run. It is safe to cancel, which cancels the Databricks "
-        "run, and to start again."
+        "Starts the deployed Databricks job Process_Manager and waits for its run: one run here is one run there, "
+        "however often it is retried. It is safe to cancel, which cancels the Databricks run, and to start again."
     ),
 )
+def process_manager_on_cluster_job() -> None:
+    """One op."""
+    run_deployed_job()

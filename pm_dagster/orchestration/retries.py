@@ -21,15 +21,25 @@ _ADVICE = {
 }
 
 
+class Cancelled(dg.DagsterError, dg.DagsterExecutionInterruptedError):
+    """The run was told to end.
+
+    Dagster 1.13 retries an op that has a policy also when it was interrupted, unless what it raises is a DagsterError
+    (``dagster/_core/execution/plan/utils.py``). As an interruption it ends the run as cancelled.
+    """
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Leave Unavailable to the retry policy and turn NeverAgain into a failure that is not repeated.
 
     Both are raised anew without their cause: a chained traceback may show what the text no longer does. Cancellation
-    and everything unforeseen passes through.
+    becomes Cancelled, and everything unforeseen passes through.
     """
     try:
         yield
+    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
+        raise Cancelled("the run was told to end") from None
     except Unavailable as error:
         raise Unavailable(f"{type(error).__name__}: {scrubbed(str(error))}") from None
     except NeverAgain as error:

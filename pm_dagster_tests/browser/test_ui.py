@@ -24,10 +24,10 @@ _NUMBERS = {"new/accepted": 5, "new/quarantined": 1, "repair/accepted": 4, "read
 
 @pytest.fixture(scope="module")
 def dispatched(site: Site, browser: Browser, patience: None) -> Site:  # noqa: ARG001 it must hold
-    """The site after somebody selected the assets of a dispatch, clicked "Materialize" once and saw it succeed."""
+    """The site after somebody clicked "Materialize all" once, which starts no cluster, and saw it succeed."""
     page = new_page(browser)
-    page.goto(f"{site.url}/asset-groups~/{names.WAITING_JOBS},{names.DISPATCHED_JOBS}")
-    page.get_by_role("button", name="Materialize selected (2)").click()
+    page.goto(f"{site.url}/asset-groups")
+    page.get_by_role("button", name="Materialize all (2)").click()
     expect(_node(page, names.DISPATCHED_JOBS)).to_contain_text("Materialized", timeout=_DISPATCH_MILLISECONDS)
     page.context.close()
     return site

@@ -20,6 +20,7 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.orchestration import names
 from pm_dagster.postgres.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.postgres.world import eventually
 
 _DEPLOYED = Path(__file__).parents[2] / "deploy" / "dagster-local" / "dagster.yaml"
 _JOB = 1001
@@ -80,6 +81,28 @@ def test_the_job_runs_from_the_command_line(deployment: Deployment) -> None:
     assert deployment.status(good)[1] is not None
     assert deployment.status(bad)[0] == "FAILED"
     assert deployment.workspace.token not in done.stdout + done.stderr
+
+
+def test_a_signal_ends_the_dispatch_and_no_op_is_tried_again(deployment: Deployment) -> None:
+    deployment.workspace.faults.add("run-now", "hang", seconds=3.0, count=1)
+    run_id = deployment.add()
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "pm_dagster.definitions", "-j", names.JOB]
+    process = subprocess.Popen(command, env=deployment.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        eventually(
+            lambda: bool(deployment.sql("SELECT 1 FROM process_manager.entry WHERE state = 'SENDING'")),
+            "the call is under way",
+        )
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=_PATIENCE_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode != 0
+    assert b"STEP_UP_FOR_RETRY" not in output
+    deployment.dagster("job", "execute", "-m", "pm_dagster.definitions", "-j", names.JOB)
+    assert deployment.status(run_id)[0] == "SCHEDULED"
+    assert len(deployment.workspace.state.runs()) == 1
 
 
 def test_a_row_is_scheduled_by_the_daemon_once_the_sensor_is_on(deployment: Deployment) -> None:

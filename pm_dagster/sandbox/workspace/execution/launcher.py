@@ -56,13 +56,14 @@ def _described(error: BaseException) -> dict[str, str]:
     # The first frame is ours.
     frames = error.__traceback__.tb_next if error.__traceback__ else None
     trace = "".join(traceback.format_exception(error.with_traceback(frames)))
-    with contextlib.suppress(Exception):
-        sys.stderr.write(trace)
     try:
         text = str(error)
     except Exception:  # noqa: BLE001  # whatever an exception of the file's own does
         text = ""
     line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    with contextlib.suppress(Exception):
+        # IPython shows no traceback of a SystemExit.
+        sys.stderr.write(f"{line}\n" if isinstance(error, SystemExit) else trace)
     return {"error": line[:_LONGEST_ERROR], "error_trace": trace[-_LONGEST_TRACE:]}
 
 
