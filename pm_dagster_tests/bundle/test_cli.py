@@ -107,7 +107,10 @@ def test_a_run_that_cannot_reach_the_database_fails_with_one_clear_line(with_cli
     with_cli.sandbox.workspace.secrets.put("tp_dpf2cdl", "refDBjdbcURL", "jdbc:postgresql://127.0.0.1:1/postgres")
     done = with_cli.cli("bundle", "run", "process_manager", "-t", "sandbox")
     assert done.returncode != 0
-    said = done.stdout + done.stderr
-    assert "the database does not answer" in said
+    assert "Task process_manager failed" in done.stdout + done.stderr
+    (job,) = with_cli.jobs()
+    (run,) = with_cli.sandbox.workspace.state.runs(job.job_id)
+    said = with_cli.succeeds("jobs", "get-run-output", str(run.last.tasks[0].run_id))
+    assert "the database does not answer" in json.loads(said)["error"]
     for secret in with_cli.secrets():
         assert secret not in said

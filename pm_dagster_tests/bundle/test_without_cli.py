@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
-from databricks.sdk import WorkspaceClient
-from databricks.sdk.service.jobs import Run, RunOutput
-from databricks.sdk.service.workspace import ImportFormat
+from databricks.sdk.service.jobs import Run
 
 from pm_dagster.core.report import report_in
-from pm_dagster.sandbox.workspace.auth import USER_NAME
-from pm_dagster_tests.bundle.bundle_files import ROOT, Json, job_settings, synced_files
+from pm_dagster_tests.bundle.bundle_files import Json
 from pm_dagster_tests.bundle.deployment import Deployment
-
-
-class Deployed:
-    """The bundle's job as a deployment leaves it in the workspace."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        workspace = deployment.sandbox.workspace
-        self.client = WorkspaceClient(host=workspace.host, token=workspace.token, auth_type="pat")
-        self.settings = job_settings("sandbox", {}, USER_NAME)
-        self._upload()
-        self.job_id = self._create()
-
-    def _upload(self) -> None:
-        entry: str = self.settings["tasks"][0]["spark_python_task"]["python_file"]
-        files = PurePosixPath(entry.removesuffix("/pm_dagster/cluster/process_manager.py"))
-        for path in synced_files():
-            to = files / path.as_posix()
-            self.client.workspace.mkdirs(str(to.parent))
-            content = (ROOT / path).read_bytes()
-            self.client.workspace.upload(str(to), content, format=ImportFormat.AUTO, overwrite=True)
-
-    def _create(self) -> int:
-        answer: Any = self.client.api_client.do("POST", "/api/2.2/jobs/create", body=self.settings)
-        return int(answer["job_id"])
-
-    def run(self) -> tuple[Run, RunOutput]:
-        """Run the job to its end; gives the run and the output of its task."""
-        started = self.client.jobs.run_now(self.job_id)
-        self.client.jobs.wait_get_run_job_terminated_or_skipped(started.run_id, timeout=timedelta(minutes=2))
-        run = self.client.jobs.get_run(started.run_id)
-        (task,) = run.tasks or []
-        return run, self.client.jobs.get_run_output(task.run_id or 0)
+from pm_dagster_tests.bundle.sdk_deployment import Deployed
 
 
 @pytest.fixture
@@ -82,7 +46,7 @@ def test_a_second_run_finds_nothing_and_sends_nothing(deployment: Deployment, de
 def test_no_output_shows_a_secret(deployment: Deployment, deployed: Deployed) -> None:
     deployment.add_waiting_jobs(new=1, repairs=0)
     echo = f"Internal error for Bearer {deployment.sandbox.workspace.token}"
-    deployment.sandbox.workspace.faults.add("run-now", "text", status=500, body=echo, count=1)
+    deployment.sandbox.workspace.faults.add("run-now", "text", status=500, body=echo, count=1, match="RUN_ID")
     run, output = deployed.run()
     assert (_result(run), deployment.statuses()) == ("SUCCESS", {"SCHEDULED": 1})
     assert [call.fault for call in deployment.sandbox.workspace.log.entries("run-now")].count("before text") == 1
@@ -106,7 +70,9 @@ def test_a_run_that_cannot_do_the_pass_fails_and_says_why(
     deployment.sandbox.workspace.secrets.put("tp_dpf2cdl", key, value)
     run, output = deployed.run()
     assert _result(run) == "FAILED"
-    assert said in (output.logs or "")
+    assert said in (output.error or "")
+    (line,) = [line for line in (output.logs or "").splitlines() if "CRITICAL" in line]
+    assert said in line
     assert "Traceback" not in (output.logs or "")
     assert deployment.statuses() == {"WAITING": 1}
 

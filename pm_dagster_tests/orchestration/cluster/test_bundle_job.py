@@ -12,7 +12,7 @@ import pytest
 from pm_dagster.sandbox.place import Place
 from pm_dagster_tests.bundle.deployment import INGEST_JOB
 from pm_dagster_tests.bundle.deployment import Deployment as Sandbox
-from pm_dagster_tests.bundle.test_without_cli import Deployed
+from pm_dagster_tests.bundle.sdk_deployment import Deployed
 from pm_dagster_tests.orchestration.cluster.deployment import Deployment, failure, shown
 
 
