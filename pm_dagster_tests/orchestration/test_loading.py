@@ -8,10 +8,9 @@ import sys
 
 import pytest
 
-from pm_dagster import definitions
 from pm_dagster.core.settings import Settings
 from pm_dagster.orchestration.resources import ControlTableResource
-from pm_dagster.orchestration.workspace import databricks_client_resource
+from pm_dagster.orchestration.workspace import WorkspaceResource, databricks_client_resource
 from pm_dagster.workspace.client import signed_in
 
 _HOST = "https://adb-1.2.azuredatabricks.net"
@@ -36,7 +35,7 @@ def test_a_token_signs_in_without_a_call(monkeypatch: pytest.MonkeyPatch, chosen
     others = {} if chosen is None else _AZURE | {"DATABRICKS_AUTH_TYPE": chosen}
     for name, value in {"DATABRICKS_HOST": _HOST, **_PAT, **others}.items():
         monkeypatch.setenv(name, value)
-    runs = definitions.WorkspaceResource().runs(Settings())
+    runs = WorkspaceResource().runs(Settings())
     assert runs.page_url(1, 2).startswith(_HOST)
 
 
@@ -51,5 +50,5 @@ def test_the_launchpad_overrides_the_deployment() -> None:
 
 
 def test_no_field_of_the_launchpad_takes_a_credential() -> None:
-    fields = {*ControlTableResource.model_fields, *definitions.WorkspaceResource.model_fields}
+    fields = {*ControlTableResource.model_fields, *WorkspaceResource.model_fields}
     assert not {name for name in fields if any(word in name for word in ("url", "token", "secret", "password"))}
