@@ -80,10 +80,11 @@ def collected(spark: SparkSession, options: dict[str, str], read: TextRead) -> S
     try:
         return source(spark, options, read).collect()
     except Exception as error:  # noqa: BLE001 as above; whatever it is, nothing was sent yet
-        raise _ours(str(error)) from None
+        raise our_error(str(error)) from None
 
 
-def _ours(text: str) -> ProcessManagerError:
+def our_error(text: str) -> ProcessManagerError:
+    """What a failure of Spark's read means, from its text, which may be pages long."""
     if _NO_DRIVER.search(text):
         return ConfigurationError(f"Spark has no PostgreSQL JDBC driver (org.postgresql.Driver): {_OTHERWISE}")
     found = _DRIVER_SAYS.search(text)

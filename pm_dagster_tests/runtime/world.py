@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pm_dagster_tests.cli.world import JOB
 from pm_dagster_tests.cluster.world import ClusterWorld
@@ -29,6 +30,13 @@ _OPTIONS = (
 @dataclass
 class RuntimeWorld(ClusterWorld):
     """Spark is set by the environment, as on a cluster, never by the entry."""
+
+    @property
+    def password(self) -> str:
+        """The database's."""
+        password = urlsplit(self.database_url).password
+        assert password
+        return password
 
     def environment(self, **more: str) -> dict[str, str]:
         """As for any process, but nothing of the environment that runs the tests leads to its libraries."""
