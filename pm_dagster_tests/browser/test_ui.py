@@ -51,7 +51,7 @@ def test_the_lineage_leads_from_the_view_to_the_dispatched_jobs(dispatched: Site
         (names.VIEW, "View"),
         (names.WAITING_JOBS, "Materialized"),
         (names.DISPATCHED_JOBS, "Materialized"),
-        (names.ON_CLUSTER, "Never materialized"),
+        (names.ON_CLUSTER, "Latest event"),
     ):
         expect(_node(page, asset)).to_contain_text(shown)
     keep_screenshot(page, "lineage")
