@@ -110,7 +110,7 @@ def test_without_java_it_says_what_to_use(world: RuntimeWorld) -> None:
 
 
 def test_the_password_is_in_no_log_of_spark(world: RuntimeWorld, tmp_path: Path) -> None:
-    """At INFO, as on a cluster. At DEBUG Spark 3.5.2 itself writes it (``BasicConnectionProvider``): nothing of ours."""
+    """At INFO, as on a cluster. At DEBUG Spark 3.5.2 writes it by itself (``BasicConnectionProvider``)."""
     (tmp_path / "log4j2.properties").write_text(
         "rootLogger.appenderRef.e.ref = e\nlogger.all.name = org\nlogger.all.level = info\n"
         "appender.e.type = Console\nappender.e.name = e\nappender.e.target = SYSTEM_ERR\n"
