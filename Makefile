@@ -16,6 +16,11 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 export UV_LINK_MODE := copy
 
+# The exact libraries of Databricks Runtime 16.4; pandas 1.5.3 has wheels up to Python 3.11.
+RUNTIME := .venv-runtime
+RUNTIME_PYTHON ?= python3.11
+RUNTIME_TESTS := pm_dagster_tests/runtime
+
 # For the time of a test only: the licence of the CLI and of this package is not open source.
 BUNDLES := databricks-bundles==1.22.1
 
@@ -57,6 +62,17 @@ test-bundle: setup  ## the tests that need the Databricks CLI on PATH
 	  "https://docs.databricks.com/dev-tools/cli/install.html" >&2; exit 1; }
 	$(UV) run --no-sync --with $(BUNDLES) python -m pytest -m bundle
 
+test-runtime: setup $(RUNTIME)/.ready  ## the cluster's program under the cluster's own libraries, Spark included
+	$(BIN)/python -m pytest -m runtime
+
+$(RUNTIME)/.ready: $(RUNTIME_TESTS)/requirements.lock $(RUNTIME_TESTS)/place.py $(RUNTIME_TESTS)/jdbc_driver.py | $(STAMP)
+	@command -v $(RUNTIME_PYTHON) >/dev/null || { echo "$(RUNTIME_PYTHON) is not there: the cluster's libraries need" \
+	  "Python 3.11. Try: make RUNTIME_PYTHON=/path/to/python3.11 test-runtime" >&2; exit 1; }
+	$(UV) venv --quiet --clear --python "$$($(RUNTIME_PYTHON) -c 'import sys; print(sys.executable)')" $(RUNTIME)
+	$(UV) pip sync --quiet --require-hashes --python $(RUNTIME)/bin/python $<
+	$(BIN)/python -m pm_dagster_tests.runtime.jdbc_driver
+	@touch $@
+
 bench: setup  ## measure how fast a dispatch is
 	$(BIN)/python -m pm_dagster_tests.bench
 
@@ -72,9 +88,11 @@ format: setup  ## format, and fix what can be fixed safely
 
 lock:  ## resolve the dependencies anew within their bounds
 	$(UV) lock --upgrade
+	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
+	  -o $(RUNTIME_TESTS)/requirements.lock $(RUNTIME_TESTS)/requirements.in
 
 clean:  ## remove what the other targets made, the sandbox's data included
 	@# Ends what still runs there first: a server must not lose its folder.
 	@if [ -d .sandbox ] && [ -x $(BIN)/pm ]; then $(BIN)/pm sandbox reset; fi
-	rm -rf .venv .uv .sandbox build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-runtime .uv .sandbox .databricks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find pm_dagster pm_dagster_tests -name __pycache__ -prune -exec rm -rf {} +

@@ -33,22 +33,36 @@ from pm_dagster.workspace.runs import SdkRuns
 from pm_dagster.workspace.scrub import scrubbed
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Do the pass; 0 when it ran and its report, if one was asked for, was written. Wrong usage raises SystemExit."""
+class PassFailed(SystemExit):
+    """Ends the program with status 1. Databricks shows its text as the run's error; Python itself prints nothing."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.code = 1
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Do the pass; returns when it ran and its report, if one was asked for, was written.
+
+    Raises PassFailed otherwise, after the log has said why, and SystemExit(2) for wrong usage.
+    """
     began = time.monotonic()
     options = read_options(arguments)
     log_to_stderr()
     try:
-        return _run(options, began)
+        _run(options, began)
     except ProcessManagerError as error:
-        log.critical("the pass could not run: %s", one_line(error))
+        reason = f"the pass could not run: {one_line(error)}"
     except Exception as error:  # noqa: BLE001 nothing may leave but through the log, which takes the secrets out
         log.error("%s", traceback.format_exc().rstrip())
-        log.critical("the pass ended by an error in itself: %s: %s", type(error).__name__, one_line(error))
-    return 1
+        reason = f"the pass ended by an error in itself: {type(error).__name__}: {one_line(error)}"
+    else:
+        return
+    log.critical("%s", reason)
+    raise PassFailed(scrubbed(reason))
 
 
-def _run(options: Options, began: float) -> int:
+def _run(options: Options, began: float) -> None:
     report_file = ReportFile(options.report) if options.report else None
     environment = resolved(os.environ).environment
     settings = settings_from(environment)
@@ -63,12 +77,13 @@ def _run(options: Options, began: float) -> int:
     if stop.is_set():
         log.warning("stopped on request; %d claimed rows were given back", report.left)
     lines = [_scrubbed(line) for line in outcome_lines(report, rows)]
-    written = _write(report_file, report, lines)
+    failure = _written(report_file, report, lines)
     _log_success(report, lines)
     if lines:
         say(table(lines))
     say(report_line(report))
-    return 0 if written else 1
+    if failure is not None:
+        raise PassFailed(scrubbed(failure))
 
 
 def _read_elsewhere(options: Options, settings: Settings) -> tuple[str, list[RawRow] | None]:
@@ -97,16 +112,18 @@ def _scrubbed(line: Line) -> Line:
     return replace(line, reason=scrubbed(line.reason), page_url=url, parameters=parameters)
 
 
-def _write(file: ReportFile | None, report: Report, lines: Sequence[Line]) -> bool:
+def _written(file: ReportFile | None, report: Report, lines: Sequence[Line]) -> str | None:
+    """Write the report file, if one was asked for; gives why it could not be."""
     if file is None:
-        return True
+        return None
     try:
         file.write(report, lines)
     except ProcessManagerError as error:
-        log.error("the pass ran, but %s", one_line(error))
-        return False
+        failure = f"the pass ran, but {one_line(error)}"
+        log.error("%s", failure)
+        return failure
     log.info("report written to %s", file.path)
-    return True
+    return None
 
 
 def _log_success(report: Report, lines: Sequence[Line]) -> None:

@@ -13,6 +13,4 @@ sys.path.insert(0, str(here.parents[2]))
 
 from pm_dagster.cluster.entry import main  # noqa: E402 it is found only now
 
-status = main(sys.argv[1:])
-if status:
-    sys.exit(status)
+main(sys.argv[1:])
