@@ -144,6 +144,21 @@ def test_executed_as_databricks_does_it(world: ClusterWorld, tmp_path: Path, nam
     assert world.statuses() == {"SCHEDULED": 2}
 
 
+def test_a_failure_tells_why_in_its_exception(world: ClusterWorld) -> None:
+    """Databricks shows the exception's text on the run's page."""
+    code = (
+        f"import sys; sys.argv = [{str(ENTRY)!r}, '--read', 'driver']\n"
+        f"with open({str(ENTRY)!r}, 'rb') as file: text = file.read()\n"
+        f"try: exec(compile(text, {str(ENTRY)!r}, 'exec'), {{'__name__': '__main__'}})\n"
+        "except SystemExit as end: print(end.code, end)"
+    )
+    environment = world.environment(PM_POSTGRES_URL="postgresql://someone:geheim@127.0.0.1:1/db")
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.startswith("1 the pass could not run: the database does not answer"), done.stderr
+    assert "geheim" not in done.stdout + done.stderr
+
+
 def test_no_module_beside_the_entry_hides_another() -> None:
     """A script's own folder comes first on the path."""
     hidden = {path.stem for path in ENTRY.parent.glob("*.py")} & (set(sys.stdlib_module_names) | {"pandas", "requests"})
