@@ -9,6 +9,7 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.sandbox.deployed import Deployed
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +30,9 @@ def empty(running: LocalWorkspace) -> LocalWorkspace:
 def sdk(empty: LocalWorkspace) -> WorkspaceClient:
     """The official SDK's client of it."""
     return WorkspaceClient(config=Config(host=empty.host, token=empty.token, auth_type="pat"))
+
+
+@pytest.fixture
+def deployed(empty: LocalWorkspace) -> Deployed:
+    """It with the means to deploy programs and to run them."""
+    return Deployed(empty.host, empty.token)

@@ -19,17 +19,6 @@ from pm_dagster_tests.sandbox.deployed import HOME, Deployed, result
 FAILED = "Task main failed with message: Workload failed, see run output for details."
 
 
-@pytest.fixture
-def workspace(running: LocalWorkspace) -> LocalWorkspace:
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def deployed(workspace: LocalWorkspace) -> Deployed:
-    return Deployed(workspace.host, workspace.token)
-
-
 def test_success(deployed: Deployed) -> None:
     run, output = deployed.ran(deployed.job("import sys\nprint('out')\nprint('err', file=sys.stderr)\nprint('end')"))
     assert result(run) == ("TERMINATED", "SUCCESS", "")
@@ -102,8 +91,8 @@ print(json.dumps({
     }  # fmt: skip
 
 
-def test_the_environment_is_the_clusters(deployed: Deployed, workspace: LocalWorkspace) -> None:
-    workspace.secrets.put("scope", "key", "pa$$ {{word}}\n")
+def test_the_environment_is_the_clusters(deployed: Deployed, empty: LocalWorkspace) -> None:
+    empty.secrets.put("scope", "key", "pa$$ {{word}}\n")
     variables = {
         "PLAIN": "plain", "SECRET": "{{secrets/scope/key}}", "TWO": "<{{secrets/scope/key}}{{secrets/scope/key}}>",
         "PYSPARK_PYTHON": "/databricks/python3/bin/python3", "DATABRICKS_HOST": "from the job",
@@ -220,9 +209,9 @@ def test_what_is_missing_is_named(deployed: Deployed, change: dict[str, object],
         ("{{secrets/scope/broken}}", "The program could not be started: embedded null byte"),
     ],
 )
-def test_a_secret_that_is_missing(deployed: Deployed, workspace: LocalWorkspace, value: str, missing: str) -> None:
-    workspace.secrets.put("scope", "key", "s3cret")
-    workspace.secrets.put("scope", "broken", "s3cret\0")
+def test_a_secret_that_is_missing(deployed: Deployed, empty: LocalWorkspace, value: str, missing: str) -> None:
+    empty.secrets.put("scope", "key", "s3cret")
+    empty.secrets.put("scope", "broken", "s3cret\0")
     variables = {"FINE": "{{secrets/scope/key}}", "TOKEN": value}
     run, output = deployed.ran(deployed.job("print('never')", variables=variables))
     assert missing in result(run)[2]
@@ -251,10 +240,10 @@ def test_a_cluster_of_the_tasks_own(deployed: Deployed) -> None:
     assert deployed.ran(created["job_id"])[1].logs == "mine\n"
 
 
-def test_scripted_jobs_stay_scripted(deployed: Deployed, workspace: LocalWorkspace) -> None:
+def test_scripted_jobs_stay_scripted(deployed: Deployed, empty: LocalWorkspace) -> None:
     """They cost no thread, even if their tasks look like those of a deployed job; a reset deploys them."""
     task = deployed.task("main", "print('executed')")
-    workspace.state.add_job("scripted", 7, "fail", seconds=0, tasks=[task.as_dict()])
+    empty.state.add_job("scripted", 7, "fail", seconds=0, tasks=[task.as_dict()])
     deployed.client.jobs.update(7, new_settings=JobSettings(max_concurrent_runs=1000))
     threads = threading.active_count()
     runs = [deployed.start(7) for _ in range(50)]

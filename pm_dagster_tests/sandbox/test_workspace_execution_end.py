@@ -20,24 +20,13 @@ WAITS = "import os, time\nprint('pid', os.getpid())\ntime.sleep(120)\n"
 LOST = "The local workspace ended while this run was under way, and its programs with it."
 
 
-@pytest.fixture
-def workspace(running: LocalWorkspace) -> LocalWorkspace:
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def deployed(workspace: LocalWorkspace) -> Deployed:
-    return Deployed(workspace.host, workspace.token)
-
-
 def waiting(deployed: Deployed, job_id: int) -> tuple[int, int]:
     """A run whose program waits, and the program's process."""
     run_id = deployed.start(job_id)
     return run_id, int(deployed.said(run_id, "pid"))
 
 
-def test_cancel(deployed: Deployed, workspace: LocalWorkspace) -> None:
+def test_cancel(deployed: Deployed, empty: LocalWorkspace) -> None:
     run_id, pid = waiting(deployed, deployed.job(WAITS))
     assert result(deployed.client.jobs.get_run(run_id))[0] == "RUNNING"
     deployed.client.jobs.cancel_run(run_id)
@@ -52,7 +41,7 @@ def test_cancel(deployed: Deployed, workspace: LocalWorkspace) -> None:
     assert run.tasks[0].state.result_state.value == "CANCELED"
     assert deployed.output(run_id).logs == f"pid {pid}\n"
     assert not alive(pid)
-    assert workspace.log.count("runs/cancel", effect=True) == 1
+    assert empty.log.count("runs/cancel", effect=True) == 1
 
 
 @pytest.mark.parametrize("of", ["job", "task"])
@@ -124,16 +113,16 @@ os.wait()
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("how", ["cancel", "reset"])
 def test_all_that_a_program_started_ends_with_it(
-    deployed: Deployed, workspace: LocalWorkspace, family: str, how: str
+    deployed: Deployed, empty: LocalWorkspace, family: str, how: str
 ) -> None:
-    workspace.switches.set(kill_seconds=0.1)
+    empty.switches.set(kill_seconds=0.1)
     run_id, pid = waiting(deployed, deployed.job(FAMILIES[family]))
     child = int(deployed.said(run_id, "child"))
     if how == "cancel":
         deployed.client.jobs.cancel_run(run_id)
         assert result(deployed.ended(run_id))[1] == "CANCELED"
     else:
-        workspace.reset()
+        empty.reset()
     assert not alive(pid)
     assert child == 0 or not alive(child)
 
@@ -147,31 +136,31 @@ def test_what_a_program_leaves_behind_ends_with_it(deployed: Deployed, apart: bo
     assert not alive(int(deployed.said(run_id, "child")))
 
 
-def test_reset(deployed: Deployed, workspace: LocalWorkspace) -> None:
+def test_reset(deployed: Deployed, empty: LocalWorkspace) -> None:
     run_id, pid = waiting(deployed, deployed.job(WAITS))
     task_run_id = (deployed.client.jobs.get_run(run_id).tasks or [])[0].run_id or 0
-    workspace.reset()
+    empty.reset()
     assert not alive(pid)
-    assert workspace.state.runs() == []
+    assert empty.state.runs() == []
     with pytest.raises(ResourceDoesNotExist):
         deployed.client.jobs.get_run_output(task_run_id)
-    assert workspace.state.output(task_run_id) == ("", False)
+    assert empty.state.output(task_run_id) == ("", False)
     assert result(deployed.ran(deployed.job("print(1)"))[0])[1] == "SUCCESS"
 
 
-def test_a_run_that_vanishes(deployed: Deployed, workspace: LocalWorkspace) -> None:
+def test_a_run_that_vanishes(deployed: Deployed, empty: LocalWorkspace) -> None:
     job_id = deployed.job(WAITS)
     run_id, pid = waiting(deployed, job_id)
-    workspace.state.delete_run(run_id)
+    empty.state.delete_run(run_id)
     until(lambda: not alive(pid), "its program is gone")
     # Its place is free again.
     assert waiting(deployed, job_id)[0] != run_id
 
 
-def test_an_executing_run_is_not_finished_by_hand(deployed: Deployed, workspace: LocalWorkspace) -> None:
+def test_an_executing_run_is_not_finished_by_hand(deployed: Deployed, empty: LocalWorkspace) -> None:
     run_id, pid = waiting(deployed, deployed.job(WAITS))
     with pytest.raises(ValueError, match="executes"):
-        workspace.state.finish(run_id)
+        empty.state.finish(run_id)
     assert alive(pid)
 
 

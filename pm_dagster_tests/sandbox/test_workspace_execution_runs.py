@@ -17,17 +17,6 @@ GOOD, BAD = "print('fine')", "raise RuntimeError('bad')"
 GATE = "import os, time\nprint('waits')\nwhile not os.path.exists('{}'): time.sleep(0.01)\n"
 
 
-@pytest.fixture
-def workspace(running: LocalWorkspace) -> LocalWorkspace:
-    running.reset()
-    return running
-
-
-@pytest.fixture
-def deployed(workspace: LocalWorkspace) -> Deployed:
-    return Deployed(workspace.host, workspace.token)
-
-
 def chain(deployed: Deployed, **sources: str) -> int:
     """A job whose tasks run one after another, the last one first in its definition."""
     keys = list(sources)
@@ -185,11 +174,11 @@ def test_many_at_once(deployed: Deployed) -> None:
     assert [int(deployed.output(each).logs or 0) for each in runs] == runs
 
 
-def test_the_page_shows_what_happened(deployed: Deployed, workspace: LocalWorkspace) -> None:
+def test_the_page_shows_what_happened(deployed: Deployed, empty: LocalWorkspace) -> None:
     run_id = deployed.start(chain(deployed, a="print('<script>alert(1)</script>')", b=GATE.format("go")))
 
     def page() -> str:
-        answer = requests.get(f"{workspace.host}/jobs/1/runs/{run_id}", timeout=10)
+        answer = requests.get(f"{empty.host}/jobs/1/runs/{run_id}", timeout=10)
         assert answer.status_code == 200
         return answer.text
 
@@ -203,11 +192,11 @@ def test_the_page_shows_what_happened(deployed: Deployed, workspace: LocalWorksp
     assert 'http-equiv="refresh"' not in page()
     missing = deployed.start(deployed.jobs_of([deployed.task("a", "", ["{{job.x}}"])]))
     deployed.ended(missing)
-    text = requests.get(f"{workspace.host}/jobs/1/runs/{missing}", timeout=10).text
+    text = requests.get(f"{empty.host}/jobs/1/runs/{missing}", timeout=10).text
     assert re.search(r"<pre>The parameters of task a could not be resolved: [^<]+</pre>", text)
     long = deployed.start(deployed.job("print('x' * 100_000 + 'end')"))
     deployed.ended(long)
-    text = requests.get(f"{workspace.host}/jobs/1/runs/{long}", timeout=10).text
+    text = requests.get(f"{empty.host}/jobs/1/runs/{long}", timeout=10).text
     assert "The last 64 kB." in text
     assert "xend\n</pre>" in text
     assert len(text) < 80_000
