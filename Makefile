@@ -63,7 +63,7 @@ test-bundle: setup  ## the tests that need the Databricks CLI on PATH
 	$(UV) run --no-sync --with $(BUNDLES) python -m pytest -m bundle
 
 test-runtime: setup $(RUNTIME)/.ready  ## the cluster's program under the cluster's own libraries, Spark included
-	$(BIN)/python -m pytest -m runtime
+	$(BIN)/python -m pytest -n auto -m runtime
 
 $(RUNTIME)/.ready: $(RUNTIME_TESTS)/requirements.lock $(RUNTIME_TESTS)/place.py $(RUNTIME_TESTS)/jdbc_driver.py | $(STAMP)
 	@command -v $(RUNTIME_PYTHON) >/dev/null || { echo "$(RUNTIME_PYTHON) is not there: the cluster's libraries need" \
@@ -88,7 +88,7 @@ format: setup  ## format, and fix what can be fixed safely
 
 lock:  ## resolve the dependencies anew within their bounds
 	$(UV) lock --upgrade
-	$(UV) pip compile --quiet --upgrade --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
 	  -o $(RUNTIME_TESTS)/requirements.lock $(RUNTIME_TESTS)/requirements.in
 
 clean:  ## remove what the other targets made, the sandbox's data included
