@@ -96,10 +96,10 @@ def test_variables_reach_the_job(with_cli: Deployment) -> None:
     overrides.write_text(json.dumps(given), encoding="utf-8")
     simple = {"cluster_policy_id": "P", "failure_email": "team@example.org", "secret_scope": "ours"}
     environment = {f"BUNDLE_VAR_{name}": value for name, value in simple.items()}
-    with_cli.succeeds("bundle", "deploy", "-t", "prod", **environment)
+    with_cli.succeeds("bundle", "deploy", "-t", "prod", BUNDLE_VAR_first_on_demand="2", **environment)
     (job,) = with_cli.jobs()
     sent = {name: value for name, value in job.settings.items() if name not in _ADDED_BY_THE_CLI}
-    assert sent == job_settings("prod", simple | given, USER_NAME)
+    assert sent == job_settings("prod", simple | given | {"first_on_demand": 2}, USER_NAME)
 
 
 def test_a_run_that_cannot_reach_the_database_fails_with_one_clear_line(with_cli: Deployment) -> None:

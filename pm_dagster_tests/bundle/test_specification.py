@@ -44,6 +44,7 @@ CHOSEN: dict[str, Any] = {
     "job_clusters.0.job_cluster_key": "process_manager_cluster",
     "job_clusters.0.new_cluster.azure_attributes.first_on_demand": 1,
     "job_clusters.0.new_cluster.azure_attributes.spot_bid_max_price": -1,
+    "job_clusters.0.new_cluster.spark_env_vars.PM_DEADLINE_SECONDS": "480",
 }
 
 #: Environment variable -> key of the secret. The last eight keys are those of FlexFlow's scope.
@@ -114,6 +115,7 @@ def test_the_policy_has_no_default() -> None:
         ("failure_email", "team@example.org", {"email_notifications.on_failure.0": "team@example.org"}),
         ("failure_emails", ["a@example.org"], {"email_notifications.on_failure.0": "a@example.org"}),
         ("first_on_demand", 0, {"job_clusters.0.new_cluster.azure_attributes.first_on_demand": 0}),
+        ("deadline_seconds", "60", {"job_clusters.0.new_cluster.spark_env_vars.PM_DEADLINE_SECONDS": "60"}),
         ("run_as", {"service_principal_name": "1-2"}, {"run_as.service_principal_name": "1-2"}),
         ("task_parameters", ["--limit", "5"], {"tasks.0.spark_python_task.parameters.1": "5"}),
     ],
