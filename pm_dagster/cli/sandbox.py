@@ -35,7 +35,7 @@ _TRICKLE_SECONDS = 6.0
 
 _DEFAULT_FOLDER = Path(".sandbox")
 #: What would lead a client elsewhere than to the sandbox, or make it doubt which credentials are meant.
-_MISLEADING = ("PM_", "ARM_", "DATABRICKS_")
+_MISLEADING = ("PM_", "PG", "ARM_", "DATABRICKS_")
 _HARMLESS = ("DATABRICKS_CLI_", "DATABRICKS_BUNDLE_")
 
 _dir_option = click.option(
@@ -116,8 +116,8 @@ def _end_on_signal() -> None:
     def end(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    # SIGINT as well: a shell that starts us in the background has it ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # SIGINT as well: a shell that starts us in the background has it ignored. SIGHUP: the terminal was closed.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pm_dagster.cluster.messages import log, log_to_stderr, one_line, say
+from pm_dagster.cluster.messages import Ended, log, log_to_stderr, one_line, say
 from pm_dagster.cluster.options import Options, read_options
 from pm_dagster.cluster.outcome_lines import LEFT, Line, outcome_lines
 from pm_dagster.cluster.outcome_table import table
@@ -33,18 +33,10 @@ from pm_dagster.workspace.runs import SdkRuns
 from pm_dagster.workspace.scrub import scrubbed
 
 
-class PassFailed(SystemExit):
-    """Ends the program with status 1. Databricks shows its text as the run's error; Python itself prints nothing."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.code = 1
-
-
 def main(arguments: Sequence[str]) -> None:
     """Do the pass; returns when it ran and its report, if one was asked for, was written.
 
-    Raises PassFailed otherwise, after the log has said why, and SystemExit(2) for wrong usage.
+    Raises Ended otherwise, after the log has said why: with status 1, or 2 for wrong usage.
     """
     began = time.monotonic()
     options = read_options(arguments)
@@ -59,7 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     else:
         return
     log.critical("%s", reason)
-    raise PassFailed(scrubbed(reason))
+    raise Ended(scrubbed(reason), 1)
 
 
 def _run(options: Options, began: float) -> None:
@@ -83,7 +75,7 @@ def _run(options: Options, began: float) -> None:
         say(table(lines))
     say(report_line(report))
     if failure is not None:
-        raise PassFailed(scrubbed(failure))
+        raise Ended(scrubbed(failure), 1)
 
 
 def _read_elsewhere(options: Options, settings: Settings) -> tuple[str, list[RawRow] | None]:

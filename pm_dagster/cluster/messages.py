@@ -1,6 +1,6 @@
 """What the entry says on its way: log lines and output without secrets.
 
-Put here: the form of both. Keep out: what is said, and which texts are secrets (``workspace.scrub``).
+Put here: the form of both, and of the end. Keep out: what is said, and which texts are secrets (``workspace.scrub``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,14 @@ import time
 from pm_dagster.workspace.scrub import scrubbed
 
 log = logging.getLogger("process_manager")
+
+
+class Ended(SystemExit):
+    """Ends the program with a status. Databricks shows the text as the run's error; Python itself prints nothing."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.code = status
 
 
 class _Lines(logging.Formatter):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+from pm_dagster.cluster.messages import Ended
 
 _DESCRIPTION = """Do one pass over the waiting jobs: start or repair what waits, and mark it SCHEDULED.
 The settings are environment variables (PM_*, DATABRICKS_*), the same as for `pm`."""
@@ -22,11 +26,17 @@ class Options:
     limit: int | None
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self._print_message(f"{self.prog}: error: {message}\n", sys.stderr)
+        # Not argparse's own error as the context: Databricks would show its stack.
+        raise Ended(f"wrong usage: {message}", 2) from None
+
+
 def read_options(arguments: Sequence[str]) -> Options:
-    """The options. Wrong usage prints the usage on standard error and raises SystemExit(2); --help SystemExit(0)."""
-    parser = argparse.ArgumentParser(
-        prog="process_manager.py", description=_DESCRIPTION, epilog=_EXIT, allow_abbrev=False
-    )
+    """The options. Wrong usage prints the usage on standard error and raises Ended; --help SystemExit(0)."""
+    parser = _Parser(prog="process_manager.py", description=_DESCRIPTION, epilog=_EXIT, allow_abbrev=False)
     parser.add_argument(
         "--read",
         choices=("jdbc", "driver"),

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from pm_dagster.core.cluster_job import ClusterJobs, ClusterRun, End, choose_job
 from pm_dagster.core.cluster_outcome import ClusterOutcome, Ended, outcome_of
-from pm_dagster.core.errors import NeverAgain, ProcessManagerError, Unavailable, WorkspaceUnavailable
+from pm_dagster.core.errors import NeverAgain, ProcessManagerError, Unavailable
 
 T = TypeVar("T")
 #: A workspace may ask for any pause between two tries of a call.
@@ -63,8 +63,8 @@ class ClusterDispatch:
     def run(self) -> ClusterOutcome:
         """Start, wait, report.
 
-        Raises Unavailable or NeverAgain only while no run is known to exist; calling it again then is safe, in this
-        process or another. Afterwards, trouble with the workspace is part of the outcome.
+        Raises Unavailable only while certainly no run exists, so that calling it again loses none, and NeverAgain while
+        none is known to. Afterwards, trouble with the workspace is part of the outcome.
         """
         job_id = self._order.job_id or self._find()
         try:
@@ -83,18 +83,29 @@ class ClusterDispatch:
 
     def _start(self, job_id: int) -> int:
         try:
-            run_id = self._patiently(lambda: self._send(job_id))
-        except Unavailable as error:
-            if not self._may_run:
-                raise
-            text = f"{error}; whether a run of job {job_id} was started is not known: the next try will find it"
-            raise WorkspaceUnavailable(text) from None
+            run_id = self._asked(job_id)
         except NeverAgain as error:
             if self._may_run:
                 self._complain(f"an earlier try may have started a run of Databricks job {job_id}", error)
             raise
         self._log.info("Databricks run %s of job %s: %s", run_id, job_id, self._jobs.page_url(job_id, run_id))
         return run_id
+
+    def _asked(self, job_id: int) -> int:
+        """The run that is sure to exist only once there is an answer: until then nobody else may take over the wait."""
+        until = self._clock() + self._order.deadline_seconds
+        while True:
+            try:
+                return self._patiently(lambda: self._send(job_id))
+            except Unavailable as error:
+                if not self._may_run:
+                    raise
+                text = f"whether a run of Databricks job {job_id} was started is not known"
+                if self._clock() >= until:
+                    message = f"{text}, and it may still run: {error}"
+                    raise NeverAgain(message) from None
+                self._tell(logging.WARNING, f"{text}; asking again: {error}")
+            self._sleep(self._order.poll_seconds)
 
     def _send(self, job_id: int) -> int:
         """run-now, remembering from before the call whether there may be a run that nobody has the id of."""
@@ -159,7 +170,7 @@ class ClusterDispatch:
         if not self._may_run:
             return
         try:
-            run_id = self._run_id or self._jobs.start(job_id, self._order.token)
+            run_id = self._run_id or self._patiently(lambda: self._jobs.start(job_id, self._order.token))
         except ProcessManagerError as error:
             self._complain(f"a run of Databricks job {job_id} may have been started and may still run", error)
             return

@@ -53,6 +53,9 @@ class Place:
     def opened(self, workspace_port: int = 0) -> Iterator[Open]:
         """Start database and workspace, make the schemas; stop both at the end."""
         self.dagster_home.mkdir(parents=True, exist_ok=True)
+        # libpq would take from this process' variables whatever a URL of ours does not say.
+        for name in [name for name in os.environ if name.startswith("PG")]:
+            del os.environ[name]
         # So that a checkout never offers the sandbox's data for a commit.
         (self.folder / ".gitignore").write_text("*\n")
         remembered = self.folder / "workspace.json"

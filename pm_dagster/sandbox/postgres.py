@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _SOCKET_PATH_LIMIT = 103
 _SUPERUSER = "postgres"
 _SOCKET_PORT = 5432
+#: pg_ctl hands the folder to /bin/sh between double quotes.
+_SHELL_SYNTAX = frozenset('"$`\\\n')
 
 _HBA = """\
 local all all trust
@@ -46,10 +48,17 @@ class EmbeddedPostgres:
         data_dir: the server's folder, created when absent (its parents too), readable by the server's user only.
         port: None for the socket alone; 0 for a free port of 127.0.0.1 besides; or that port.
         durable: False gives up crash safety of the *machine* for speed. A killed server recovers either way.
+
+    Raises:
+        EmbeddedPostgresError: the folder's name holds a character that has a meaning to the shell.
     """
 
     def __init__(self, data_dir: Path | str, port: int | None = None, *, durable: bool = True) -> None:
         self.data_dir = Path(data_dir).resolve()
+        if not _SHELL_SYNTAX.isdisjoint(str(self.data_dir)):
+            raise EmbeddedPostgresError(
+                f"pg_ctl would let the shell read this folder's name, choose another: {self.data_dir}"
+            )
         self._wanted_port = port
         self._port: int | None = port or None
         self._durable = durable

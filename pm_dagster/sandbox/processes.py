@@ -1,4 +1,4 @@
-"""Child processes of the sandbox: started in groups of their own and ended with all they started.
+"""Child processes of the sandbox: started in groups of their own and ended with all they started, or when we die.
 
 Put here: starting, waiting for a port, ending. Keep out: what is started.
 """
@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Self
 from pm_dagster.core.errors import ProcessManagerError
 
 _PATIENCE_SECONDS = 15.0
+_LIFELINE = Path(__file__).with_name("lifeline.py")
 
 
 class Children:
@@ -45,9 +47,9 @@ class Children:
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{name}.log").open("wb") as log:
             self._running[name] = subprocess.Popen(  # noqa: S603 our own commands
-                list(command),
+                [sys.executable, "-I", "-S", str(_LIFELINE), *command],
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -56,8 +58,10 @@ class Children:
     def run(self, name: str, command: Sequence[str]) -> None:
         """Run a process to its end. Raises ProcessManagerError when it fails."""
         self.start(name, command)
-        if self._running[name].wait() != 0:
-            raise ProcessManagerError(f"{name} of the sandbox failed; see {self.log_of(name)}")
+        with self._running[name] as process:
+            # Not communicate(): it would close the lifeline.
+            if process.wait() != 0:
+                raise ProcessManagerError(f"{name} of the sandbox failed; see {self.log_of(name)}")
         del self._running[name]
 
     def ended(self) -> str | None:
@@ -79,6 +83,8 @@ class Children:
             # What the process started may outlive it.
             _signal(process, signal.SIGKILL)
             process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
         self._running.clear()
 
 

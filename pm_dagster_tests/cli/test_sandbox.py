@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from pm_dagster.postgres.connection import connect
+from pm_dagster.sandbox.place import Place
 from pm_dagster.sandbox.seed import CASES
+from pm_dagster_tests.postgres.world import eventually
 
 _EXPECTED = {
     "run already succeeded": "SUCCESS",
@@ -64,6 +71,38 @@ def test_up_ends_with_all_its_children(tmp_path: Path) -> None:
         time.sleep(0.2)
     assert _with_home(folder) == []
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_up_leaves_none_of_its_children_however_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "sandbox"
+    command = [sys.executable, "-m", "pm_dagster.cli", "sandbox", "up", "--dir", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while "Ctrl-C" not in (line := process.stdout.readline()):
+            assert line, "it ended"
+        assert len(_with_home(folder)) > 2
+        process.send_signal(number)
+        process.wait(timeout=30)
+    eventually(lambda: _with_home(folder) == [], "all of Dagster's processes have ended")
+    assert _sandbox("reset", folder=folder).returncode == 0
+    assert not folder.exists()
+
+
+def test_libpqs_variables_of_the_caller_lead_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PGHOSTADDR": "127.0.0.9", "PGOPTIONS": "-c search_path=nowhere", "PGSERVICE": "none"}.items():
+        monkeypatch.setenv(name, value)
+    with Place(tmp_path / "sandbox").opened() as sandbox, closing(connect(sandbox.settings)) as connection:
+        assert connection.info.host != "127.0.0.9"
+        monkeypatch.setenv("PGHOSTADDR", "127.0.0.9")
+        assert "unset PGHOSTADDR\n" in _sandbox("env", folder=tmp_path / "sandbox").stdout
+
+
+def test_a_folder_that_the_shell_would_read_is_refused(tmp_path: Path) -> None:
+    done = _sandbox("demo", folder=tmp_path / "a$(touch b)")
+    assert done.returncode == 1
+    assert "choose another" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def _with_home(folder: Path) -> list[str]:

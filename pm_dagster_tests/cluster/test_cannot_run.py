@@ -85,6 +85,14 @@ def test_an_unknown_option_ends_the_process_with_the_usage(world: ClusterWorld) 
     done = world.ended(world.start("--nonsense"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: process_manager.py")
+    assert "unrecognized arguments: --nonsense" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_usage_is_told_to_databricks_in_the_exception() -> None:
+    with pytest.raises(SystemExit, match="unrecognized arguments: --nonsense") as caught:
+        read_options(["--nonsense"])
+    assert caught.value.code == 2
 
 
 def test_help(world: ClusterWorld) -> None:

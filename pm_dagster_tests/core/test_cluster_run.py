@@ -10,6 +10,7 @@ from pm_dagster.core.cluster_job import End
 from pm_dagster.core.errors import (
     AuthenticationFailed,
     ConfigurationError,
+    NeverAgain,
     ProcessManagerError,
     Refused,
     Throttled,
@@ -68,15 +69,41 @@ def test_a_throttled_call_waits_as_long_as_it_was_told_within_reason() -> None:
     assert at.naps == [7.0, 30.0]
 
 
-@pytest.mark.parametrize(("fault", "in_doubt"), [(LOST_ANSWER, True), (NO_ANSWER, True), (NEVER_SENT, False)])
-def test_without_an_answer_it_gives_up_and_says_whether_a_run_may_exist(fault: Fault, in_doubt: bool) -> None:  # noqa: FBT001
+def test_what_was_certainly_not_sent_is_left_to_another_try() -> None:
     at = bench()
-    at.jobs.faults["start"] = [fault] * 4
-    with pytest.raises(Unavailable) as caught:
+    at.jobs.faults["start"] = [NEVER_SENT] * 4
+    with pytest.raises(Unavailable):
         at.run()
-    assert ("the next try will find it" in str(caught.value)) is in_doubt
     assert at.naps == [1.0, 2.0, 4.0]
     assert at.jobs.calls.count("start") == 4
+
+
+@pytest.mark.parametrize("fault", [LOST_ANSWER, NO_ANSWER])
+def test_a_run_in_doubt_is_asked_for_beyond_the_tries_of_one_call(fault: Fault) -> None:
+    at = bench(SUCCESS)
+    at.jobs.faults["start"] = [fault] * 9
+    assert at.run().succeeded
+    assert len(run_ids(at)) == 1
+    assert sum("is not known; asking again" in line for line in at.lines) == 1
+
+
+def test_a_run_in_doubt_until_the_deadline_is_said_to_go_on() -> None:
+    at = bench()
+    at.jobs.faults["start"] = [NO_ANSWER] * 100
+    with pytest.raises(NeverAgain, match="it may still run: no answer"):
+        at.run()
+    assert at.now >= at.order.deadline_seconds
+    assert any("may have started a run" in line for line in at.lines)
+
+
+def test_a_run_in_doubt_is_cancelled_when_the_wait_for_its_answer_is_interrupted() -> None:
+    at = bench(RUNNING)
+    at.jobs.faults["start"] = [LOST_ANSWER] * 4
+    at.interrupt_at = 10.0
+    with pytest.raises(Interrupted):
+        at.run()
+    (run,) = at.jobs.runs.values()
+    assert run.ahead == [("TERMINATING", None), CANCELED]
 
 
 @pytest.mark.parametrize("earlier", [[], [LOST_ANSWER]])

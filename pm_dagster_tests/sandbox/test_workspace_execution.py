@@ -261,10 +261,19 @@ def test_a_job_of_the_api_that_names_no_work_is_scripted(deployed: Deployed) -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"timeout_seconds": "1"}, {"tasks": [{"task_key": "a", "spark_python_task": 1}]}, {"job_clusters": {}}]
+    "wrong",
+    [
+        {"timeout_seconds": "1"},
+        {"tasks": [{"task_key": "a", "spark_python_task": 1}]},
+        {"tasks": [{"task_key": "a", "libraries": [5]}]},
+        {"tasks": [{"task_key": "a", "libraries": [{"pypi": "openpyxl"}]}]},
+        {"job_clusters": {}},
+        {"job_clusters": [5]},
+        {"job_clusters": [{"job_cluster_key": "a", "new_cluster": 5}]},
+    ],
 )
 def test_settings_of_the_wrong_shape_are_refused(deployed: Deployed, wrong: dict[str, object]) -> None:
-    with pytest.raises(OSError, match="wrong type"):
+    with pytest.raises(OSError, match="wrong type|array of objects"):
         deployed.client.api_client.do("POST", "/api/2.2/jobs/create", body=wrong)
 
 

@@ -195,6 +195,15 @@ def test_the_state_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     assert WorkspaceState(file=StateFile(tmp_path / "s")).job(7).name == "fresh"
 
 
+def test_the_state_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    """The error of a task is in it, and may quote a secret."""
+    file = StateFile(tmp_path / "s")
+    file.append([{"next_id": 1}])
+    appended = (tmp_path / "s").stat().st_mode & 0o777
+    file.replace([{"next_id": 2}])
+    assert (appended, (tmp_path / "s").stat().st_mode & 0o777) == (0o600, 0o600)
+
+
 def test_a_process_of_its_own_keeps_what_it_answered(tmp_path: Path) -> None:
     """Killed without warning, it still knows every run that it told somebody about."""
 

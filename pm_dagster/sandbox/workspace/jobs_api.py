@@ -5,7 +5,7 @@ Put here: request in, reply out. Keep out: runs (``runs_api.py``) and transport.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pm_dagster.sandbox.workspace import paging, views
 from pm_dagster.sandbox.workspace.call import Call, Reply
@@ -93,12 +93,18 @@ def check_settings(settings: Json) -> None:
         raise invalid("max_concurrent_runs must be between 0 and 1000.")
     if not isinstance(settings.get("name", ""), str) or not isinstance(settings.get("queue") or {}, dict):
         raise malformed("Expected a STRING for field name and an object for field queue.")
-    for name in ("tasks", "parameters"):
+    _check_lists(settings, ("tasks", "parameters", "job_clusters"))
+    _check_shapes(settings, _JOB_SHAPES)
+    for cluster in settings.get("job_clusters") or []:
+        _check_shapes(cluster, {"new_cluster": dict})
+    _check_tasks(settings)
+
+
+def _check_lists(settings: Json, names: Sequence[str]) -> None:
+    for name in names:
         items = settings.get(name) or []
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
             raise malformed(f"Expected array of objects for field {name}.")
-    _check_shapes(settings, _JOB_SHAPES)
-    _check_tasks(settings)
 
 
 def _check_shapes(settings: Json, shapes: Mapping[str, type]) -> None:
@@ -111,6 +117,9 @@ def _check_shapes(settings: Json, shapes: Mapping[str, type]) -> None:
 def _check_tasks(settings: Json) -> None:
     for task in settings.get("tasks") or []:
         _check_shapes(task, _TASK_SHAPES)
+        _check_lists(task, ("libraries",))
+        for library in task.get("libraries") or []:
+            _check_shapes(library, {"pypi": dict})
     keys = [task.get("task_key") for task in settings.get("tasks") or []]
     if not all(isinstance(key, str) and key for key in keys) or len(set(keys)) < len(keys):
         raise invalid("Every task needs a task_key of its own.")

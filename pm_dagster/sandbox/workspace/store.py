@@ -35,14 +35,19 @@ class StateFile:
     def append(self, records: Iterable[Json]) -> None:
         """Add records in one write."""
         text = "".join(json.dumps(record) + "\n" for record in records)
-        with self._path.open("a", encoding="utf-8") as stream:
+        with open(self._path, "a", encoding="utf-8", opener=_private) as stream:
             stream.write(text)
 
     def replace(self, records: Iterable[Json]) -> None:
         """Write the file anew, atomically: a reader sees the old one or the new one."""
         fresh = self._path.with_name(self._path.name + ".new")
-        with fresh.open("w", encoding="utf-8") as stream:
+        with open(fresh, "w", encoding="utf-8", opener=_private) as stream:
             stream.writelines(json.dumps(record) + "\n" for record in records)
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(self._path)
+
+
+def _private(path: str, flags: int) -> int:
+    """For us alone: the error of a task may quote a secret."""
+    return os.open(path, flags, 0o600)

@@ -48,16 +48,18 @@ def test_a_workspace_that_does_not_answer_while_the_run_lasts_is_waited_for(depl
     assert deployment.logged(result).count("cannot be looked up at present: HTTP 503") >= 1
 
 
-def test_a_retry_of_the_op_finds_the_run_of_the_try_before(
+def test_an_op_is_tried_again_only_while_certainly_no_run_exists(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PM_CALL_TRIES", "1")
     deployment.add_job(seconds=0.5)
-    deployment.workspace.faults.add("run-now", "reset", when="after", count=1)
+    deployment.workspace.faults.add("list", "status", status=503, count=1)
+    deployment.workspace.faults.add("run-now", "reset", when="after", count=3)
     result = deployment.execute()
     assert shown(result)["end"] == "succeeded"
     (event,) = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_UP_FOR_RETRY]
-    assert "whether a run of job" in str(event.event_specific_data)
+    assert "HTTP 503" in str(event.event_specific_data)
+    assert "is not known; asking again" in deployment.logged(result)
     assert len(deployment.runs()) == 1
 
 
