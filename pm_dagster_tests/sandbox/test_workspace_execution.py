@@ -273,7 +273,7 @@ def test_a_job_of_the_api_that_names_no_work_is_scripted(deployed: Deployed) -> 
     ],
 )
 def test_settings_of_the_wrong_shape_are_refused(deployed: Deployed, wrong: dict[str, object]) -> None:
-    with pytest.raises(OSError, match="wrong type|array of objects"):
+    with pytest.raises(OSError, match=r"wrong type|array of objects"):
         deployed.client.api_client.do("POST", "/api/2.2/jobs/create", body=wrong)
 
 
