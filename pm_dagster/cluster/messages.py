@@ -6,8 +6,10 @@ Put here: the form of both, and of the end. Keep out: what is said, and which te
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+from contextlib import suppress
 
 from pm_dagster.workspace.scrub import scrubbed
 
@@ -51,4 +53,10 @@ def one_line(error: BaseException) -> str:
 def say(text: str) -> None:
     """Print text, with escapes for what the output's encoding lacks: an ASCII output must not end the pass."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201 it is the program's output
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201 it is the program's output
+    except OSError as error:
+        log.warning("the output cannot be written any more: %s", error.strerror or type(error).__name__)
+        # The interpreter would try again at its end, and fail.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

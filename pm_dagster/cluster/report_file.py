@@ -37,9 +37,13 @@ class ReportFile:
 
     def __init__(self, wanted: Path) -> None:
         _demand_libraries()
-        _demand_place(wanted.parent)
-        self.path = wanted.with_name(_safe_name(wanted))
-        if self.path.is_dir():
+        try:
+            _demand_place(wanted.parent)
+            self.path = wanted.with_name(_safe_name(wanted))
+            is_folder = self.path.is_dir()
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"--report: {str(wanted)!a} cannot be used: {type(error).__name__}") from None
+        if is_folder:
             raise ConfigurationError(f"--report: {self.path} is a folder")
 
     def write(self, report: Report, lines: Sequence[Line]) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 #: https://learn.microsoft.com/en-us/azure/key-vault/general/about-keys-secrets-certificates#dns-suffixes-for-object-identifiers
 _VAULT_SUFFIXES = (".vault.azure.net", ".vault.azure.cn", ".vault.usgovcloudapi.net")
@@ -155,10 +155,18 @@ def _by_scheme(scheme: str, text: str) -> Reference | None:
 
 
 def _file(text: str) -> FileSecret:
-    parts = urlsplit(text)
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+    parts = _split(text)
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
         raise NotReadableError("a file is given by its full path, file:///run/secrets/NAME")
-    return FileSecret(Path(unquote(parts.path)))
+    return FileSecret(Path(path))
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise NotReadableError("it is no URL") from None
 
 
 def _app_service(inside: str) -> VaultSecret:
@@ -172,7 +180,7 @@ def _app_service(inside: str) -> VaultSecret:
 
 def _identifier(url: str) -> VaultSecret:
     """https://learn.microsoft.com/en-us/azure/key-vault/general/about-keys-secrets-certificates#object-identifiers."""
-    parts = urlsplit(url)
+    parts = _split(url)
     collection, _, secret = parts.path.strip("/").partition("/")
     if parts.scheme != "https" or collection != "secrets" or parts.query:
         raise NotReadableError("a secret's identifier is https://VAULT.vault.azure.net/secrets/NAME[/VERSION]")

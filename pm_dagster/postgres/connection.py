@@ -7,12 +7,12 @@ The driver is psycopg2 because Databricks Runtime 16.4 carries it, and dagster-p
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
-from psycopg2 import errorcodes
+from psycopg2 import errorcodes, extensions
 from psycopg2.extensions import connection as Connection  # noqa: N812 the driver's class has a lower-case name
 
 from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
@@ -28,6 +28,11 @@ _KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 10, "keepalive
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 _PASSING_CODES = (errorcodes.LOCK_NOT_AVAILABLE, errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "25006", "08P01")
 _WRONG_CREDENTIALS = "28"
+_TIMES: tuple[tuple[tuple[int, ...], str, Any], ...] = (
+    ((1082,), "DATE", extensions.PYDATE),
+    ((1114,), "TIMESTAMP", extensions.PYDATETIME),
+    ((1184,), "TIMESTAMPTZ", extensions.PYDATETIMETZ),
+)
 #: While connecting the driver has no SQLSTATE to give, only the words of libpq and of the server (libpq 16 to 18).
 _OF_CREDENTIALS = ("authentication failed", "no pg_hba.conf entry", "access token", "no password supplied")
 _OF_TLS = ("certificate", "does not match host name", "server does not support SSL", "sslmode")
@@ -42,8 +47,25 @@ def connect(settings: Settings) -> Connection:
     """
     ours = {"connect_timeout": _CONNECT_TIMEOUT_SECONDS, "application_name": "process_manager", **_KEEPALIVE}
     with translated():
-        connection: Connection = psycopg2.connect("", **(parameters(settings) | ours))
+        try:
+            connection: Connection = psycopg2.connect("", **(parameters(settings) | ours))
+        except UnicodeError:
+            raise ConfigurationError("a part of PM_POSTGRES_* is not text in UTF-8 (its value is not shown)") from None
+        for oids, name, base in _TIMES:
+            extensions.register_type(extensions.new_type(oids, name, _lenient(base)), connection)
         return connection
+
+
+def _lenient(base: Callable[..., object]) -> Callable[[Any, Any], object]:
+    """A time that Python cannot hold, such as one before Christ, stays text: it must not stop the other rows."""
+
+    def cast(value: Any, cursor: Any) -> object:  # noqa: ANN401 the driver's own signature
+        try:
+            return base(value, cursor)
+        except (ValueError, OverflowError):
+            return value
+
+    return cast
 
 
 def _first_line(error: BaseException) -> str:

@@ -29,9 +29,10 @@ _AZURE = {
 _PUBLIC_CLOUD = _AZURE[".postgres.database.azure.com"]
 #: Properties of the JDBC driver that libpq knows by the same name and meaning.
 _SAME = ("user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "options")
+_LAST_PORT = 65_535
 _UNUSABLE = (
     "PM_POSTGRES_URL is neither a libpq connection URL or string nor a jdbc:postgresql://HOST:PORT/DATABASE URL"
-    " (its value is not shown)"
+    " (its value is not shown); in a URL, write @ : / and % of a password as %40 %3A %2F and %25"
 )
 
 
@@ -51,7 +52,14 @@ def parameters(settings: Settings) -> dict[str, str]:
     }
     found = {LIBPQ_VARIABLES[name]: value for name, value in settings.postgres_defaults}
     found |= url_parameters(settings.postgres_url)
+    if settings.postgres_host:
+        # Another host than the URL's is at another address, and may have fewer ports to choose from.
+        found.pop("hostaddr", None)
+        if found.get("port", "").count(",") > settings.postgres_host.count(","):
+            del found["port"]
     found |= {name: value for name, value in parts.items() if value}
+    if not _are_ports(settings.postgres_port):
+        raise ConfigurationError(f"PM_POSTGRES_PORT={settings.postgres_port!r} cannot be used: expected a port number")
     scope = _scope_of(found.get("host", ""))
     if scope and "sslmode" not in found and "service" not in found:
         found["sslmode"] = "require"
@@ -78,10 +86,18 @@ def url_parameters(url: str) -> dict[str, str]:
     if url.startswith(_JDBC):
         return _from_jdbc(url.removeprefix(_JDBC))
     try:
-        return {name: str(value) for name, value in parse_dsn(url).items()}
+        found = {name: str(value) for name, value in parse_dsn(url).items()}
     except (psycopg2.Error, ValueError, UnicodeError):
         # The driver's text can hold parts of the URL, and with them the password.
         raise ConfigurationError(_UNUSABLE) from None
+    # A password with an @ or / that is not escaped ends up in part as host or port, which errors show.
+    if "@" in found.get("host", "")[1:] or not _are_ports(found.get("port", "")):
+        raise ConfigurationError(_UNUSABLE)
+    return found
+
+
+def _are_ports(text: str) -> bool:
+    return all(not port or (port.isascii() and port.isdigit() and int(port) <= _LAST_PORT) for port in text.split(","))
 
 
 def _from_jdbc(rest: str) -> dict[str, str]:

@@ -43,7 +43,7 @@ def check_host(host: str | None, *, allow_http: bool = False) -> None:
         raise ConfigurationError(_NO_HOST)
     url = host if "://" in host else f"https://{host}"
     if not _is_scheme_and_host(url):
-        shown = "(its value is not shown)" if "@" in host else host
+        shown = "(its value is not shown)" if set("@?#") & set(host) else host
         message = f"DATABRICKS_HOST must be scheme and host only, such as https://adb-1.2.azuredatabricks.net: {shown}"
         raise ConfigurationError(message)
     if urlsplit(url).scheme == "http" and not allow_http and not _is_here(urlsplit(url).hostname or ""):
@@ -113,6 +113,8 @@ def _check_answers(host: str, timeout: float) -> None:
         status = requests.get(url, timeout=timeout, allow_redirects=False, auth=lambda asked: asked).status_code
     except requests.RequestException as error:
         raise _unreachable(error) from None
+    except OSError as error:
+        raise ConfigurationError(f"no request can be made: {error}") from None
     if status >= _SERVER_ERROR:
         raise WorkspaceUnavailable(f"the workspace does not say how to sign in (HTTP {status})", maybe_applied=False)
 

@@ -55,7 +55,13 @@ class JobsService:
     def _pages(self, run_id: int, *, include_history: bool) -> list[Run]:
         """runs/get, all pages. Raises Refused with ``gone`` when the run does not exist."""
         pages = [self._page(run_id, None, include_history)]
+        if pages[0].run_id is None:
+            raise WorkspaceUnavailable("the workspace answered 200 to runs/get without a run", status=200)
+        seen: set[str] = set()
         while token := getattr(pages[-1], "next_page_token", None):
+            if token in seen:
+                raise WorkspaceUnavailable("the workspace gives the same page of runs/get again and again", status=200)
+            seen.add(token)
             pages.append(self._page(run_id, token, include_history))
         return pages
 

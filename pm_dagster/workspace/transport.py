@@ -18,10 +18,12 @@ from typing import Any
 
 import requests
 from databricks.sdk.core import Config
-from urllib3.exceptions import NewConnectionError
+from requests.exceptions import InvalidHeader, InvalidURL
+from urllib3.exceptions import LocationParseError, NewConnectionError
 
 from pm_dagster.core.errors import (
     AuthenticationFailed,
+    ConfigurationError,
     ProcessManagerError,
     Refused,
     Throttled,
@@ -57,7 +59,7 @@ class OneAttempt:
         body: Mapping[str, Any] | None = None,
         **_unused: object,
     ) -> dict[str, Any]:
-        """Make the attempt. Raises WorkspaceUnavailable, Throttled, AuthenticationFailed or Refused."""
+        """Make the attempt. Raises Unavailable, AuthenticationFailed, Refused, or ConfigurationError if none can be."""
         credentials = self._credentials()
         try:
             response = self._session().request(
@@ -69,8 +71,14 @@ class OneAttempt:
                 timeout=(min(_CONNECT_TIMEOUT_SECONDS, self._timeout), self._timeout),
                 allow_redirects=False,
             )
+        except (InvalidHeader, InvalidURL, LocationParseError, UnicodeError) as error:
+            text = f"no request can be made ({type(error).__name__}): is a line break or the like in host or token?"
+            raise ConfigurationError(text) from None
         except requests.RequestException as error:
             raise self._no_answer(error) from None
+        except OSError as error:
+            # A list of authorities that is not there, for one.
+            raise ConfigurationError(self.scrub(f"no request can be made: {error}")[:_MESSAGE_LIMIT]) from None
         return self._read(response)
 
     def scrub(self, text: str) -> str:

@@ -43,6 +43,26 @@ def test_wrong_token(world: ClusterWorld) -> None:
     assert "wrong-token" not in done.stderr
 
 
+@pytest.mark.parametrize("token", ["with\na line break", "mit \u20ac"])
+def test_a_token_that_no_request_can_carry(world: ClusterWorld, token: str) -> None:
+    world.add()
+    line = the_line(world.enter(DATABRICKS_TOKEN=token))
+    assert "no request can be made" in line
+    assert token[:5] not in line
+    assert world.statuses() == {"WAITING": 1}
+
+
+def test_authorities_that_are_not_there(world: ClusterWorld) -> None:
+    world.add()
+    host = "https://127.0.0.1:1"
+    assert "no request can be made" in the_line(world.enter(DATABRICKS_HOST=host, REQUESTS_CA_BUNDLE="/nonexistent"))
+
+
+def test_a_host_with_a_token_in_it_is_not_shown(world: ClusterWorld) -> None:
+    line = the_line(world.enter(DATABRICKS_HOST="https://h.example.com/?token=geheim"))
+    assert "geheim" not in line
+
+
 def test_no_ledger(bare_world: ClusterWorld) -> None:
     assert "pm init" in the_line(bare_world.enter())
 

@@ -179,3 +179,26 @@ def test_an_output_that_knows_only_ascii_does_not_end_the_pass(world: ClusterWor
     assert done.returncode == 0, done.stderr
     assert numbers_of(done)["new"]["quarantined"] == 2
     assert r"\u043d\u0435\u0434\u043e" in done.stdout
+
+
+@pytest.mark.parametrize("moment", ["0044-03-15 BC", "10000-01-01", "infinity"])
+def test_a_time_that_python_cannot_hold_stops_no_row(world: ClusterWorld, moment: str) -> None:
+    world.add(2)
+    world.sql(
+        "UPDATE mm_run_plc SET rgstr_file_time = %s WHERE run_id = (SELECT min(run_id) FROM mm_run_plc)", (moment,)
+    )
+    assert world.numbers()["scheduled"] == 2
+
+
+def test_an_output_that_nobody_reads_does_not_fail_the_pass(world: ClusterWorld) -> None:
+    world.add(3)
+    process = world.start("--read", "driver")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 0, said
+    assert "the output cannot be written any more" in said
+    assert "Traceback" not in said
+    assert world.statuses() == {"SCHEDULED": 3}

@@ -105,6 +105,10 @@ def test_ordinary_values(value: str) -> None:
         "databricks-secret://scope/key/more",
         "{{secrets/scope}}",
         "{{secrets/scope/key}} and more",
+        "file:///hunter2%00",
+        "file://[hunter2/x",
+        "https://[.vault.azure.net/secrets/hunter2",
+        "@Microsoft.KeyVault(SecretUri=https://[hunter2/secrets/x)",
     ],
 )
 def test_what_only_looks_like_one_is_refused_without_its_value(value: str) -> None:

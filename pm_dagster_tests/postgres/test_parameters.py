@@ -139,3 +139,24 @@ def test_sparks_url(variables: dict[str, str], url: str) -> None:
 def test_what_spark_cannot_reach(variables: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         _url_of(**variables)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://user:geh@eim@127.0.0.1:1/db", "postgresql://user:geheim/ss@127.0.0.1:1/db", "host=h port=geheim"],
+)
+def test_a_password_that_was_not_escaped_is_not_shown_as_host_or_port(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="write @ : / and % of a password as") as caught:
+        _of(PM_POSTGRES_URL=url)
+    assert "geh" not in str(caught.value)
+
+
+@pytest.mark.parametrize("port", ["abc", "99999", "5432,x"])
+def test_a_port_that_is_none_is_named(port: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"PM_POSTGRES_PORT='{port}'"):
+        _of(PM_POSTGRES_HOST="h", PM_POSTGRES_PORT=port)
+
+
+def test_another_host_than_the_urls_leaves_nothing_of_its_place() -> None:
+    found = _of(PM_POSTGRES_URL="postgresql://a:1,b:2/d?hostaddr=127.0.0.1,127.0.0.2", PM_POSTGRES_HOST="h")
+    assert found == {"host": "h", "dbname": "d"}

@@ -86,6 +86,20 @@ def test_the_history_is_read_over_all_pages(server: TinyServer) -> None:
     assert (run.job_id, run.message, run.page_url) == (3, "task failed", "https://page")
 
 
+@pytest.mark.parametrize("reply", [Reply(body=""), Reply(body="{}"), json_reply(state={"life_cycle_state": "RUNNING"})])
+def test_an_answer_without_a_run_says_nothing_about_it(server: TinyServer, reply: Reply) -> None:
+    server.replies(reply)
+    with pytest.raises(WorkspaceUnavailable, match="without a run"):
+        server.runs().look_up(7)
+
+
+def test_a_page_that_comes_again_ends_the_reading(server: TinyServer) -> None:
+    server.answer = lambda _asked: json_reply(run_id=7, state={"life_cycle_state": "RUNNING"}, next_page_token="a")
+    with pytest.raises(WorkspaceUnavailable, match="same page"):
+        server.runs().look_up(7)
+    assert len(server.asked) == 2
+
+
 def test_an_original_item_with_an_id_is_no_repair(server: TinyServer) -> None:
     server.replies(json_reply(run_id=7, repair_history=[{"type": "ORIGINAL", "id": 4}]))
     assert server.runs().look_up(7).repair_ids == ()
