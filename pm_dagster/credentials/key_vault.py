@@ -15,6 +15,7 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.keyvault.secrets import SecretClient
 
 from pm_dagster import entra
+from pm_dagster.core.causes import causes
 from pm_dagster.core.errors import ConfigurationError, ProcessManagerError, Throttled, Unavailable
 from pm_dagster.credentials.errors import NoSuchSecret
 from pm_dagster.credentials.references import VaultSecret
@@ -98,15 +99,5 @@ def _no_answer(error: Exception, host: str) -> ProcessManagerError:
 
 def _unknown_name(error: BaseException) -> bool:
     """True when the name server knows no such host; a name server that does not answer is something else."""
-    seen: set[int] = set()
-    pending: list[Any] = [error]
-    while pending:
-        cause = pending.pop()
-        if not isinstance(cause, BaseException) or id(cause) in seen:
-            continue
-        if isinstance(cause, socket.gaierror):
-            return cause.errno == socket.EAI_NONAME
-        seen.add(id(cause))
-        held = [getattr(cause, name, None) for name in ("inner_exception", "reason")]
-        pending += [*cause.args, *held, cause.__cause__, cause.__context__]
-    return False
+    found = next((cause for cause in causes(error) if isinstance(cause, socket.gaierror)), None)
+    return found is not None and found.errno == socket.EAI_NONAME

@@ -28,11 +28,6 @@ _KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 10, "keepalive
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 _PASSING_CODES = (errorcodes.LOCK_NOT_AVAILABLE, errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "25006", "08P01")
 _WRONG_CREDENTIALS = "28"
-_TIMES: tuple[tuple[tuple[int, ...], str, Any], ...] = (
-    ((1082,), "DATE", extensions.PYDATE),
-    ((1114,), "TIMESTAMP", extensions.PYDATETIME),
-    ((1184,), "TIMESTAMPTZ", extensions.PYDATETIMETZ),
-)
 #: While connecting the driver has no SQLSTATE to give, only the words of libpq and of the server (libpq 16 to 18).
 _OF_CREDENTIALS = ("authentication failed", "no pg_hba.conf entry", "access token", "no password supplied")
 _OF_TLS = ("certificate", "does not match host name", "server does not support SSL", "sslmode")
@@ -51,8 +46,8 @@ def connect(settings: Settings) -> Connection:
             connection: Connection = psycopg2.connect("", **(parameters(settings) | ours))
         except UnicodeError:
             raise ConfigurationError("a part of PM_POSTGRES_* is not text in UTF-8 (its value is not shown)") from None
-        for oids, name, base in _TIMES:
-            extensions.register_type(extensions.new_type(oids, name, _lenient(base)), connection)
+        for type_ in _LENIENT_TIMES:
+            extensions.register_type(type_, connection)
         return connection
 
 
@@ -66,6 +61,13 @@ def _lenient(base: Callable[..., object]) -> Callable[[Any, Any], object]:
             return value
 
     return cast
+
+
+_LENIENT_TIMES = (
+    extensions.new_type((1082,), "DATE", _lenient(extensions.PYDATE)),
+    extensions.new_type((1114,), "TIMESTAMP", _lenient(extensions.PYDATETIME)),
+    extensions.new_type((1184,), "TIMESTAMPTZ", _lenient(extensions.PYDATETIMETZ)),
+)
 
 
 def _first_line(error: BaseException) -> str:

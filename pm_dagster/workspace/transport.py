@@ -21,6 +21,7 @@ from databricks.sdk.core import Config
 from requests.exceptions import InvalidHeader, InvalidURL
 from urllib3.exceptions import LocationParseError, NewConnectionError
 
+from pm_dagster.core.causes import causes
 from pm_dagster.core.errors import (
     AuthenticationFailed,
     ConfigurationError,
@@ -149,19 +150,10 @@ def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _never_connected(error: BaseException | None) -> bool:
+def _never_connected(error: BaseException) -> bool:
     """True when the request certainly was not sent: no TCP connection came about, or no TLS session."""
-    seen: set[int] = set()
-    pending: list[Any] = [error]
-    while pending:
-        cause = pending.pop()
-        if not isinstance(cause, BaseException) or id(cause) in seen:
-            continue
-        if isinstance(cause, (NewConnectionError, requests.ConnectTimeout, requests.exceptions.SSLError)):
-            return True
-        seen.add(id(cause))
-        pending += [*cause.args, getattr(cause, "reason", None), cause.__cause__, cause.__context__]
-    return False
+    unsent = (NewConnectionError, requests.ConnectTimeout, requests.exceptions.SSLError)
+    return any(isinstance(cause, unsent) for cause in causes(error))
 
 
 def _query(query: Mapping[str, Any] | None) -> dict[str, Any] | None:
