@@ -52,7 +52,7 @@ dev: setup  ## the sandbox and the Dagster UI, until Ctrl-C
 	$(BIN)/pm sandbox up
 
 test: setup  ## all tests but those that need a browser
-	$(BIN)/python -m pytest -n auto -m "not browser and not bundle and not runtime"
+	$(BIN)/python -m pytest -n auto -m "not browser and not bundle and not runtime and not chaos"
 
 test-browser: setup  ## the tests that drive a real browser
 	$(BIN)/python -m pytest -m browser
