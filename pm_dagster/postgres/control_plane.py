@@ -63,7 +63,7 @@ class PostgresControlPlane:
             self._tell(cursor, [(entry_id, Event("claimed")) for entry_id in taken])
             return self._entries(cursor, taken)
 
-        return self._session.write(work)
+        return self._session.write(work, ("claim", list(jobs)))
 
     def refuse(self, rows: Sequence[RefusedRow]) -> None:
         """Record refused rows as quarantined, and say so in the control table."""
@@ -77,12 +77,12 @@ class PostgresControlPlane:
             self._close(cursor, taken)
 
         if records:
-            self._session.write(work)
+            self._session.write(work, ("refuse", records))
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take what a dead dispatcher left in SENDING or ACCEPTED."""
         inherited = self._session.write(
-            lambda cursor: self._inherit(cursor, self._session.statements.take_over, limit=limit)
+            lambda cursor: self._inherit(cursor, self._session.statements.take_over, limit=limit), ("take over", limit)
         )
         return [replace(entry, taken_over=True) for entry in inherited]
 
@@ -90,7 +90,8 @@ class PostgresControlPlane:
         """The named entries that are ours or can be taken over now."""
         ids = list(entry_ids)
         return self._session.write(
-            lambda cursor: self._inherit(cursor, self._session.statements.resume, limit=len(ids), entry_ids=ids)
+            lambda cursor: self._inherit(cursor, self._session.statements.resume, limit=len(ids), entry_ids=ids),
+            ("resume", ids),
         )
 
     def intend(self, intents: Sequence[Intent]) -> set[int]:
@@ -110,7 +111,7 @@ class PostgresControlPlane:
                 self._tell(cursor, [(entry_id, Event("withdrawn")) for (entry_id,) in cursor.fetchall()])
             return granted
 
-        return self._session.write(work)
+        return self._session.write(work, ("intend", list(intents)))
 
     def record(self, changes: Sequence[Change]) -> None:
         """Write what was learned, with its events."""
@@ -122,12 +123,12 @@ class PostgresControlPlane:
             cursor.execute(statements.RECORD, self._names(changes=rows))
             self._tell(cursor, [(change.entry_id, event) for change in changes for event in change.events])
 
-        self._session.write(work)
+        self._session.write(work, ("record", list(changes)))
 
     def close(self, entry_ids: Collection[int]) -> list[Closed]:
         """Write the control table for entries whose outcome is known, and close them."""
         ids = list(entry_ids)
-        return self._session.write(lambda cursor: self._close(cursor, ids)) if ids else []
+        return self._session.write(lambda cursor: self._close(cursor, ids), ("close", ids)) if ids else []
 
     def heartbeat(self) -> None:
         """Say that this dispatcher lives."""

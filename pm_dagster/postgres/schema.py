@@ -6,7 +6,7 @@ from psycopg2 import sql
 
 LEDGER_SCHEMA = "process_manager"
 #: The migration that must have been applied; ``pm init`` brings the database there.
-LEDGER_VERSION = "0001"
+LEDGER_VERSION = "0002"
 #: First key of the advisory locks that living dispatchers hold; the second is the dispatcher's id.
 LOCK_CLASS = 0x504D
 

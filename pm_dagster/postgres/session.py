@@ -3,12 +3,15 @@
 Put here: connecting, the session lock or lease, transactions and their repetition. Keep out: what is read and written.
 
 The one connection that writes is the one that holds the lock: a dispatcher that lost its lock cannot write either.
+Each write is numbered in the dispatcher's own row, in the same transaction. So when a connection breaks at COMMIT, the
+repetition finds out whether the write was done, and does it once.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg2
@@ -25,6 +28,16 @@ from pm_dagster.postgres.statements import Statements
 T = TypeVar("T")
 #: Pauses before a transaction is repeated: a deadlock, a serialization failure, a connection that was cut.
 _PAUSES = (0.1, 0.3)
+_NOTHING = object()
+
+
+@dataclass
+class _Write:
+    """A write that may have been committed: what it is, its number, and what it gave when it was last tried."""
+
+    of: object
+    number: int
+    result: Any = _NOTHING
 
 
 class Session:
@@ -42,6 +55,8 @@ class Session:
         self._me: int | None = None
         self._liveness = "lock"
         self._next_beat = 0.0
+        self._numbers = 0
+        self._write = _Write(_NOTHING, 0)
         self.environment = ""
 
     @property
@@ -65,18 +80,37 @@ class Session:
         """Run ``work`` in a transaction without becoming a dispatcher."""
         return self._repeat(lambda: self._transact(work))
 
-    def write(self, work: Callable[[Cursor], T]) -> T:
+    def write(self, work: Callable[[Cursor], T], of: object) -> T:
         """Run ``work`` in a transaction as a registered, living dispatcher.
 
-        ``work`` may run more than once. Raises ControlPlaneUnavailable or ConfigurationError.
+        ``of`` says what is written. The same again, right after a failure, is a repetition: it is done once and gives
+        what it gave. ``work`` may run more than once. Raises ControlPlaneUnavailable or ConfigurationError.
         """
-        return self._repeat(lambda: self._transact(work, as_dispatcher=True))
+        if self._write.of != of:
+            self._numbers += 1
+            self._write = _Write(of, self._numbers)
+        write = self._write
+        result: T = self._repeat(lambda: self._transact(lambda cursor: self._once(cursor, write, work), write.number))
+        self._write = _Write(_NOTHING, 0)
+        return result
+
+    def _once(self, cursor: Cursor, write: _Write, work: Callable[[Cursor], T]) -> T:
+        """Do the write, unless it turns out to be committed."""
+        if cursor.fetchone() is None:
+            if write.result is not _NOTHING:
+                done: T = write.result
+                return done
+            self._locked = False
+            message = f"the ledger has no dispatcher {self._me} any more"
+            raise ControlPlaneUnavailable(message)
+        write.result = result = work(cursor)
+        return result
 
     def heartbeat(self) -> None:
         """Renew the lease, where this dispatcher lives by one; costs nothing under a session lock."""
         if self._me is None or self._liveness == "lock" or time.monotonic() < self._next_beat:
             return
-        self.write(lambda cursor: cursor.execute(statements.HEARTBEAT, self._mine()))
+        self.write(lambda cursor: cursor.execute(statements.HEARTBEAT, self._mine()), "heartbeat")
         self._next_beat = time.monotonic() + self.settings.lease_seconds / 4
 
     def end(self) -> None:
@@ -102,14 +136,16 @@ class Session:
                 self._sleep(pause)
         return work()
 
-    def _transact(self, work: Callable[[Cursor], T], *, as_dispatcher: bool = False) -> T:
+    def _transact(self, work: Callable[[Cursor], T], number: int | None = None) -> T:
+        """Run ``work`` in a transaction; with a ``number`` as that write of this dispatcher."""
         try:
             with translated():
                 connection = self._connected()
-                if as_dispatcher:
+                if number is not None:
                     self._register(connection)
                 with connection, connection.cursor() as cursor:
-                    cursor.execute(statements.LOCAL_TIMEOUTS)
+                    begin = statements.LOCAL_TIMEOUTS if number is None else statements.BEGIN_WRITE
+                    cursor.execute(begin, self.names | {"number": number})
                     return work(cursor)
         except ControlPlaneUnavailable:
             if self._connection is not None and self._connection.closed:

@@ -13,6 +13,10 @@ from pm_dagster.postgres.layout import Column, Layout
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS, quoted
 
 LOCAL_TIMEOUTS = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s'"
+#: Gives no row when the write of this number is committed. Waits for one whose connection broke while it was being so.
+BEGIN_WRITE = f"""{LOCAL_TIMEOUTS};
+UPDATE {LEDGER_SCHEMA}.dispatcher SET writes = %(number)s
+WHERE dispatcher_id = %(me)s AND writes < %(number)s RETURNING writes"""
 
 #: Whether dispatcher ``d`` lives: pg_locks shows every session's locks to everybody.
 DISPATCHER_LIVES = f"""(d.ended_at IS NULL AND CASE d.liveness
