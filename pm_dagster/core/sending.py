@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 
 from pm_dagster.core import decisions
 from pm_dagster.core.attempts import Answer, Work, attempt, decide, event_of
+from pm_dagster.core.bookkeeping import Bookkeeper
 from pm_dagster.core.decisions import Decision, Policy
 from pm_dagster.core.errors import (
     AuthenticationFailed,
-    ControlPlaneUnavailable,
     ProcessManagerError,
     Refused,
     Throttled,
@@ -30,11 +30,10 @@ from pm_dagster.core.governor import Governor
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.outcomes import RowOutcome, change_for, outcome_of
 from pm_dagster.core.ports import Call, Change, ControlPlane, DatabricksRuns, Intent, Outcome
+from pm_dagster.core.silence import Silence
 
 #: Longest sleep of the loop, so that stop requests and heartbeats are met in time.
 _LONGEST_WAIT = 0.5
-#: Pauses between tries to reach a database that went away under way; their sum covers a restart.
-_RECONNECT_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 #: A longer Retry-After than this leaves the row for a later dispatch.
 _LONGEST_THROTTLE = 60.0
 _LONGEST_DEFERRAL = 3600.0
@@ -77,7 +76,7 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
         on_outcome: Callable[[RowOutcome], None] = lambda _outcome: None,
     ) -> None:
-        self._control = control
+        self._book = Bookkeeper(control, stop, clock)
         self._runs = runs
         self._governor = governor
         self._policy = policy
@@ -89,8 +88,7 @@ class Sender:
         self._order = itertools.count()
         self._in_flight: dict[Future[Answer], Work] = {}
         self._failure: ProcessManagerError | None = None
-        self._silence = 0
-        self._answered = False
+        self._silence = Silence(limits.concurrency, policy.call_tries, policy.call_backoff_seconds, clock)
         self._sent = Sent()
 
     def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
@@ -123,13 +121,15 @@ class Sender:
             if not self._in_flight and (self._ending() or not any(self._due.values())):
                 return
             self._collect(self._pause())
-            self._persist(self._control.heartbeat)
+            self._book.tend()
 
     def _ending(self) -> bool:
         return self._failure is not None or self._stop.is_set() or self._clock() >= self._limits.deadline
 
     def _room(self) -> int:
-        return self._limits.concurrency - len(self._in_flight)
+        if self._silence.delay > 0:
+            return 0
+        return (1 if self._silence.spell else self._limits.concurrency) - len(self._in_flight)
 
     def _set_prepared_aside(self) -> None:
         for call in (Call.RUN_NOW, Call.REPAIR):
@@ -152,8 +152,7 @@ class Sender:
         return taken
 
     def _submit(self, pool: ThreadPoolExecutor, works: list[Work]) -> None:
-        intents = [_intent(work) for work in works if work.changes_workspace]
-        granted = self._intend(intents) if intents else set()
+        granted = self._book.intend([_intent(work) for work in works if work.changes_workspace])
         for work in works:
             if work.changes_workspace:
                 if work.entry.entry_id not in granted:
@@ -163,14 +162,11 @@ class Sender:
                 work.entry = _announced(work)
             self._in_flight[pool.submit(attempt, work, self._runs, self._clock)] = work
 
-    def _intend(self, intents: list[Intent]) -> set[int]:
-        granted: set[int] = set()
-        self._persist(lambda: granted.update(self._control.intend(intents)))
-        return granted
-
     def _pause(self) -> float:
         moments = [_LONGEST_WAIT]
-        if not self._ending() and self._room() > 0:
+        if self._silence.delay > 0:
+            moments.append(self._silence.delay)
+        elif not self._ending() and self._room() > 0:
             for call, queue in self._due.items():
                 if queue:
                     moments.append(max(self._governor.delay(call), queue[0][0] - self._clock()))
@@ -181,32 +177,12 @@ class Sender:
             self._stop.wait(pause)
             return
         done, _ = wait(self._in_flight, timeout=pause, return_when=FIRST_COMPLETED)
-        self._record(done)
-
-    def _record(self, done: set[Future[Answer]]) -> None:
-        changes = self._learn_all(done)
-        if changes:
-            self._persist(lambda: self._control.record(changes))
+        self._book.record(self._learn_all(done))
 
     def _salvage(self) -> None:
         """Await and record the calls in flight when the loop is broken from outside."""
         done, _ = wait(self._in_flight)
-        changes = self._learn_all(done)
-        try:
-            self._control.record(changes)
-        except ProcessManagerError:
-            return  # They stay SENDING, and whoever takes over resolves them.
-
-    def _persist(self, write: Callable[[], None]) -> None:
-        """Write; while the database is away, send nothing and try again for the time that a restart takes."""
-        for pause in _RECONNECT_PAUSES:
-            try:
-                write()
-            except ControlPlaneUnavailable:
-                self._stop.wait(pause)
-            else:
-                return
-        write()
+        self._book.salvage(self._learn_all(done))
 
     def _learn_all(self, done: set[Future[Answer]]) -> list[Change]:
         return [self._learn(self._in_flight.pop(future), future.result()) for future in done]
@@ -227,10 +203,8 @@ class Sender:
 
     def _note_error(self, work: Work, error: ProcessManagerError | None) -> bool:
         """Keep the counts that an error moves; true when a call may have taken effect unseen."""
-        silent = isinstance(error, WorkspaceUnavailable)
-        self._silence = self._silence + 1 if silent else 0
-        self._answered = self._answered or not silent
-        if silent:
+        self._silence.note(error)
+        if isinstance(error, WorkspaceUnavailable):
             work.unanswered[work.call] += 1
         elif work.call is Call.GET_RUN:
             work.unanswered[work.call] = 0
@@ -247,10 +221,8 @@ class Sender:
             pause = self._governor.throttle(work.call, error.retry_after)
             if pause > min(_LONGEST_THROTTLE, self._limits.deadline - self._clock()):
                 return decisions.Defer(f"{work.call.value}: {error}", min(pause, _LONGEST_DEFERRAL))
-        gave_up = isinstance(decision, decisions.Defer) and isinstance(error, WorkspaceUnavailable)
-        # One row that fails for ever must not stop the others; silence that no single row can make does.
-        enough = max(self._policy.call_tries, 2 * self._limits.concurrency) if self._answered else 1
-        if gave_up and error is not None and self._silence >= enough:
+        gives_up = isinstance(decision, decisions.Defer)
+        if isinstance(error, WorkspaceUnavailable) and self._silence.lasting(row_gives_up=gives_up):
             return decisions.Stop(error)
         return decision
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -184,6 +185,44 @@ def test_a_pass_broken_by_the_database_is_continued_without_a_second_run(stage: 
     stage.run()
     assert set(stage.database.statuses().values()) == {"SCHEDULED"}
     assert (stage.runs.count(Call.RUN_NOW), stage.runs.count(Call.REPAIR)) == (1, 1)
+
+
+def test_a_workspace_that_is_away_is_not_tried_for_every_row(stage: Stage) -> None:
+    """Each row that is tried leaves an intent to resolve."""
+    for number in range(1, 301):
+        stage.database.add(number)
+    stage.fault(Call.RUN_NOW, *[WorkspaceUnavailable("down", maybe_applied=False)] * 1000)
+    with pytest.raises(WorkspaceUnavailable):
+        stage.run(replace(SETTINGS, concurrency=4))
+    assert stage.runs.count(Call.RUN_NOW) <= 4 * 3
+    stage.runs.faults.clear()
+    assert stage.run().scheduled == 300
+    assert len(stage.runs.runs) == 300
+
+
+def test_answers_that_one_call_failed_stop_no_other(stage: Stage) -> None:
+    """The workspace answers 500 for each row of a broken job: every other row must have its turn."""
+    for number in range(1, 102):
+        stage.database.add(number)
+    stage.fault(Call.RUN_NOW, *[WorkspaceUnavailable("broken", status=500)] * 400)
+    report = stage.run(replace(SETTINGS, concurrency=4))
+    deferred = sum(row.outcome is Outcome.DEFERRED for row in report.rows)
+    assert deferred + report.scheduled == 101
+    assert report.left == 0
+
+
+def test_rows_are_closed_while_others_are_sent(stage: Stage) -> None:
+    """The owner sees SCHEDULED within seconds, not when the last row of the pass is through."""
+    for number in range(1, 31):
+        stage.database.add(number)
+    seen: list[int] = []
+    ticks = itertools.count()
+
+    def look(_outcome: RowOutcome) -> None:
+        seen.append(list(stage.database.statuses().values()).count("SCHEDULED"))
+
+    stage.dispatch(replace(SETTINGS, concurrency=1), clock=lambda: next(ticks) / 10, on_outcome=look).run()
+    assert 0 < max(seen) < 30
 
 
 def test_a_short_absence_of_the_database_is_waited_out(stage: Stage) -> None:

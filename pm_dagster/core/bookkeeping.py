@@ -1,0 +1,73 @@
+"""What a dispatch writes while it sends: intents, answers, and the closing of what is answered.
+
+Put here: when it is written, and the patience with a database that goes away. Keep out: what is written, which
+``sending`` knows, and how, which is the control plane's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from pm_dagster.core.errors import ControlPlaneUnavailable, ProcessManagerError
+from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ports import Change, ControlPlane, Intent
+
+#: Pauses between tries to reach a database that went away under way; their sum covers a restart.
+_RECONNECT_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+#: So long may an answer be recorded before the control table says it.
+_CLOSE_EVERY_SECONDS = 1.0
+_ANSWERED = (EntryState.ACCEPTED, EntryState.QUARANTINED)
+
+
+class Bookkeeper:
+    """The writes of one stretch of sending. For the one deciding thread.
+
+    While the database is away nothing is sent, and each write is tried again for the time that a restart takes; then
+    ControlPlaneUnavailable is raised. ``stop`` ends the pauses.
+    """
+
+    def __init__(self, control: ControlPlane, stop: threading.Event, clock: Callable[[], float]) -> None:
+        self._control = control
+        self._stop = stop
+        self._clock = clock
+        self._answered: list[int] = []
+        self._next_closing = clock() + _CLOSE_EVERY_SECONDS
+
+    def intend(self, intents: Sequence[Intent]) -> set[int]:
+        """Commit the intents; returns the ids of the entries that may be sent now."""
+        granted: set[int] = set()
+        if intents:
+            self._persist(lambda: granted.update(self._control.intend(intents)))
+        return granted
+
+    def record(self, changes: Sequence[Change]) -> None:
+        """Write what was learned."""
+        if changes:
+            self._persist(lambda: self._control.record(changes))
+            self._answered += [change.entry_id for change in changes if change.state in _ANSWERED]
+
+    def salvage(self, changes: Sequence[Change]) -> None:
+        """Write what was learned when the sending is broken off: once, without patience."""
+        try:
+            self._control.record(changes)
+        except ProcessManagerError:
+            return  # They stay SENDING, and whoever takes over resolves them.
+
+    def tend(self) -> None:
+        """What is due from time to time: the sign of life, and the control table for what is answered."""
+        self._persist(self._control.heartbeat)
+        if self._answered and self._clock() >= self._next_closing:
+            due, self._answered = self._answered, []
+            self._persist(lambda: self._control.close(due))
+            self._next_closing = self._clock() + _CLOSE_EVERY_SECONDS
+
+    def _persist(self, write: Callable[[], object]) -> None:
+        for pause in _RECONNECT_PAUSES:
+            try:
+                write()
+            except ControlPlaneUnavailable:
+                self._stop.wait(pause)
+            else:
+                return
+        write()
