@@ -22,6 +22,8 @@ from pm_dagster.core.sending import Limits, Sender, Sent
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, sort_rows
 
+_ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
+
 
 @dataclass(frozen=True)
 class Claimed:
@@ -192,7 +194,7 @@ def _targeted(entry: Entry, target: RepairTarget) -> Work:
 def _remembered(item: Closed, claimed: Claimed) -> RowOutcome | None:
     """The outcome of an entry whose answer an earlier dispatch recorded and this one only closed."""
     entry = next((e for e in claimed.new + claimed.repair if e.entry_id == item.entry_id), None)
-    if entry is None or item.outcome is None or item.outcome not in (Outcome.ACCEPTED, Outcome.ADOPTED):
+    if entry is None or item.outcome is None or item.outcome not in _ANSWERED:
         return None
     reason = f"{item.reason} (answer recorded by an earlier dispatch)"
     return RowOutcome(replace(entry), item.outcome, reason, item.accepted_run_id, item.accepted_repair_id)

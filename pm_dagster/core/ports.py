@@ -142,7 +142,10 @@ class ControlPlane(Protocol):
         """Count what waits; one cheap query."""
 
     def waiting(self, limit: int) -> list[RawRow]:
-        """The rows that a dispatch may take, oldest first, at most ``limit``; takes nothing."""
+        """The rows that a dispatch may take, at most ``limit``; takes nothing.
+
+        The oldest come first, and rows that were left for later after those that were not tried yet.
+        """
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the jobs that are still WAITING and free; others are left out."""

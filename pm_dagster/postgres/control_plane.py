@@ -13,12 +13,20 @@ from typing import Any
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
-from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome
+from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent
 from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, WaitingJob
+from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
 from pm_dagster.postgres import statements
+from pm_dagster.postgres.records import (
+    change_record,
+    claimed_record,
+    closed_of,
+    entry_of,
+    event_record,
+    intent_event,
+    refused_record,
+)
 from pm_dagster.postgres.session import Session
-from pm_dagster.postgres.text import storable
 from pm_dagster.postgres.waiting_rows import raw_row
 
 
@@ -59,7 +67,7 @@ class PostgresControlPlane:
             # The row lock orders us after any closing of the same row, whose commit we then see.
             cursor.execute(self._session.statements.lock_waiting, self._names(run_ids=list(wanted)))
             locked = [wanted[run_id] for (run_id,) in cursor.fetchall()]
-            taken = self._take(cursor, [self._claimed(job) for job in locked])
+            taken = self._take(cursor, [claimed_record(job) for job in locked])
             self._tell(cursor, [(entry_id, Event("claimed")) for entry_id in taken])
             return self._entries(cursor, taken)
 
@@ -67,7 +75,7 @@ class PostgresControlPlane:
 
     def refuse(self, rows: Sequence[RefusedRow]) -> None:
         """Record refused rows as quarantined, and say so in the control table."""
-        records = [_refused(row) for row in rows if row.run_id is not None]
+        records = [refused_record(row) for row in rows if row.run_id is not None]
 
         def work(cursor: Cursor) -> None:
             taken = self._take(cursor, records)
@@ -105,7 +113,7 @@ class PostgresControlPlane:
             cursor.execute(self._session.statements.intend, self._names(intents=json.dumps(rows)))
             granted = {entry_id for (entry_id,) in cursor.fetchall()}
             lost = [i.entry.entry_id for i in intents if i.entry.entry_id not in granted]
-            self._tell(cursor, [(i.entry.entry_id, _intent_event(i)) for i in intents if i.entry.entry_id in granted])
+            self._tell(cursor, [(i.entry.entry_id, intent_event(i)) for i in intents if i.entry.entry_id in granted])
             if lost:
                 cursor.execute(statements.WITHDRAW, self._names(entry_ids=lost))
                 self._tell(cursor, [(entry_id, Event("withdrawn")) for (entry_id,) in cursor.fetchall()])
@@ -117,7 +125,7 @@ class PostgresControlPlane:
         """Write what was learned, with its events."""
         if not changes:
             return
-        rows = json.dumps([_change(change) for change in changes])
+        rows = json.dumps([change_record(change) for change in changes])
 
         def work(cursor: Cursor) -> None:
             cursor.execute(statements.RECORD, self._names(changes=rows))
@@ -140,17 +148,6 @@ class PostgresControlPlane:
 
     def _names(self, **more: object) -> dict[str, Any]:
         return {**self._session.names, **more}
-
-    def _claimed(self, job: WaitingJob) -> dict[str, Any]:
-        return {
-            "run_id": job.run_id,
-            "branch": job.branch.value,
-            "state": EntryState.CLAIMED.value,
-            "job_id": job.job_id,
-            "previous_run_id": job.previous_run_id,
-            "parameters": dict(job.parameters),
-            "waiting_since": job.since and job.since.isoformat(),
-        }
 
     def _take(self, cursor: Cursor, records: list[dict[str, Any]]) -> list[int]:
         """Write records as this dispatcher's entries; those that another entry stands against are left out."""
@@ -188,10 +185,10 @@ class PostgresControlPlane:
 
     def _entries(self, cursor: Cursor, entry_ids: list[int]) -> list[Entry]:
         cursor.execute(self._session.statements.entries, self._names(entry_ids=entry_ids))
-        return [_entry(row) for row in cursor.fetchall()]
+        return [entry_of(row) for row in cursor.fetchall()]
 
     def _tell(self, cursor: Cursor, events: Iterable[tuple[int, Event]]) -> None:
-        rows = [{**_event(entry_id, event), "place": place} for place, (entry_id, event) in enumerate(events)]
+        rows = [{**event_record(entry_id, event), "place": place} for place, (entry_id, event) in enumerate(events)]
         if rows:
             cursor.execute(statements.INSERT_EVENTS, self._names(events=json.dumps(rows)))
 
@@ -209,7 +206,7 @@ class PostgresControlPlane:
         cursor.execute(statements.CLOSE_ENTRIES, self._names(entry_ids=[row[0] for row in closable]))
         self._tell(cursor, [(row[0], self._closing_event(row, found)) for row in closable])
         cursor.execute(self._session.statements.closed, self._names(entry_ids=entry_ids))
-        return [_closed(row) for row in cursor.fetchall()]
+        return [closed_of(row) for row in cursor.fetchall()]
 
     def _status_for(self, state: str, succeeded: bool) -> str:  # noqa: FBT001
         if state == EntryState.QUARANTINED.value:
@@ -234,76 +231,3 @@ def _closable(row: tuple[Any, ...], found: dict[int, str], existing: set[int]) -
     if row[1] in found:
         return True
     return row[1] not in existing and row[2] == EntryState.ACCEPTED.value
-
-
-def _refused(row: RefusedRow) -> dict[str, Any]:
-    return {
-        "run_id": row.run_id,
-        "branch": row.branch.value,
-        "state": EntryState.QUARANTINED.value,
-        "job_id": None,
-        "previous_run_id": None,
-        "parameters": {},
-        "waiting_since": row.row.since and row.row.since.isoformat(),
-        "outcome": Outcome.QUARANTINED.value,
-        "reason": storable(row.reason),
-    }
-
-
-def _entry(row: tuple[Any, ...]) -> Entry:
-    (entry_id, run_id, generation, branch, state, job_id, previous, parameters, token, fresh, sent, attempts) = row[:12]
-    return Entry(
-        entry_id=entry_id,
-        run_id=run_id,
-        generation=generation,
-        branch=Branch(branch),
-        state=EntryState(state),
-        job_id=job_id or 0,
-        previous_run_id=previous,
-        parameters=parameters,
-        idempotency_token=token or "",
-        fresh_run=fresh,
-        sent_repair_id=sent,
-        attempts=attempts,
-        ambiguous=row[12] or EntryState(state) is EntryState.SENDING,
-        intent_at=row[13],
-        waiting=row[14],
-    )
-
-
-def _event(entry_id: int, event: Event) -> dict[str, Any]:
-    return {
-        "entry_id": entry_id,
-        "kind": event.kind,
-        "call": event.call and event.call.value,
-        "status": event.status,
-        "seconds": event.seconds,
-        "detail": storable(event.detail),
-    }
-
-
-def _intent_event(intent: Intent) -> Event:
-    if intent.entry.starts_new_run or intent.fresh_run:
-        return Event("intent", f"run-now with token {intent.entry.idempotency_token[:12]}...")
-    return Event("intent", f"repair of run {intent.entry.previous_run_id}, latest repair {intent.latest_repair_id}")
-
-
-def _change(change: Change) -> dict[str, Any]:
-    return {
-        "entry_id": change.entry_id,
-        "state": change.state and change.state.value,
-        "outcome": change.outcome and change.outcome.value,
-        "succeeded": change.succeeded,
-        "accepted_run_id": change.accepted_run_id,
-        "accepted_repair_id": change.accepted_repair_id,
-        "page_url": change.page_url and storable(change.page_url),
-        "reason": change.reason and storable(change.reason),
-        "defer_seconds": change.defer_seconds,
-        "attempts": int(change.counts_as_attempt),
-        "ambiguous": change.ambiguous,
-    }
-
-
-def _closed(row: tuple[Any, ...]) -> Closed:
-    entry_id, run_id, state, outcome, run, repair, url, reason, status = row
-    return Closed(entry_id, run_id, EntryState(state), outcome and Outcome(outcome), run, repair, url, reason, status)

@@ -22,8 +22,8 @@ from pm_dagster.core.errors import ControlPlaneUnavailable
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres import statements
 from pm_dagster.postgres.connection import connect, translated
+from pm_dagster.postgres.control_statements import Statements
 from pm_dagster.postgres.layout import check_ledger, read_layout
-from pm_dagster.postgres.statements import Statements
 
 T = TypeVar("T")
 #: Pauses before a transaction is repeated: a deadlock, a serialization failure, a connection that was cut.

@@ -26,6 +26,18 @@ def test_a_deferred_row_comes_back_only_after_its_time(world: World) -> None:
     assert again.idempotency_token == entry.idempotency_token
 
 
+def test_rows_not_tried_yet_come_before_rows_that_come_back(world: World) -> None:
+    """However many old rows fail again and again, the others have their turn."""
+    for _ in range(3):
+        world.add(age=900)
+    control = world.dispatcher()
+    control.record([deferred(entry, 0.0) for entry in control.claim(seen(control))])
+    fresh = [world.add(age=100), world.add(age=50)]
+    assert ids(control, limit=2) == fresh
+    assert ids(control)[:2] == fresh
+    assert len(ids(control)) == 5
+
+
 def test_a_deferral_that_does_not_count_uses_up_no_attempt(world: World) -> None:
     world.add()
     control = world.dispatcher()

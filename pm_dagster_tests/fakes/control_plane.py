@@ -51,7 +51,7 @@ class InMemoryControlPlane:
         """The rows that a dispatch may take, oldest first."""
         self._meet("waiting")
         rows = [row.raw for row in self._free()]
-        return sorted(rows, key=lambda row: (row.since or _LATEST, row.run_id))[:limit]
+        return sorted(rows, key=lambda row: (self._comes_back(row.run_id), row.since or _LATEST, row.run_id))[:limit]
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the ones that still wait and are free."""
@@ -137,6 +137,10 @@ class InMemoryControlPlane:
         if record.entry.state is EntryState.DEFERRED:
             return record.rested
         return record.entry.state is EntryState.CLAIMED and self._may_own(record)
+
+    def _comes_back(self, run_id: object) -> bool:
+        record = self.database.newest(run_id)
+        return record is not None and record.open and record.entry.state is EntryState.DEFERRED
 
     def _waits(self, run_id: object) -> bool:
         row = self.database.rows.get(run_id)

@@ -15,6 +15,7 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.control_plane import PostgresControlPlane
 from pm_dagster.postgres.migrate import Migrated, initialise
 from pm_dagster.postgres.schema import LEDGER_VERSION
+from pm_dagster_tests.contracts.steps import claim_one, send
 from pm_dagster_tests.postgres.world import PostgresWorld
 
 _INITIALISE = """
@@ -29,6 +30,20 @@ def test_the_second_time_changes_nothing(database_url: str) -> None:
     settings = Settings(postgres_url=database_url)
     assert initialise(settings) == Migrated(None, LEDGER_VERSION)
     assert initialise(settings) == Migrated(LEDGER_VERSION, LEDGER_VERSION)
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_to_date(world: PostgresWorld) -> None:
+    """With what a dispatcher left in it."""
+    world.add()
+    entry = claim_one(world.dispatcher())
+    world.leave()
+    world.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN writes")
+    world.ask("UPDATE process_manager.alembic_version SET version_num = '0001'")
+    assert initialise(world.settings) == Migrated("0001", LEDGER_VERSION)
+    heir = world.dispatcher()
+    again = claim_one(heir)
+    send(heir, again)
+    assert again.entry_id == entry.entry_id
 
 
 def test_two_processes_at_once_make_one_ledger(database_url: str) -> None:

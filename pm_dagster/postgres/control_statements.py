@@ -1,0 +1,187 @@
+"""The statements of a dispatch that name the owner's relations: the view and the control table.
+
+Keep out: those of the ledger alone, which are in ``statements``. Names come from the settings and are quoted by the
+driver; values are always parameters.
+"""
+
+from __future__ import annotations
+
+from psycopg2 import sql
+
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.layout import Column, Layout
+from pm_dagster.postgres.schema import LEDGER_SCHEMA, quoted
+from pm_dagster.postgres.statements import ALIVE, CLAIMABLE
+
+_ENTRY_COLUMNS = """e.entry_id, e.run_id, e.generation, e.branch, e.state, e.job_id, e.previous_run_id, e.parameters,
+    e.idempotency_token, e.fresh_run, e.sent_repair_id, e.attempts, e.ambiguous, e.intent_at"""
+
+
+class Statements:
+    """The statements that name the owner's relations, built once per connection."""
+
+    def __init__(self, settings: Settings, layout: Layout) -> None:
+        self._settings = settings
+        self._layout = layout
+        self._names = {
+            "ledger": quoted(LEDGER_SCHEMA),
+            "view": quoted(settings.schema, settings.wait_view),
+            "table": quoted(settings.schema, settings.run_table),
+            "run_id": quoted(settings.column_run_id),
+            "status": quoted(settings.column_status),
+            "alive": sql.SQL(ALIVE),
+            "entry": sql.SQL(_ENTRY_COLUMNS),
+        }
+        self.lock_waiting = self._build("""
+            SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
+            ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
+        self.lock_rows = self._build("""
+            SELECT t.{run_id}, t.{status}::text FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
+            ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
+        self.existing = self._build("SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
+        self.entries = self._build("""
+            SELECT {entry}, coalesce(
+                (SELECT t.{status} = %(waiting)s FROM {table} t WHERE t.{run_id} = e.run_id), false)
+            FROM {ledger}.entry e
+            WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id""")
+        self.take_over = self._take_over("""e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
+            OR e.state = 'QUARANTINED' AND EXISTS (
+                SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))""")
+        self.resume = self._take_over("e.entry_id = ANY(%(entry_ids)s)")
+        self.intend = self._build("""
+            UPDATE {ledger}.entry e
+            SET state = 'SENDING', fresh_run = e.fresh_run OR i.fresh_run, sent_repair_id = i.latest_repair_id,
+                intent_at = coalesce(e.intent_at, now()), updated_at = now()
+            FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(
+                entry_id bigint, fresh_run boolean, latest_repair_id bigint)
+            WHERE e.entry_id = i.entry_id AND e.dispatcher_id = %(me)s AND e.open
+              AND (e.state = 'SENDING' OR e.state = 'CLAIMED' AND EXISTS (
+                  SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
+            RETURNING e.entry_id""")
+        self.waiting = self._waiting()
+        self.backlog = self._backlog()
+        self.write_rows = self._write_rows()
+        self.closed = self._build("""
+            SELECT e.entry_id, e.run_id, e.state, e.outcome, e.accepted_run_id, e.accepted_repair_id, e.page_url,
+                   coalesce(e.reason, ''), (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id)
+            FROM {ledger}.entry e
+            WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s
+              AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id""")
+
+    def _build(self, text: str, **more: sql.Composable) -> sql.Composed:
+        return sql.SQL(text).format(**{**self._names, **more})
+
+    def _take_over(self, which: str) -> sql.Composed:
+        return self._build(
+            """
+            WITH {alive}, picked AS (
+                SELECT e.entry_id FROM {ledger}.entry e
+                WHERE e.open AND {which}
+                  AND (e.dispatcher_id = %(me)s OR e.dispatcher_id IS NULL
+                       OR e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive))
+                  AND coalesce(e.not_before <= now(), true)
+                ORDER BY e.entry_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+            UPDATE {ledger}.entry e SET dispatcher_id = %(me)s, updated_at = now() FROM picked, {ledger}.entry before
+            WHERE e.entry_id = picked.entry_id AND before.entry_id = e.entry_id
+            RETURNING e.entry_id, before.dispatcher_id""",
+            which=self._build(which),
+        )
+
+    def _free(self) -> sql.Composed:
+        """Rows of the view that a dispatch may take."""
+        status = self._build("v.{status} = %(waiting)s AND") if self._layout.view_has_status else sql.SQL("")
+        return self._build(
+            """{status_filter} NOT EXISTS (
+                SELECT 1 FROM {ledger}.entry e
+                WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id} AND e.open
+                  AND NOT {claimable})""",
+            status_filter=status,
+            claimable=sql.SQL(CLAIMABLE),
+        )
+
+    def _order(self) -> sql.Composed:
+        column = self._settings.column_order
+        if not column:
+            return self._build("NULL::timestamptz")
+        return sql.SQL("{}.{}").format(sql.SQL("v" if self._layout.order_in_view else "t"), quoted(column))
+
+    def _waiting(self) -> sql.Composed:
+        columns = [self._settings.column_job_id, self._settings.column_job_run_id]
+        columns += [column for _, column in self._settings.job_parameters]
+        # Numbered: the same column of the view may stand for several of ours.
+        values = [sql.SQL("v.{} AS c{}").format(quoted(name), sql.SQL(str(n))) for n, name in enumerate(columns, 3)]
+        return self._build(
+            """
+            WITH {alive}
+            SELECT v.{run_id} AS c0, t.{run_id} IS NOT NULL AS c1, {order} AS c2, {columns}
+            FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}
+            WHERE {free}
+            ORDER BY EXISTS (
+                SELECT 1 FROM {ledger}.entry e WHERE e.control_table = %(control_table)s
+                    AND e.run_id = v.{run_id} AND e.open AND e.state = 'DEFERRED'),
+                {order} NULLS LAST, v.{run_id} LIMIT %(limit)s""",
+            order=self._order(),
+            free=self._free(),
+            columns=sql.SQL(", ").join(values),
+        )
+
+    def _backlog(self) -> sql.Composed:
+        age = self._build("extract(epoch FROM now() - min({order}))", order=self._order())
+        return self._build(
+            """
+            WITH {alive}, free AS (
+                SELECT count(*) AS rows, {age} AS oldest
+                FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}
+                WHERE v.{run_id} IS NOT NULL AND {free}),
+            held AS (
+                SELECT count(*) FILTER (WHERE e.state = 'DEFERRED' AND e.not_before > now()) AS backing_off,
+                       count(*) FILTER (WHERE e.state = 'QUARANTINED') AS quarantined,
+                       count(*) FILTER (WHERE e.dispatcher_id IN (SELECT dispatcher_id FROM alive)) AS in_hand,
+                       count(*) FILTER (WHERE e.state IN ('SENDING', 'ACCEPTED')
+                           AND coalesce(e.not_before <= now(), true)
+                           AND e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)) AS orphans
+                FROM {ledger}.entry e WHERE e.open AND e.control_table = %(control_table)s)
+            SELECT free.rows, free.oldest, held.backing_off, held.quarantined, held.in_hand, held.orphans
+            FROM free, held""",
+            age=age if self._layout.order_is_time else sql.SQL("NULL::double precision"),
+            free=self._free(),
+        )
+
+    def _write_rows(self) -> sql.Composed:
+        settings, layout = self._settings, self._layout
+        sets = [self._build("{status} = c.status")]
+        if layout.writable(settings.column_job_run_id):
+            sets.append(sql.SQL("{0} = coalesce(c.run, t.{0})").format(quoted(settings.column_job_run_id)))
+        link = layout.writable(settings.column_page_url)
+        if link:
+            # Half a link is worse than none.
+            fits = sql.SQL("CASE WHEN length(c.url) <= {} THEN c.url END").format(sql.Literal(link.limit or 10_000))
+            page_url = quoted(settings.column_page_url)
+            sets.append(sql.SQL("{0} = coalesce({1}, t.{0})").format(page_url, fits))
+        for name in settings.columns_message:
+            column = layout.writable(name)
+            if column:
+                limit = sql.Literal(column.limit or 10_000)
+                sets.append(sql.SQL("{} = left(c.message, {})").format(quoted(name), limit))
+        return self._build(
+            """
+            UPDATE {table} t SET {sets}
+            FROM jsonb_to_recordset(%(rows)s::jsonb) AS c(
+                run_id bigint, status {status_type}, run {run_type}, url text, message text)
+            WHERE t.{run_id} = c.run_id AND t.{status} = %(waiting)s""",
+            sets=sql.SQL(", ").join(sets),
+            status_type=_type(layout.writable(settings.column_status), "text"),
+            run_type=_type(layout.writable(settings.column_job_run_id), "bigint"),
+        )
+
+
+def _type(column: Column | None, default: str) -> sql.SQL:
+    """The type to hand a value over as, so that it fits the owner's column: an enumeration takes no text.
+
+    Its words are the catalog's own, quoted by the server.
+    """
+    if column is None:
+        return sql.SQL(default)
+    # Without their length, which the catalog does not give here, these would cut the value.
+    characters = column.type.startswith("character")
+    return sql.SQL("text" if characters else column.type.replace("%", "%%"))
