@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-#: The variable that names the folder; unset, nothing is written. Not PM_...: the tests' environment is cleared of those.
+#: The variable that names the folder; unset, nothing is written. Not PM_...: the tests' environment is cleared of it.
 FOLDER = "PROOF_RECORDS"
 
 

@@ -1,0 +1,42 @@
+"""Fixtures of the proof: databases that already have ledger and audit, and a world over one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.migrate import initialise
+from pm_dagster.sandbox.postgres import EmbeddedPostgres
+from pm_dagster_tests.chaos import oracle
+from pm_dagster_tests.chaos.world import ChaosWorld, chaos_world
+
+_TEMPLATE = "chaos"
+_names = (f"chaos_{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="session")
+def chaos_template(postgres: EmbeddedPostgres) -> str:
+    """The name of a database with control schema, ledger and audit, to be copied."""
+    url = postgres.create_database(_TEMPLATE, template="control_plane")
+    initialise(Settings(postgres_url=url))
+    oracle.install(url)
+    return _TEMPLATE
+
+
+@pytest.fixture
+def chaos_database(postgres: EmbeddedPostgres, chaos_template: str) -> Iterator[str]:
+    """The URL of such a database of this test's own, over the Unix socket."""
+    name = next(_names)
+    yield postgres.create_database(name, template=chaos_template)
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def chaos(chaos_database: str, tmp_path: Path) -> Iterator[ChaosWorld]:
+    """A world with a workspace, a front and a folder."""
+    with chaos_world(chaos_database, tmp_path) as world:
+        yield world

@@ -1,0 +1,272 @@
+"""A front before a Postgres server that acts at an exact statement: kills, cuts, swallows or holds.
+
+Put here: the protocol's messages, and rules that wait for one. Keep out: which statements matter (``boundaries.py``).
+The dispatch that talks through it is unmodified; it only has another port. Facts:
+https://www.postgresql.org/docs/current/protocol-message-formats.html; psycopg2 2.9 sends simple queries only, BEGIN and
+COMMIT as messages of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import BinaryIO, Literal, Self
+from urllib.parse import quote
+
+When = Literal["before", "after"]
+At = Literal["statement", "commit"]
+#: What a rule's action says about the message, or the answer, that it was called for.
+Then = Literal["go on", "cut", "swallow"]
+Target = str | tuple[str, int]
+
+_SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
+_QUERY, _READY = b"Q", b"Z"
+_IDLE = b"I"
+_COMMIT = "COMMIT"
+_LENGTH = struct.Struct("!I")
+
+
+@dataclass
+class Rule:
+    """What happens at a message.
+
+    ``text`` is a piece of the SQL; ``at`` "commit" means the COMMIT of the transaction in which it was seen. ``when``
+    "before": the server has not had the message yet; "after": the server has answered, the client has heard nothing.
+    ``action`` runs in a thread of the front while the connection waits. ``skip`` messages pass first, then ``count``
+    are met. ``fired`` is set once the action has returned for the first time.
+    """
+
+    text: str
+    action: Callable[[], Then]
+    when: When = "before"
+    at: At = "statement"
+    skip: int = 0
+    count: int = 1
+    fired: threading.Event = field(default_factory=threading.Event)
+    met: int = 0
+
+    def fits(self, statement: str, seen: list[str]) -> bool:
+        """Whether the message is the one, given the statements of its transaction, itself included."""
+        if self.at == "commit":
+            return statement == _COMMIT and any(self.text in each for each in seen)
+        return self.text in statement
+
+
+class WireFront:
+    """Listens on 127.0.0.1 and passes every connection on to ``target``: (host, port), or the path of a socket."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._rules: list[Rule] = []
+        self._wires: list[_Wire] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._closing = False
+        self._thread = threading.Thread(target=self._accept, name="wire-front", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port to connect to."""
+        return int(self._listener.getsockname()[1])
+
+    def url(self, database: str, user: str = "postgres", password: str = "") -> str:
+        """The libpq URL of a database through this front."""
+        secret = f":{quote(password, safe='')}" if password else ""
+        return f"postgresql://{user}{secret}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+
+    def add(self, rule: Rule) -> Rule:
+        """Put a rule in force; of several that fit, the first one added acts."""
+        with self._lock:
+            self._rules.append(rule)
+        return rule
+
+    def clear(self) -> None:
+        """Take all rules out of force."""
+        with self._lock:
+            self._rules.clear()
+
+    def cut_all(self) -> None:
+        """Close every connection, as a network that breaks."""
+        with self._lock:
+            wires = list(self._wires)
+        for wire in wires:
+            wire.cut()
+
+    def take(self, statement: str, seen: list[str]) -> Rule | None:
+        """The rule that acts on this statement; it counts as met."""
+        with self._lock:
+            for rule in self._rules:
+                if rule.fits(statement, seen):
+                    rule.met += 1
+                    if rule.skip < rule.met <= rule.skip + rule.count:
+                        return rule
+            return None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing = True
+        # Closing alone does not wake accept() on Linux.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut_all()
+        self._thread.join(10)
+        for wire in self._wires:
+            wire.join()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                wire = _Wire(self, client, self._target)
+                self._wires = [each for each in self._wires if each.alive] + [wire]
+            wire.start()
+            if self._closing:
+                wire.cut()
+
+
+class _Wire:
+    """One connection and its two directions."""
+
+    def __init__(self, front: WireFront, client: socket.socket, target: Target) -> None:
+        self._front = front
+        self._client = client
+        self._target = target
+        self._server: socket.socket | None = None
+        self._seen: list[str] = []
+        self._after: Rule | None = None
+        self._mute = False
+        self._up = threading.Thread(target=self._run, name="wire-up", daemon=True)
+        self._down = threading.Thread(target=self._answers, name="wire-down", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        return self._up.is_alive() or self._down.is_alive()
+
+    def start(self) -> None:
+        self._up.start()
+
+    def join(self) -> None:
+        self._up.join(10)
+        if self._down.ident is not None:
+            self._down.join(10)
+
+    def cut(self) -> None:
+        for end in (self._client, self._server):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+    def _run(self) -> None:
+        # An OSError is a peer that is gone: the other one learns it by the cut.
+        with contextlib.suppress(OSError), self._client, _connected(self._target) as server:
+            self._server = server
+            try:
+                with self._client.makefile("rb") as source:
+                    server.sendall(self._greeting(source))
+                    self._down.start()
+                    self._queries(source, server)
+            finally:
+                self.cut()
+                if self._down.ident is not None:
+                    self._down.join()
+
+    def _greeting(self, source: BinaryIO) -> bytes:
+        """The first message that is not a wish for encryption, which is declined."""
+        while True:
+            head = _exactly(source, 4)
+            body = _exactly(source, _LENGTH.unpack(head)[0] - 4)
+            if _LENGTH.unpack(body[:4])[0] not in (_SSL_REQUEST, _GSS_REQUEST):
+                return head + body
+            self._client.sendall(b"N")
+
+    def _queries(self, source: BinaryIO, server: socket.socket) -> None:
+        while True:
+            kind, message = _message(source)
+            if kind == _QUERY and not self._passes(message):
+                continue
+            server.sendall(message)
+
+    def _passes(self, message: bytes) -> bool:
+        """Apply the rules to a query; false when the server is not to have it."""
+        statement = message[5:-1].decode("utf-8", "replace")
+        self._seen.append(statement)
+        rule = self._front.take(statement, self._seen)
+        if rule is None:
+            return True
+        if rule.when == "after":
+            self._after = rule
+            return True
+        return self._act(rule)
+
+    def _act(self, rule: Rule) -> bool:
+        """Run the action; false when what it was called for goes no further."""
+        then = rule.action()
+        if then == "cut":
+            self.cut()
+        rule.fired.set()
+        return then == "go on"
+
+    def _answers(self) -> None:
+        held = b""
+        with contextlib.suppress(OSError), _opened(self._server) as source:
+            while True:
+                kind, message = _message(source)
+                ready = kind == _READY
+                if ready and message[5:6] == _IDLE:
+                    self._seen = []
+                held += message
+                rule = self._after
+                if rule is not None and not ready:
+                    continue
+                if rule is not None:
+                    self._after = None
+                    self._mute = self._mute or not self._act(rule)
+                if not self._mute:
+                    self._client.sendall(held)
+                held = b""
+        self.cut()
+
+
+def _connected(target: Target) -> socket.socket:
+    if isinstance(target, tuple):
+        return socket.create_connection(target)
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        server.connect(target)
+    except OSError:
+        server.close()
+        raise
+    return server
+
+
+def _opened(server: socket.socket | None) -> BinaryIO:
+    if server is None:
+        raise ConnectionError("not connected")
+    return server.makefile("rb")
+
+
+def _exactly(source: BinaryIO, count: int) -> bytes:
+    data = source.read(count)
+    if len(data) < count:
+        raise ConnectionError("the peer is gone")
+    return data
+
+
+def _message(source: BinaryIO) -> tuple[bytes, bytes]:
+    """The next message: its kind, and all of it."""
+    head = _exactly(source, 5)
+    return head[:1], head + _exactly(source, _LENGTH.unpack(head[1:])[0] - 4)
