@@ -11,7 +11,7 @@ import pytest
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
-from pm_dagster_tests.chaos import oracle
+from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.world import ChaosWorld, chaos_world
 
 _TEMPLATE = "chaos"
@@ -23,7 +23,7 @@ def chaos_template(postgres: EmbeddedPostgres) -> str:
     """The name of a database with control schema, ledger and audit, to be copied."""
     url = postgres.create_database(_TEMPLATE, template="control_plane")
     initialise(Settings(postgres_url=url))
-    oracle.install(url)
+    audit.install(url)
     return _TEMPLATE
 
 

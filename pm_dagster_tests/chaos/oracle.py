@@ -32,38 +32,8 @@ PROMISES: Mapping[str, str] = {
     "leaked": "an artifact that holds a secret",
     "tracebacks": "an output with a traceback",
 }
-#: Names under which production code connects; what anybody else writes is the owner's business.
+#: The name under which production code connects; what anybody else writes is the owner's business.
 _PRODUCT = "process_manager"
-
-_AUDIT = """
-CREATE SCHEMA proof;
-CREATE TABLE proof.change (
-    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    run_id bigint NOT NULL,
-    before text,
-    after text,
-    who text NOT NULL DEFAULT current_setting('application_name')
-);
-CREATE FUNCTION proof.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = proof, pg_temp AS $$
-BEGIN
-    IF TG_OP = 'INSERT' THEN
-        INSERT INTO proof.change (run_id, after) VALUES (NEW.run_id, NEW.run_sttus_name);
-    ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO proof.change (run_id, before) VALUES (OLD.run_id, OLD.run_sttus_name);
-    ELSE
-        INSERT INTO proof.change (run_id, before, after) VALUES (NEW.run_id, OLD.run_sttus_name, NEW.run_sttus_name);
-    END IF;
-    RETURN NULL;
-END $$;
-CREATE TRIGGER proof AFTER INSERT OR UPDATE OR DELETE ON mm_run_plc FOR EACH ROW EXECUTE FUNCTION proof.note();
-"""
-
-
-def install(database_url: str) -> None:
-    """Let every change of the control table be noted from now on: from what to what, by whom, when."""
-    with closing(psycopg2.connect(database_url)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(_AUDIT)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,17 +17,23 @@ from types import TracebackType
 from typing import BinaryIO, Literal, Self
 from urllib.parse import quote
 
+from pm_dagster_tests.chaos.wire_messages import (
+    IDLE,
+    QUERY,
+    READY,
+    Target,
+    connected,
+    greeting,
+    message,
+    opened,
+    sql_of,
+)
+
 When = Literal["before", "after"]
 At = Literal["statement", "commit"]
 #: What a rule's action says about the message, or the answer, that it was called for.
 Then = Literal["go on", "cut", "swallow"]
-Target = str | tuple[str, int]
-
-_SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
-_QUERY, _READY = b"Q", b"Z"
-_IDLE = b"I"
 _COMMIT = "COMMIT"
-_LENGTH = struct.Struct("!I")
 
 
 @dataclass
@@ -172,11 +177,11 @@ class _Wire:
 
     def _run(self) -> None:
         # An OSError is a peer that is gone: the other one learns it by the cut.
-        with contextlib.suppress(OSError), self._client, _connected(self._target) as server:
+        with contextlib.suppress(OSError), self._client, connected(self._target) as server:
             self._server = server
             try:
                 with self._client.makefile("rb") as source:
-                    server.sendall(self._greeting(source))
+                    server.sendall(greeting(source, self._client))
                     self._down.start()
                     self._queries(source, server)
             finally:
@@ -184,25 +189,16 @@ class _Wire:
                 if self._down.ident is not None:
                     self._down.join()
 
-    def _greeting(self, source: BinaryIO) -> bytes:
-        """The first message that is not a wish for encryption, which is declined."""
-        while True:
-            head = _exactly(source, 4)
-            body = _exactly(source, _LENGTH.unpack(head)[0] - 4)
-            if _LENGTH.unpack(body[:4])[0] not in (_SSL_REQUEST, _GSS_REQUEST):
-                return head + body
-            self._client.sendall(b"N")
-
     def _queries(self, source: BinaryIO, server: socket.socket) -> None:
         while True:
-            kind, message = _message(source)
-            if kind == _QUERY and not self._passes(message):
+            kind, raw = message(source)
+            if kind == QUERY and not self._passes(raw):
                 continue
-            server.sendall(message)
+            server.sendall(raw)
 
-    def _passes(self, message: bytes) -> bool:
+    def _passes(self, query: bytes) -> bool:
         """Apply the rules to a query; false when the server is not to have it."""
-        statement = message[5:-1].decode("utf-8", "replace")
+        statement = sql_of(query)
         self._seen.append(statement)
         rule = self._front.take(statement, self._seen)
         if rule is None:
@@ -222,13 +218,13 @@ class _Wire:
 
     def _answers(self) -> None:
         held = b""
-        with contextlib.suppress(OSError), _opened(self._server) as source:
+        with contextlib.suppress(OSError), opened(self._server) as source:
             while True:
-                kind, message = _message(source)
-                ready = kind == _READY
-                if ready and message[5:6] == _IDLE:
+                kind, raw = message(source)
+                ready = kind == READY
+                if ready and raw[5:6] == IDLE:
                     self._seen = []
-                held += message
+                held += raw
                 rule = self._after
                 if rule is not None and not ready:
                     continue
@@ -239,34 +235,3 @@ class _Wire:
                     self._client.sendall(held)
                 held = b""
         self.cut()
-
-
-def _connected(target: Target) -> socket.socket:
-    if isinstance(target, tuple):
-        return socket.create_connection(target)
-    server = socket.socket(socket.AF_UNIX)
-    try:
-        server.connect(target)
-    except OSError:
-        server.close()
-        raise
-    return server
-
-
-def _opened(server: socket.socket | None) -> BinaryIO:
-    if server is None:
-        raise ConnectionError("not connected")
-    return server.makefile("rb")
-
-
-def _exactly(source: BinaryIO, count: int) -> bytes:
-    data = source.read(count)
-    if len(data) < count:
-        raise ConnectionError("the peer is gone")
-    return data
-
-
-def _message(source: BinaryIO) -> tuple[bytes, bytes]:
-    """The next message: its kind, and all of it."""
-    head = _exactly(source, 5)
-    return head[:1], head + _exactly(source, _LENGTH.unpack(head[1:])[0] - 4)

@@ -20,7 +20,8 @@ from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.chaos import dispatcher
 from pm_dagster_tests.chaos.dispatcher import Dispatcher
 from pm_dagster_tests.chaos.oracle import Oracle, Verdict
-from pm_dagster_tests.chaos.wire import Target, WireFront
+from pm_dagster_tests.chaos.wire import WireFront
+from pm_dagster_tests.chaos.wire_messages import Target
 
 JOB = 1001
 #: Short pauses and no pacing: a test waits for nothing but the fault itself.
