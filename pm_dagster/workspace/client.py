@@ -6,7 +6,6 @@ references to secrets, which ``pm_dagster.credentials`` has replaced in the vari
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,14 +14,17 @@ import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
-from pm_dagster.core.errors import ConfigurationError, ProcessManagerError, WorkspaceUnavailable
+from pm_dagster.core.causes import causes
+from pm_dagster.core.errors import ConfigurationError, ProcessManagerError
 from pm_dagster.core.settings import Settings
+from pm_dagster.workspace.client_secret import OurTokens
+from pm_dagster.workspace.hosts import is_here
 from pm_dagster.workspace.managed_identity import ManagedIdentity
 from pm_dagster.workspace.scrub import scrubbed
 from pm_dagster.workspace.sign_in import MANAGED_IDENTITY, WAYS, arguments, sign_in
+from pm_dagster.workspace.token_endpoint import failure
 
 _MESSAGE_LIMIT = 500
-_SERVER_ERROR = 500
 #: Without DATABRICKS_HOST the SDK can find the workspace by these.
 _HOSTED_BY = ("DATABRICKS_CONFIG_PROFILE", "DATABRICKS_AZURE_RESOURCE_ID", "DATABRICKS_RUNTIME_VERSION")
 #: The SDK's words when no provider, or not the chosen one, has what it needs.
@@ -46,7 +48,7 @@ def check_host(host: str | None, *, allow_http: bool = False) -> None:
         shown = "(its value is not shown)" if set("@?#") & set(host) else host
         message = f"DATABRICKS_HOST must be scheme and host only, such as https://adb-1.2.azuredatabricks.net: {shown}"
         raise ConfigurationError(message)
-    if urlsplit(url).scheme == "http" and not allow_http and not _is_here(urlsplit(url).hostname or ""):
+    if urlsplit(url).scheme == "http" and not allow_http and not is_here(urlsplit(url).hostname or ""):
         raise ConfigurationError(_IN_CLEAR.format(host=host))
 
 
@@ -57,13 +59,6 @@ def _is_scheme_and_host(url: str) -> bool:
     except ValueError:
         return False
     return bool(usable) and not (parts.query or parts.fragment or parts.path.strip("/") or "@" in parts.netloc)
-
-
-def _is_here(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 def workspace_client(environment: Mapping[str, str], settings: Settings) -> WorkspaceClient:
@@ -84,10 +79,8 @@ def signed_in(environment: Mapping[str, str], settings: Settings) -> Config:
     if host or not _finds_host(environment):
         check_host(host, allow_http=settings.allow_http)
     way = sign_in(environment)
-    if way == "oauth-m2m" and host and environment.get("DATABRICKS_CLIENT_SECRET"):
-        _check_answers(host, settings.http_timeout_seconds)
     given = arguments(environment, way)
-    strategy = ManagedIdentity() if way == MANAGED_IDENTITY else None
+    strategy = ManagedIdentity() if way == MANAGED_IDENTITY else OurTokens(allow_http=settings.allow_http)
     timeout = settings.http_timeout_seconds
     try:
         config = Config(credentials_strategy=strategy, http_timeout_seconds=timeout, retry_timeout_seconds=1, **given)
@@ -104,32 +97,10 @@ def _finds_host(environment: Mapping[str, str]) -> bool:
     return any(environment.get(name) for name in _HOSTED_BY) or profiles.exists()
 
 
-def _check_answers(host: str, timeout: float) -> None:
-    """Ask for the token endpoint once: the SDK asks the same, but for five minutes when nothing answers (0.60)."""
-    host = (host if "://" in host else f"https://{host}").rstrip("/")
-    url = f"{host}/oidc/.well-known/oauth-authorization-server"
-    try:
-        # Nothing of a .netrc is sent along.
-        status = requests.get(url, timeout=timeout, allow_redirects=False, auth=lambda asked: asked).status_code
-    except requests.RequestException as error:
-        raise _unreachable(error) from None
-    except OSError as error:
-        raise ConfigurationError(f"no request can be made: {error}") from None
-    if status >= _SERVER_ERROR:
-        raise WorkspaceUnavailable(f"the workspace does not say how to sign in (HTTP {status})", maybe_applied=False)
-
-
-def _unreachable(error: BaseException) -> WorkspaceUnavailable:
-    message = f"signing in to the workspace failed: cannot connect ({type(error).__name__})"
-    return WorkspaceUnavailable(message, maybe_applied=False)
-
-
 def _failure(error: Exception, environment: Mapping[str, str], way: str | None) -> ProcessManagerError:
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, (requests.ConnectionError, requests.Timeout)):
-            return _unreachable(cause)
-        cause = cause.__cause__ or cause.__context__
+            return failure(environment.get("DATABRICKS_HOST") or "the workspace", cause)
     secrets = [value for name, value in environment.items() if "SECRET" in name or "TOKEN" in name]
     first_line = scrubbed(str(error), secrets).splitlines()[0][:_MESSAGE_LIMIT]
     if _NOTHING_FITS in first_line and way is None:

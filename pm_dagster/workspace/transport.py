@@ -21,6 +21,7 @@ from databricks.sdk.core import Config
 from requests.exceptions import InvalidHeader, InvalidURL
 from urllib3.exceptions import LocationParseError, NewConnectionError
 
+from pm_dagster.core import tls
 from pm_dagster.core.causes import causes
 from pm_dagster.core.errors import (
     AuthenticationFailed,
@@ -31,7 +32,9 @@ from pm_dagster.core.errors import (
     Unavailable,
     WorkspaceUnavailable,
 )
+from pm_dagster.workspace.hosts import is_plainly_here
 from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.workspace.token_endpoint import as_it_is, no_tls
 
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _MESSAGE_LIMIT = 500
@@ -93,7 +96,8 @@ class OneAttempt:
         if session is None:
             session = requests.Session()
             # The SDK's credentials are explicit; a .netrc must not override them.
-            session.auth = _keep
+            session.auth = as_it_is
+            session.trust_env = not is_plainly_here(self._config.host)
             self._local.session = session
         return session
 
@@ -114,6 +118,10 @@ class OneAttempt:
 
     def _no_answer(self, error: requests.RequestException) -> ProcessManagerError:
         host = self._config.host
+        if why := tls.untrusted(error):
+            return no_tls(host, why)
+        if why := tls.no_session(error):
+            return WorkspaceUnavailable(f"cannot connect to {host}: no TLS ({why})", maybe_applied=False)
         if _never_connected(error):
             return WorkspaceUnavailable(f"cannot connect to {host}", maybe_applied=False)
         if isinstance(error, requests.Timeout):
@@ -146,14 +154,9 @@ class OneAttempt:
         return name, " ".join(part for part in (f"HTTP {response.status_code}", name, first_line) if part)
 
 
-def _keep(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
-
-
 def _never_connected(error: BaseException) -> bool:
-    """True when the request certainly was not sent: no TCP connection came about, or no TLS session."""
-    unsent = (NewConnectionError, requests.ConnectTimeout, requests.exceptions.SSLError)
-    return any(isinstance(cause, unsent) for cause in causes(error))
+    """True when the request certainly was not sent: no TCP connection came about."""
+    return any(isinstance(cause, (NewConnectionError, requests.ConnectTimeout)) for cause in causes(error))
 
 
 def _query(query: Mapping[str, Any] | None) -> dict[str, Any] | None:

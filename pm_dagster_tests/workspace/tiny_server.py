@@ -76,6 +76,13 @@ class TinyServer:
         return SdkRuns(WorkspaceClient(config=self.config()), Settings(http_timeout_seconds=timeout))
 
 
+def _fields(content: bytes, kind: str) -> Mapping[str, object]:
+    if kind == "application/x-www-form-urlencoded":
+        return {name: values[0] for name, values in parse_qs(content.decode()).items()}
+    fields: Mapping[str, object] = json.loads(content or b"{}")
+    return fields
+
+
 def _handler(server: TinyServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -91,7 +98,7 @@ def _handler(server: TinyServer) -> type[BaseHTTPRequestHandler]:
 
         def _serve(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length) or b"{}")
+            body = _fields(self.rfile.read(length), self.headers.get("Content-Type") or "")
             parts = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
             asked = Asked(self.command, parts.path, query, dict(self.headers.items()), body)

@@ -1,0 +1,42 @@
+"""What kept TLS from coming about, in words for people.
+
+Put here: reading the exceptions of Python's ssl module, wherever a library has put them. Keep out: what follows from
+them.
+"""
+
+from __future__ import annotations
+
+import ssl
+import traceback
+
+from pm_dagster.core.causes import causes
+
+#: urllib3 below 2 compares host names itself, and raises this instead of ssl's own.
+_OTHER_MISMATCH = "CertificateError"
+
+
+def untrusted(error: BaseException) -> str | None:
+    """Why the other side's certificate was refused, None when it was not: then nothing was sent to it."""
+    for cause in causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause.verify_message.rstrip(".") or "its certificate cannot be verified"
+        if type(cause).__name__ == _OTHER_MISMATCH:
+            return str(cause)
+    return None
+
+
+def no_session(error: BaseException) -> str | None:
+    """Why the handshake failed, None when it did not.
+
+    An error of TLS after the handshake is another matter: by then the request may have been sent, and have had its
+    effect.
+    """
+    for cause in causes(error):
+        if isinstance(cause, ssl.SSLError) and _in_handshake(cause):
+            return (cause.reason or type(cause).__name__).replace("_", " ").lower()
+    return None
+
+
+def _in_handshake(error: ssl.SSLError) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_name == "do_handshake" for frame, _ in frames)

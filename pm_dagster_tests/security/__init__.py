@@ -1,0 +1,1 @@
+"""What an attacker, a careless setting or a talkative library could get at."""
