@@ -14,14 +14,18 @@ from urllib.parse import urlsplit
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.jobs import JobsAPI, Run
 
-from pm_dagster.core.errors import AuthenticationFailed, ProcessManagerError, Refused, WorkspaceUnavailable
+from pm_dagster.core.errors import AuthenticationFailed, ProcessManagerError, Refused, Unavailable, WorkspaceUnavailable
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.settings import Settings
 from pm_dagster.workspace.transport import OneAttempt
 
 T = TypeVar("T")
 _AZURE_HOST = re.compile(r"^adb-(\d+)\.\d+\.")
-_FORBIDDEN = 403
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+#: What everybody with good credentials may ask. Of jobs, each is shown those that he may see, perhaps none:
+#: https://docs.databricks.com/api/workspace/jobs/list. Not every workspace has the first.
+_ME = ("/api/2.0/preview/scim/v2/Me",)
+_ANY_JOBS = ("/api/2.1/jobs/list", {"limit": 1})
 #: The one refusal whose text decides: runs/get says 400 for a run that is gone, and has no code of its own for it
 #: (databricks-sdk 0.60 errors/overrides.py does the same).
 _RUN_IS_GONE = re.compile(r"Run:? .*(does not exist|doesn't exist)")
@@ -49,7 +53,7 @@ class JobsService:
 
     def check(self) -> str:
         """The name of the user or service principal that the workspace takes us for."""
-        answer = self._http.do("GET", "/api/2.0/preview/scim/v2/Me")
+        answer = self._http.do("GET", *_ME)
         return str(answer.get("userName") or answer.get("displayName") or answer.get("id"))
 
     def _pages(self, run_id: int, *, include_history: bool) -> list[Run]:
@@ -78,8 +82,8 @@ class JobsService:
         try:
             return call()
         except Refused as error:
-            if error.status == _FORBIDDEN and self._credentials_refused():
-                raise AuthenticationFailed(str(error), status=error.status) from None
+            if error.status == _FORBIDDEN:
+                self._check_credentials(error)
             raise
         except ProcessManagerError:
             raise
@@ -87,17 +91,27 @@ class JobsService:
             message = self.scrub(f"the workspace's answer lacks or garbles a field ({type(error).__name__}: {error})")
             raise WorkspaceUnavailable(message[:500], status=200) from None
 
-    def _credentials_refused(self) -> bool:
-        """A 403 may be about one job, or about us altogether (an invalid token, an address that is not allowed)."""
-        try:
-            self.check()
-        except AuthenticationFailed:
-            return True
-        except Refused as error:
-            return error.status == _FORBIDDEN
-        except ProcessManagerError:
-            return False
-        return False
+    def _check_credentials(self, refusal: Refused) -> None:
+        """A 403 may be about one job, or about us altogether (an invalid token, an address that is not allowed).
+
+        Raises AuthenticationFailed in the latter case, and WorkspaceUnavailable when that cannot be found out now:
+        a row must not be refused for what may be our own fault.
+        """
+        for question in (_ME, _ANY_JOBS):
+            try:
+                self._http.do("GET", *question)
+            except (AuthenticationFailed, Refused) as error:
+                if error.status in (_UNAUTHORIZED, _FORBIDDEN):
+                    raise AuthenticationFailed(str(refusal), status=refusal.status) from None
+            except Unavailable:
+                continue
+            else:
+                return
+        raise WorkspaceUnavailable(
+            f"{refusal}; whether that is about this call or about our credentials the workspace does not say",
+            maybe_applied=False,
+            status=refusal.status,
+        )
 
 
 def identifier(value: object, call: str, name: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
-from pm_dagster.core.errors import AuthenticationFailed, Refused, WorkspaceUnavailable
+from pm_dagster.core.errors import AuthenticationFailed, Refused, Unavailable, WorkspaceUnavailable
 from pm_dagster.core.run_state import Standing
 from pm_dagster.core.settings import Settings
 from pm_dagster.workspace.runs import SdkRuns
@@ -164,11 +164,20 @@ def test_a_403_for_everything_is_about_our_credentials(server: TinyServer, statu
         server.runs().start(1, {}, "t")
 
 
-@pytest.mark.parametrize("status", [429, 500, 404])
-def test_a_403_while_the_second_question_fails_stays_a_refusal(server: TinyServer, status: int) -> None:
-    server.answer = lambda asked: json_reply(status if asked.path == ME else 403, message="no")
-    with pytest.raises(Refused):
+@pytest.mark.parametrize("me", [404, 429, 500])
+@pytest.mark.parametrize(
+    ("jobs", "expected"),
+    [(200, Refused), (401, AuthenticationFailed), (403, AuthenticationFailed), (429, Unavailable), (500, Unavailable)],
+)
+def test_a_403_is_asked_about_twice_where_the_first_question_has_no_answer(
+    server: TinyServer, me: int, jobs: int, expected: type[Exception]
+) -> None:
+    """What is wrong with all of us must refuse no row, and what is wrong with one row must not stop the others."""
+    statuses = {ME: me, "/api/2.1/jobs/list": jobs}
+    server.answer = lambda asked: json_reply(statuses.get(asked.path, 403), message="no")
+    with pytest.raises(expected) as caught:
         server.runs().start(1, {}, "t")
+    assert not getattr(caught.value, "maybe_applied", False)
 
 
 def test_a_lost_run_is_found_by_its_parameters(server: TinyServer) -> None:
