@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pm_dagster.core.settings import Settings, settings_from
@@ -46,10 +46,9 @@ def control_plane(of: Settings) -> Iterator[ControlPlane]:
 @contextmanager
 def reader(of: Settings) -> Iterator[Connection]:
     """A connection on which Postgres itself refuses every write."""
-    from pm_dagster.postgres.connection import connect, translated  # noqa: PLC0415
+    from pm_dagster.postgres.asking import asking  # noqa: PLC0415
 
-    with closing(connect(of)) as connection, translated():
-        connection.set_session(readonly=True, autocommit=True)
+    with asking(of) as connection:
         yield connection
 
 

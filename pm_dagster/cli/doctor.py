@@ -92,7 +92,7 @@ def _database(settings: Settings) -> list[Finding]:
 
 
 def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
-    from pm_dagster.postgres import catalog, layout  # noqa: PLC0415
+    from pm_dagster.postgres import asking, catalog, layout  # noqa: PLC0415
 
     def relations() -> str:
         found = layout.read_layout(connection, settings)
@@ -106,8 +106,10 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
     findings = [
         Finding("database", ok=True, found=catalog.server(connection)),
         _check("view and table", "set PM_SCHEMA, PM_WAIT_VIEW, PM_RUN_TABLE, PM_COLUMN_*", relations),
-        _check("ledger", "run `pm init`", ledger),
     ]
+    asking.begin(connection)
+    findings.append(_check("ledger", "run `pm init`", ledger))
+    asking.begin(connection)
     if all(finding.ok for finding in findings):
         findings.append(_privileges(connection, settings))
     mode = catalog.liveness(connection, settings)

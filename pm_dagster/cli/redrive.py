@@ -34,13 +34,11 @@ def command(run_ids: tuple[int, ...], *, as_json: bool) -> None:
 
 
 def _redrive(settings: Settings, run_ids: tuple[int, ...]) -> tuple[list[int], dict[int, str]]:
-    from contextlib import closing  # noqa: PLC0415
-
     from pm_dagster.postgres import history, redrive  # noqa: PLC0415
-    from pm_dagster.postgres.connection import connect  # noqa: PLC0415
+    from pm_dagster.postgres.asking import asking  # noqa: PLC0415
     from pm_dagster.postgres.layout import check_ledger, read_layout  # noqa: PLC0415
 
-    with closing(connect(settings)) as connection:
+    with asking(settings, read_only=False) as connection:
         check_ledger(connection)
         read_layout(connection, settings)
         rows = {run_id: history.control_row(connection, settings, run_id) for run_id in run_ids}

@@ -1,14 +1,17 @@
 """Connections to the database, and the translation of the driver's errors into ours.
 
-Put here: how to connect and what an error means. Keep out: statements.
+Put here: how to connect, for how long to wait, and what an error means. Keep out: statements.
 The driver is psycopg2 because Databricks Runtime 16.4 carries it, and dagster-postgres requires it.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
@@ -20,18 +23,29 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.parameters import parameters
 
 _CONNECT_TIMEOUT_SECONDS = 10
-#: A peer that vanished without a word is noticed after about 30 s.
-_KEEPALIVE: dict[str, Any] = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+#: A peer that vanished without a word is noticed after about 30 s: by keepalives while nothing is under way, by the
+#: time-out while something is sent, for which the kernel alone would take a quarter of an hour (tcp(7), tcp_retries2).
+_KEEPALIVE: dict[str, Any] = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
 
 #: SQLSTATE classes and codes after which the same transaction may work:
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
-_PASSING_CODES = (errorcodes.LOCK_NOT_AVAILABLE, errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "25006", "08P01")
+_PASSING_CODES = (errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "25006", "08P01")
 _WRONG_CREDENTIALS = "28"
 #: While connecting the driver has no SQLSTATE to give, only the words of libpq and of the server (libpq 16 to 18).
 _OF_CREDENTIALS = ("authentication failed", "no pg_hba.conf entry", "access token", "no password supplied")
 _OF_TLS = ("certificate", "does not match host name", "server does not support SSL", "sslmode")
-_OF_NAMES = re.compile(r'(database|role) ".*" does not exist')
+_OF_NAMES = re.compile(
+    # The second line is PgBouncer's.
+    r'(database|role) ".*" does not exist'
+    r"|no such (database|user): |unsupported startup parameter"
+)
 
 
 def connect(settings: Settings) -> Connection:
@@ -48,7 +62,32 @@ def connect(settings: Settings) -> Connection:
             raise ConfigurationError("a part of PM_POSTGRES_* is not text in UTF-8 (its value is not shown)") from None
         for type_ in _LENIENT_TIMES:
             extensions.register_type(type_, connection)
+        # Said with each BEGIN, because the locks of a claim and a closing rely on seeing what others just committed,
+        # whatever the database's or the role's default is.
+        connection.isolation_level = extensions.ISOLATION_LEVEL_READ_COMMITTED
         return connection
+
+
+@contextmanager
+def time_limit(connection: Connection, seconds: float) -> Iterator[None]:
+    """Break the connection if what is inside takes longer: its driver then raises as for any lost connection.
+
+    For a peer that takes what is sent and never answers, such as a pooler or a server that hangs: the server's own
+    time-outs do not reach us through it, and to the kernel the connection is well.
+    """
+    timer = threading.Timer(seconds, _break, [connection])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _break(connection: Connection) -> None:
+    # psycopg2's own close() would wait for the statement under way. A duplicate's shutdown reaches the connection.
+    with suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def _lenient(base: Callable[..., object]) -> Callable[[Any, Any], object]:
@@ -80,10 +119,11 @@ def translated() -> Iterator[None]:
     try:
         yield
     except psycopg2.Error as error:
-        raise _ours(error) from None
+        raise in_our_words(error) from None
 
 
-def _ours(error: psycopg2.Error) -> ProcessManagerError:
+def in_our_words(error: psycopg2.Error) -> ProcessManagerError:
+    """The error of ours that an error of the driver means."""
     code = error.pgcode or ""
     what = _first_line(error)
     if "invalid dsn" in what or "invalid connection option" in what:
@@ -94,6 +134,8 @@ def _ours(error: psycopg2.Error) -> ProcessManagerError:
         return ConfigurationError(f"no TLS with the database on these terms (sslmode, sslrootcert): {what}")
     if not code and _OF_NAMES.search(what):
         return ConfigurationError(f"the database refuses the connection: {what}")
+    if code == errorcodes.LOCK_NOT_AVAILABLE:
+        return ControlPlaneUnavailable(f"another session holds a lock that we need (see pg_locks): {what}")
     if not code or code.startswith(_PASSING_CLASSES) or code in _PASSING_CODES:
         return ControlPlaneUnavailable(f"the database does not answer: {what}")
     if code == errorcodes.INSUFFICIENT_PRIVILEGE:

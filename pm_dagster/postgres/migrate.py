@@ -7,21 +7,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import psycopg2
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine
+from psycopg2.extensions import connection as DriverConnection  # noqa: N812 the driver's class has a lower-case name
+from sqlalchemy import Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.core.errors import ConfigurationError, ProcessManagerError
 from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.connection import connect, translated
+from pm_dagster.postgres.asking import asking
+from pm_dagster.postgres.connection import connect, in_our_words, time_limit
 from pm_dagster.postgres.layout import ledger_version
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS
 
-#: Two that migrate at once take turns on this advisory lock.
+#: Two that migrate at once take turns on this advisory lock. It ends with the transaction, as nothing that a session
+#: holds may stay behind in the connection of a pooler.
 _MIGRATION_LOCK = 0
+#: Whatever stands in the way of a change of our tables also holds up, behind us, everybody who uses them.
+_TIMEOUTS = "SET LOCAL lock_timeout = '20s'; SET LOCAL statement_timeout = '120s'"
+_LONGEST_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
@@ -33,36 +41,39 @@ class Migrated:
 
 
 def initialise(settings: Settings) -> Migrated:
-    """Create or upgrade the ledger; safe to run twice, and by two at once.
+    """Create or upgrade the ledger; safe to run twice, and by two at once: it is one transaction.
 
     Raises ControlPlaneUnavailable when the database does not answer, ConfigurationError when it refuses.
     """
-    with translated():
-        connection = connect(settings)
-    try:
-        with translated(), connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, _MIGRATION_LOCK))
-            connection.commit()
-        before = ledger_version(connection)
-        connection.commit()
-        _upgrade(settings)
-        after = ledger_version(connection)
-    finally:
-        connection.close()
-    return Migrated(before, after or "none")
-
-
-def _upgrade(settings: Settings) -> None:
     engine = create_engine("postgresql+psycopg2://", creator=lambda: connect(settings), poolclass=NullPool)
     try:
         with engine.begin() as sql:
-            sql.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {LEDGER_SCHEMA}")
-            config = Config()
-            config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-            config.attributes["connection"] = sql
-            command.upgrade(config, "head")
+            before = _upgrade(sql)
     except DBAPIError as error:
-        message = f"the ledger could not be created: {str(error.orig).strip().splitlines()[0]}"
-        raise ConfigurationError(message) from None
+        raise _ours(error) from None
     finally:
         engine.dispose()
+    with asking(settings) as connection:
+        return Migrated(before, ledger_version(connection) or "none")
+
+
+def _upgrade(sql: Connection) -> str | None:
+    """Bring the ledger up to date; gives its version before."""
+    raw = cast("DriverConnection", sql.connection.driver_connection)
+    with time_limit(raw, _LONGEST_SECONDS):
+        sql.exec_driver_sql(_TIMEOUTS)
+        sql.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_CLASS}, {_MIGRATION_LOCK})")
+        before = ledger_version(raw)
+        sql.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {LEDGER_SCHEMA}")
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        config.attributes["connection"] = sql
+        command.upgrade(config, "head")
+    return before
+
+
+def _ours(error: DBAPIError) -> ProcessManagerError:
+    if not isinstance(error.orig, psycopg2.Error):
+        return ConfigurationError(f"the ledger could not be created: {str(error.orig).strip().splitlines()[0]}")
+    ours = in_our_words(error.orig)
+    return type(ours)(f"the ledger could not be created: {ours}")

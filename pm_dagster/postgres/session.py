@@ -18,16 +18,20 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-from pm_dagster.core.errors import ControlPlaneUnavailable
+from pm_dagster.core.errors import ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres import statements
-from pm_dagster.postgres.connection import connect, translated
+from pm_dagster.postgres.connection import connect, time_limit, translated
 from pm_dagster.postgres.control_statements import Statements
 from pm_dagster.postgres.layout import check_ledger, read_layout
 
 T = TypeVar("T")
 #: Pauses before a transaction is repeated: a deadlock, a serialization failure, a connection that was cut.
 _PAUSES = (0.1, 0.3)
+#: After a failure that took longer there is no repetition here: those who call have their own, longer patience.
+_REPEATED_WITHIN_SECONDS = 4.0
+#: The server gives up a statement after 60 s (``LOCAL_TIMEOUTS``); one that has said nothing for longer hangs.
+_LONGEST_TRANSACTION_SECONDS = 70.0
 _NOTHING = object()
 
 
@@ -114,11 +118,11 @@ class Session:
         self._next_beat = time.monotonic() + self.settings.lease_seconds / 4
 
     def end(self) -> None:
-        """Leave: claims that were not sent are free at once. Never raises a database error."""
+        """Leave: claims that were not sent are free at once. Never raises an error of ours or the database's."""
         try:
             if self._me is not None and self._connection is not None:
                 self._transact(lambda cursor: cursor.execute(statements.END, self._mine()))
-        except ControlPlaneUnavailable:
+        except ProcessManagerError:
             pass
         finally:
             self._drop()
@@ -129,10 +133,13 @@ class Session:
         return {**self.names, "actor": self._actor, "liveness": self._liveness, "lease": lease}
 
     def _repeat(self, work: Callable[[], T]) -> T:
+        end = time.monotonic() + _REPEATED_WITHIN_SECONDS
         for pause in _PAUSES:
             try:
                 return work()
             except ControlPlaneUnavailable:
+                if time.monotonic() > end:
+                    raise
                 self._sleep(pause)
         return work()
 
@@ -141,12 +148,13 @@ class Session:
         try:
             with translated():
                 connection = self._connected()
-                if number is not None:
-                    self._register(connection)
-                with connection, connection.cursor() as cursor:
-                    begin = statements.LOCAL_TIMEOUTS if number is None else statements.BEGIN_WRITE
-                    cursor.execute(begin, self.names | {"number": number})
-                    return work(cursor)
+                with time_limit(connection, _LONGEST_TRANSACTION_SECONDS):
+                    if number is not None:
+                        self._register(connection)
+                    with connection, connection.cursor() as cursor:
+                        begin = statements.LOCAL_TIMEOUTS if number is None else statements.BEGIN_WRITE
+                        cursor.execute(begin, self.names | {"number": number})
+                        return work(cursor)
         except ControlPlaneUnavailable:
             if self._connection is not None and self._connection.closed:
                 self._drop()
@@ -159,19 +167,26 @@ class Session:
         if self._connection is None or self._connection.closed:
             connection = connect(self.settings)
             try:
-                check_ledger(connection)
-                self._statements = Statements(self.settings, read_layout(connection, self.settings))
-                self._liveness = self._find_liveness(connection)
-                with connection.cursor() as cursor:
-                    cursor.execute(statements.ENVIRONMENT)
-                    self.environment = str((cursor.fetchone() or ("",))[0])
-                connection.commit()
+                with time_limit(connection, _LONGEST_TRANSACTION_SECONDS), connection:
+                    self._get_to_know(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
             self._locked = False
         return self._connection
+
+    def _get_to_know(self, connection: Connection) -> None:
+        """Read what a new connection leads to."""
+        with connection.cursor() as cursor:
+            cursor.execute(statements.LOCAL_TIMEOUTS)
+            check_ledger(connection)
+            self._statements = Statements(self.settings, read_layout(connection, self.settings))
+            self._liveness = self._find_liveness(connection)
+            if self._liveness == "lock":
+                cursor.execute(statements.NOTICE_OUR_DEATH)
+            cursor.execute(statements.ENVIRONMENT)
+            self.environment = str((cursor.fetchone() or ("",))[0])
 
     def _find_liveness(self, connection: Connection) -> str:
         """A pooler gives its own number for the server process; session locks are not to be trusted through it."""
@@ -186,17 +201,23 @@ class Session:
         if self._locked:
             return
         with connection, connection.cursor() as cursor:
+            cursor.execute(statements.LOCAL_TIMEOUTS)
             if self._me is None:
                 cursor.execute(statements.NEXT_DISPATCHER)
                 self._me = int((cursor.fetchone() or (0,))[0])
             if self._liveness == "lock":
-                cursor.execute(statements.LOCK_DISPATCHER, self._mine())
-                if not (cursor.fetchone() or (False,))[0]:
-                    message = f"the database still holds the lock of our lost connection (dispatcher {self._me})"
-                    raise ControlPlaneUnavailable(message)
+                self._lock(cursor)
             cursor.execute(statements.REGISTER, self._mine())
             cursor.execute(statements.BURY, self._mine())
         self._locked = True
+
+    def _lock(self, cursor: Cursor) -> None:
+        cursor.execute(statements.LOCK_DISPATCHER, self._mine())
+        if not (cursor.fetchone() or (False,))[0]:
+            # Nobody else has our number, so it is our lost connection, of whose loss the server has not heard.
+            cursor.execute(statements.END_FORMER_SESSION, self._mine())
+            message = f"the database still holds the lock of our lost connection (dispatcher {self._me})"
+            raise ControlPlaneUnavailable(message)
 
     def _drop(self) -> None:
         if self._connection is not None:

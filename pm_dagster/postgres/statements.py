@@ -32,6 +32,17 @@ CLAIMABLE = """(e.state = 'DEFERRED' AND coalesce(e.not_before <= now(), true)
 ENVIRONMENT = f"SELECT environment::text FROM {LEDGER_SCHEMA}.identity"
 NEXT_DISPATCHER = f"SELECT nextval(pg_get_serial_sequence('{LEDGER_SCHEMA}.dispatcher', 'dispatcher_id'))"
 LOCK_DISPATCHER = f"SELECT pg_try_advisory_lock({LOCK_CLASS}, %(me)s)"
+END_FORMER_SESSION = f"""
+SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_CLASS} AND l.objsubid = 2
+  AND l.objid::bigint = %(me)s AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"""
+#: Lets the server notice within about 30 s that the machine of a dispatcher is gone, whose lock it would else keep for
+#: two hours: https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE
+NOTICE_OUR_DEATH = """
+SELECT set_config(s.name, v.value, false) FROM pg_catalog.pg_settings s
+JOIN (VALUES ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '4'),
+             ('tcp_user_timeout', '30000')) v(name, value) USING (name)"""
 REGISTER = f"""
 INSERT INTO {LEDGER_SCHEMA}.dispatcher (dispatcher_id, actor, liveness, lease_until)
 OVERRIDING SYSTEM VALUE

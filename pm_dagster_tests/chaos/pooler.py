@@ -58,8 +58,8 @@ class Pooler:
 def program() -> str:
     """Where PgBouncer is.
 
-    Fails the test where it could have been installed (a gate's machine with root and apt); elsewhere leaves the test out
-    with a warning that the summary shows.
+    Fails the test where it could have been installed (a gate's machine with root and apt); elsewhere leaves the test
+    out with a warning that the summary shows.
     """
     found = shutil.which(
         "pgbouncer", path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))

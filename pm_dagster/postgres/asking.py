@@ -1,0 +1,37 @@
+"""A connection for what is nobody's dispatch: the questions of people, and `pm redrive`.
+
+Put here: opening it, and that it never waits without end. Keep out: what is asked (``history``, ``catalog``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from psycopg2.extensions import connection as Connection  # noqa: N812
+
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.connection import connect, time_limit, translated
+from pm_dagster.postgres.statements import LOCAL_TIMEOUTS
+
+_LONGEST_SECONDS = 70.0
+
+
+@contextmanager
+def asking(settings: Settings, *, read_only: bool = True) -> Iterator[Connection]:
+    """A connection in a transaction, in which Postgres itself refuses every write if ``read_only``.
+
+    All that makes it so is local to the transaction: a setting of the session would stay behind in the connection that
+    a pooler lends to others. Raises as ``connect``, ControlPlaneUnavailable when an answer is too long in coming.
+    """
+    with closing(connect(settings)) as connection, time_limit(connection, _LONGEST_SECONDS), translated():
+        connection.readonly = read_only
+        begin(connection)
+        yield connection
+
+
+def begin(connection: Connection) -> None:
+    """Start a new transaction, after one that may have failed."""
+    connection.rollback()
+    with connection.cursor() as cursor:
+        cursor.execute(LOCAL_TIMEOUTS)
