@@ -7,8 +7,6 @@ so the ledger costs one commit per round, not per row.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
 from pm_dagster.core import decisions
+from pm_dagster.core.agenda import Agenda
 from pm_dagster.core.attempts import Answer, Work, attempt, decide, event_of
 from pm_dagster.core.bookkeeping import Bookkeeper
 from pm_dagster.core.decisions import Decision, Policy
@@ -84,8 +83,7 @@ class Sender:
         self._stop = stop
         self._clock = clock
         self._on_outcome = on_outcome
-        self._due: dict[Call, list[tuple[float, int, Work]]] = {call: [] for call in Call}
-        self._order = itertools.count()
+        self._agenda = Agenda(governor, clock)
         self._in_flight: dict[Future[Answer], Work] = {}
         self._failure: ProcessManagerError | None = None
         self._silence = Silence(limits.concurrency, policy.call_tries, policy.call_backoff_seconds, clock)
@@ -107,7 +105,7 @@ class Sender:
             raise
         finally:
             pool.shutdown(wait=True)
-        self._sent.left += [work.entry for queue in self._due.values() for _, _, work in queue]
+        self._sent.left += [work.entry for work in self._agenda]
         if self._failure is not None:
             raise self._failure
         return self._sent
@@ -115,10 +113,10 @@ class Sender:
     def _loop(self, pool: ThreadPoolExecutor, *, prepare_only: bool) -> None:
         while True:
             if prepare_only:
-                self._set_prepared_aside()
+                self._sent.prepared += self._agenda.set_aside((Call.RUN_NOW, Call.REPAIR))
             if not self._ending():
-                self._submit(pool, self._take_due())
-            if not self._in_flight and (self._ending() or not any(self._due.values())):
+                self._submit(pool, self._agenda.take(self._room()))
+            if not self._in_flight and (self._ending() or not self._agenda):
                 return
             self._collect(self._pause())
             self._book.tend()
@@ -131,25 +129,9 @@ class Sender:
             return 0
         return (1 if self._silence.spell else self._limits.concurrency) - len(self._in_flight)
 
-    def _set_prepared_aside(self) -> None:
-        for call in (Call.RUN_NOW, Call.REPAIR):
-            self._sent.prepared += [work for _, _, work in self._due[call]]
-            self._due[call] = []
-
     def _take_step(self, work: Work, step: Decision, delay: float) -> None:
         work.step = step
-        heapq.heappush(self._due[work.call], (self._clock() + delay, next(self._order), work))
-
-    def _take_due(self) -> list[Work]:
-        """The works whose time and pace have come, as many as there is room for."""
-        taken: list[Work] = []
-        for call, queue in self._due.items():
-            while queue and len(taken) < self._room():
-                if queue[0][0] > self._clock() or self._governor.delay(call) > 0:
-                    break
-                self._governor.take(call)
-                taken.append(heapq.heappop(queue)[2])
-        return taken
+        self._agenda.add(work, delay)
 
     def _submit(self, pool: ThreadPoolExecutor, works: list[Work]) -> None:
         granted = self._book.intend([_intent(work) for work in works if work.changes_workspace])
@@ -163,14 +145,9 @@ class Sender:
             self._in_flight[pool.submit(attempt, work, self._runs, self._clock)] = work
 
     def _pause(self) -> float:
-        moments = [_LONGEST_WAIT]
-        if self._silence.delay > 0:
-            moments.append(self._silence.delay)
-        elif not self._ending() and self._room() > 0:
-            for call, queue in self._due.items():
-                if queue:
-                    moments.append(max(self._governor.delay(call), queue[0][0] - self._clock()))
-        return max(0.0, min(moments))
+        if self._ending() or self._room() <= 0:
+            return min(_LONGEST_WAIT, self._silence.delay or _LONGEST_WAIT)
+        return min(_LONGEST_WAIT, self._agenda.delay)
 
     def _collect(self, pause: float) -> None:
         if not self._in_flight:

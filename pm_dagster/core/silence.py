@@ -21,7 +21,8 @@ class Silence:
     """
 
     def __init__(self, concurrency: int, tries: int, backoff: float, clock: Callable[[], float]) -> None:
-        self._enough = max(concurrency, tries)
+        # More than a single row can cause.
+        self._enough = max(concurrency, tries + 1)
         self._tries = tries
         self._backoff = backoff
         self._clock = clock
@@ -55,9 +56,10 @@ class Silence:
     def lasting(self, *, row_gives_up: bool) -> bool:
         """Whether to go on is pointless.
 
-        A row that gives up is enough where the workspace has never answered; else it may be that row alone.
+        A row that gives up is enough during a spell, and where the workspace has never answered; else it may be that
+        row alone.
         """
-        return self._probes > self._tries or (row_gives_up and not self._ever_answered)
+        return self._probes > self._tries or (row_gives_up and (self.spell or not self._ever_answered))
 
 
 def _is_silence(error: ProcessManagerError | None) -> bool:

@@ -61,6 +61,14 @@ def test_a_job_that_cannot_be_started_is_no_silence() -> None:
     assert not made.lasting(row_gives_up=True)
 
 
-def test_a_row_that_gives_up_is_enough_only_where_nobody_was_ever_answered() -> None:
+def test_one_row_alone_is_no_spell() -> None:
+    """With one call at a time, all tries of a row come in a row."""
+    made = silence(Time(), None, AWAY, AWAY, AWAY, concurrency=1)
+    assert not made.spell
+    assert not made.lasting(row_gives_up=True)
+
+
+def test_a_row_that_gives_up_is_enough_only_during_silence() -> None:
     assert silence(Time(), AWAY).lasting(row_gives_up=True)
+    assert silence(Time(), None, *[AWAY] * 4).lasting(row_gives_up=True)
     assert not silence(Time(), None, AWAY).lasting(row_gives_up=True)

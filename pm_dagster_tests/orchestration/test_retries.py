@@ -28,7 +28,7 @@ def test_the_policy_is_three_retries_from_five_seconds_on() -> None:
 
 
 def test_a_retry_succeeds_without_repeating_a_recorded_call(world: World) -> None:
-    world.with_settings(concurrency=1)
+    world.with_settings(concurrency=2)
     for run_id in (1, 2, 3):
         world.database.add(run_id)
     gone = Fault(WorkspaceUnavailable("no answer", maybe_applied=False))
