@@ -22,6 +22,7 @@ _COMMANDS = {
     "status": "Show the backlog, the ledger by state and the last dispatchers",
     "explain": "Tell the whole story of one row",
     "redrive": "Put refused rows back to WAITING",
+    "grants": "Print the rights that a database role needs, as SQL",
     "sandbox": "Run everything on this machine, without Databricks",
 }
 

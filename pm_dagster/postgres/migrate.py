@@ -64,7 +64,9 @@ def _upgrade(sql: Connection) -> str | None:
         sql.exec_driver_sql(_TIMEOUTS)
         sql.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_CLASS}, {_MIGRATION_LOCK})")
         before = ledger_version(raw)
-        sql.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {LEDGER_SCHEMA}")
+        # CREATE SCHEMA takes a right on the whole database, even IF NOT EXISTS: its owner may have made ours for us.
+        if sql.exec_driver_sql(f"SELECT to_regnamespace('{LEDGER_SCHEMA}')").scalar() is None:
+            sql.exec_driver_sql(f"CREATE SCHEMA {LEDGER_SCHEMA}")
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         config.attributes["connection"] = sql
