@@ -12,11 +12,12 @@ from typing import Any
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
+from pm_dagster.core.ledger_entry import Entry, idempotency_token
 from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent
 from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
+from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.postgres import statements
+from pm_dagster.postgres.closing import Closing
 from pm_dagster.postgres.records import (
     change_record,
     claimed_record,
@@ -58,34 +59,38 @@ class PostgresControlPlane:
         return self._session.read(work)
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
-        """Take the jobs that are still WAITING and free."""
+        """Take the jobs that are still WAITING and free, as the view shows them now."""
         if not jobs:
             return []
+        run_ids = [job.run_id for job in jobs]
 
         def work(cursor: Cursor) -> list[Entry]:
-            wanted = {job.run_id: job for job in jobs}
             # The row lock orders us after any closing of the same row, whose commit we then see.
-            cursor.execute(self._session.statements.lock_waiting, self._names(run_ids=list(wanted)))
-            locked = [wanted[run_id] for (run_id,) in cursor.fetchall()]
-            taken = self._take(cursor, [claimed_record(job) for job in locked])
+            cursor.execute(self._session.statements.lock_waiting, self._names(run_ids=run_ids))
+            locked = [run_id for (run_id,) in cursor.fetchall()]
+            # What was read may be hours old: a re-execution begins with what an earlier run read.
+            current, _ = self._current(cursor, locked)
+            taken = self._take(cursor, [claimed_record(job) for job in current])
             self._tell(cursor, [(entry_id, Event("claimed")) for entry_id in taken])
             return self._entries(cursor, taken)
 
-        return self._session.write(work, ("claim", list(jobs)))
+        return self._session.write(work, ("claim", run_ids))
 
     def refuse(self, rows: Sequence[RefusedRow]) -> None:
-        """Record refused rows as quarantined, and say so in the control table."""
-        records = [refused_record(row) for row in rows if row.run_id is not None]
+        """Record rows that are still to be refused as quarantined, and say so in the control table."""
+        run_ids = [row.run_id for row in rows if row.run_id is not None]
 
         def work(cursor: Cursor) -> None:
+            _, refused = self._current(cursor, run_ids)
+            records = [refused_record(row) for row in refused]
             taken = self._take(cursor, records)
             reasons = {record["run_id"]: record["reason"] for record in records}
             entries = self._entries(cursor, taken)
             self._tell(cursor, [(e.entry_id, Event("quarantined", reasons[e.run_id])) for e in entries])
             self._close(cursor, taken)
 
-        if records:
-            self._session.write(work, ("refuse", records))
+        if run_ids:
+            self._session.write(work, ("refuse", run_ids))
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take what a dead dispatcher left in SENDING or ACCEPTED."""
@@ -149,6 +154,11 @@ class PostgresControlPlane:
     def _names(self, **more: object) -> dict[str, Any]:
         return {**self._session.names, **more}
 
+    def _current(self, cursor: Cursor, run_ids: list[int]) -> tuple[list[WaitingJob], list[RefusedRow]]:
+        """The rows as the view shows them now: those to dispatch, and those to refuse."""
+        cursor.execute(self._session.statements.current, self._names(run_ids=run_ids))
+        return sort_rows([raw_row(row, self._settings) for row in cursor.fetchall()])
+
     def _take(self, cursor: Cursor, records: list[dict[str, Any]]) -> list[int]:
         """Write records as this dispatcher's entries; those that another entry stands against are left out."""
         run_ids = [record["run_id"] for record in records]
@@ -193,41 +203,7 @@ class PostgresControlPlane:
             cursor.execute(statements.INSERT_EVENTS, self._names(events=json.dumps(rows)))
 
     def _close(self, cursor: Cursor, entry_ids: list[int]) -> list[Closed]:
-        cursor.execute(statements.TO_CLOSE, self._names(entry_ids=entry_ids))
-        due = cursor.fetchall()
-        run_ids = [row[1] for row in due]
-        cursor.execute(self._session.statements.lock_rows, self._names(run_ids=run_ids))
-        found = dict(cursor.fetchall())
-        cursor.execute(self._session.statements.existing, self._names(run_ids=run_ids))
-        existing = {run_id for (run_id,) in cursor.fetchall()}
-        writes = [self._row_write(row) for row in due if found.get(row[1]) == self._settings.status_waiting]
-        cursor.execute(self._session.statements.write_rows, self._names(rows=json.dumps(writes)))
-        closable = [row for row in due if _closable(row, found, existing)]
-        cursor.execute(statements.CLOSE_ENTRIES, self._names(entry_ids=[row[0] for row in closable]))
-        self._tell(cursor, [(row[0], self._closing_event(row, found)) for row in closable])
+        closing = Closing(cursor, self._session.statements, self._settings, self._names())
+        self._tell(cursor, closing.close(entry_ids))
         cursor.execute(self._session.statements.closed, self._names(entry_ids=entry_ids))
         return [closed_of(row) for row in cursor.fetchall()]
-
-    def _status_for(self, state: str, succeeded: bool) -> str:  # noqa: FBT001
-        if state == EntryState.QUARANTINED.value:
-            return self._settings.status_failed
-        return self._settings.status_succeeded if succeeded else self._settings.status_scheduled
-
-    def _row_write(self, row: tuple[Any, ...]) -> dict[str, Any]:
-        _, run_id, state, succeeded, databricks_run_id, url, reason = row
-        status = self._status_for(state, succeeded)
-        return {"run_id": run_id, "status": status, "run": databricks_run_id, "url": url, "message": reason}
-
-    def _closing_event(self, row: tuple[Any, ...], found: dict[int, str]) -> Event:
-        status = self._status_for(row[2], row[3])
-        seen = found.get(row[1])
-        if seen == self._settings.status_waiting:
-            return Event("closed", f"control table set from {seen} to {status}")
-        return Event("closed", f"control table already says {seen}; left as it is")
-
-
-def _closable(row: tuple[Any, ...], found: dict[int, str], existing: set[int]) -> bool:
-    """Rows locked by somebody else stay open; a refused row that the control table lacks stays refused."""
-    if row[1] in found:
-        return True
-    return row[1] not in existing and row[2] == EntryState.ACCEPTED.value

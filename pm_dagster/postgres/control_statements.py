@@ -36,12 +36,15 @@ class Statements:
             SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
             ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
         self.lock_rows = self._build("""
-            SELECT t.{run_id}, t.{status}::text FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
+            SELECT t.{run_id}, t.{status}::text, coalesce(t.{status} = %(waiting)s, false)
+            FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
             ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
+        self.waiting_still = self._build("""
+            SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s""")
         self.existing = self._build("SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
         self.entries = self._build("""
-            SELECT {entry}, coalesce(
-                (SELECT t.{status} = %(waiting)s FROM {table} t WHERE t.{run_id} = e.run_id), false)
+            SELECT {entry}, EXISTS (
+                SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)
             FROM {ledger}.entry e
             WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id""")
         self.take_over = self._take_over("""e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
@@ -59,11 +62,13 @@ class Statements:
                   SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
             RETURNING e.entry_id""")
         self.waiting = self._waiting()
+        self.current = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows())
         self.backlog = self._backlog()
         self.write_rows = self._write_rows()
         self.closed = self._build("""
             SELECT e.entry_id, e.run_id, e.state, e.outcome, e.accepted_run_id, e.accepted_repair_id, e.page_url,
-                   coalesce(e.reason, ''), (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id)
+                   coalesce(e.reason, ''), (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id
+                                           ORDER BY t.{status} = %(waiting)s DESC LIMIT 1)
             FROM {ledger}.entry e
             WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s
               AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id""")
@@ -105,24 +110,32 @@ class Statements:
             return self._build("NULL::timestamptz")
         return sql.SQL("{}.{}").format(sql.SQL("v" if self._layout.order_in_view else "t"), quoted(column))
 
-    def _waiting(self) -> sql.Composed:
+    def _rows(self) -> sql.Composed:
+        """The view's rows as ``raw_row`` reads them, to be followed by a condition."""
         columns = [self._settings.column_job_id, self._settings.column_job_run_id]
         columns += [column for _, column in self._settings.job_parameters]
         # Numbered: the same column of the view may stand for several of ours.
         values = [sql.SQL("v.{} AS c{}").format(quoted(name), sql.SQL(str(n))) for n, name in enumerate(columns, 3)]
         return self._build(
             """
-            WITH {alive}
             SELECT v.{run_id} AS c0, t.{run_id} IS NOT NULL AS c1, {order} AS c2, {columns}
-            FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}
+            FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}""",
+            order=self._order(),
+            columns=sql.SQL(", ").join(values),
+        )
+
+    def _waiting(self) -> sql.Composed:
+        return self._build(
+            """
+            WITH {alive} {rows}
             WHERE {free}
             ORDER BY EXISTS (
                 SELECT 1 FROM {ledger}.entry e WHERE e.control_table = %(control_table)s
                     AND e.run_id = v.{run_id} AND e.open AND e.state = 'DEFERRED'),
                 {order} NULLS LAST, v.{run_id} LIMIT %(limit)s""",
+            rows=self._rows(),
             order=self._order(),
             free=self._free(),
-            columns=sql.SQL(", ").join(values),
         )
 
     def _backlog(self) -> sql.Composed:

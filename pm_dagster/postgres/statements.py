@@ -131,3 +131,16 @@ SET state = CASE state WHEN 'ACCEPTED' THEN 'SCHEDULED' ELSE state END, open = f
     updated_at = now()
 WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')
 RETURNING entry_id"""
+#: The owner's table did not take the row: the entry stays as it is, to be closed later. A reason is told once.
+NOT_CLOSED = f"""
+WITH failed AS (
+    SELECT v.entry_id, v.detail FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, detail text)
+), later AS (
+    UPDATE {LEDGER_SCHEMA}.entry e SET not_before = now() + %(seconds)s * interval '1 second', updated_at = now()
+    FROM failed WHERE e.entry_id = failed.entry_id AND e.dispatcher_id = %(me)s
+)
+INSERT INTO {LEDGER_SCHEMA}.event (entry_id, dispatcher_id, kind, detail)
+SELECT f.entry_id, %(me)s, 'not closed', f.detail FROM failed f
+WHERE f.detail IS DISTINCT FROM (
+    SELECT v.detail FROM {LEDGER_SCHEMA}.event v WHERE v.entry_id = f.entry_id AND v.kind = 'not closed'
+    ORDER BY v.event_id DESC LIMIT 1)"""

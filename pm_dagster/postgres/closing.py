@@ -1,0 +1,120 @@
+"""The end of an entry: the control table says what became of the row, and the ledger closes it, in one transaction.
+
+Put here: which rows are written, what becomes of those that the owner's table does not take. Keep out: statements.
+
+A table can refuse a row (a trigger, a constraint, an enumeration without the word), drop the write or undo it. That is
+the row's own trouble: its entry stays open, so that it is never run a second time, and says why; the others are closed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from psycopg2 import errorcodes
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 the driver's class has a lower-case name
+
+from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ports import Event
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres import statements
+from pm_dagster.postgres.connection import in_our_words
+from pm_dagster.postgres.control_statements import Statements
+from pm_dagster.postgres.text import storable
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the control table says of a row, and whether the table itself takes that for waiting."""
+
+    status: str
+    waits: bool
+
+
+class Closing:
+    """Closes entries of one dispatcher within a transaction. ``names`` are the parameters that statements share."""
+
+    def __init__(self, cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any]) -> None:
+        self._cursor = cursor
+        self._owners = owners
+        self._settings = settings
+        self._names = names
+
+    def close(self, entry_ids: Sequence[int]) -> list[tuple[int, Event]]:
+        """Write the rows and close what may be closed; gives the events to tell."""
+        due = self._run(statements.TO_CLOSE, entry_ids=list(entry_ids))
+        run_ids = [row[1] for row in due]
+        found: dict[int, Seen] = {}
+        for run_id, status, waits in self._run(self._owners.lock_rows, run_ids=run_ids):
+            # Without a key a table can hold several rows of one id: the one that waits is meant.
+            if run_id not in found or waits:
+                found[run_id] = Seen(status, waits)
+        existing = {run_id for (run_id,) in self._run(self._owners.existing, run_ids=run_ids)}
+        failed = self._write([self._row_write(row) for row in due if row[1] in found and found[row[1]].waits])
+        closable = [row for row in due if row[1] not in failed and _closable(row, found, existing)]
+        self._run(statements.CLOSE_ENTRIES, entry_ids=[row[0] for row in closable])
+        self._put_off({row[0]: failed[row[1]] for row in due if row[1] in failed})
+        return [(row[0], self._closing_event(row, found)) for row in closable]
+
+    def _run(self, statement: Any, **names: object) -> list[tuple[Any, ...]]:  # noqa: ANN401 text or composed
+        self._cursor.execute(statement, {**self._names, **names})
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        """Write the rows; gives, by run id, why one was not: all at once, and in halves where the table refuses."""
+        if not rows:
+            return {}
+        try:
+            return self._try(rows)
+        except psycopg2.Error as error:
+            what = in_our_words(error)
+            if not isinstance(what, ConfigurationError) or error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
+                raise
+            self._cursor.execute("ROLLBACK TO SAVEPOINT closing")
+        if len(rows) == 1:
+            return {rows[0]["run_id"]: f"{self._settings.control_table} does not take the row: {what}"}
+        half = len(rows) // 2
+        return self._write(rows[:half]) | self._write(rows[half:])
+
+    def _try(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        self._cursor.execute("SAVEPOINT closing")
+        self._run(self._owners.write_rows, rows=json.dumps(rows))
+        # A check that the owner put off to the end of the transaction would take all rows with it.
+        self._cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        waiting = self._run(self._owners.waiting_still, run_ids=[row["run_id"] for row in rows])
+        self._cursor.execute("RELEASE SAVEPOINT closing")
+        table, status = self._settings.control_table, self._settings.status_waiting
+        why = f"{table} still says {status} after the write: a trigger or rule of its owner keeps it so"
+        return {run_id: why for (run_id,) in waiting}
+
+    def _put_off(self, failed: Mapping[int, str]) -> None:
+        rows = [{"entry_id": entry_id, "detail": storable(why)} for entry_id, why in failed.items()]
+        if rows:
+            self._run(statements.NOT_CLOSED, rows=json.dumps(rows), seconds=self._settings.settle_seconds)
+
+    def _status_for(self, state: str, succeeded: bool) -> str:  # noqa: FBT001 as the ledger has it
+        if state == EntryState.QUARANTINED.value:
+            return self._settings.status_failed
+        return self._settings.status_succeeded if succeeded else self._settings.status_scheduled
+
+    def _row_write(self, row: tuple[Any, ...]) -> dict[str, Any]:
+        _, run_id, state, succeeded, databricks_run_id, url, reason = row
+        status = self._status_for(state, succeeded)
+        return {"run_id": run_id, "status": status, "run": databricks_run_id, "url": url, "message": reason}
+
+    def _closing_event(self, row: tuple[Any, ...], found: Mapping[int, Seen]) -> Event:
+        seen = found.get(row[1])
+        if seen is not None and seen.waits:
+            return Event("closed", f"control table set from {seen.status} to {self._status_for(row[2], row[3])}")
+        return Event("closed", f"control table already says {seen and seen.status}; left as it is")
+
+
+def _closable(row: tuple[Any, ...], found: Mapping[int, Seen], existing: set[int]) -> bool:
+    """Rows locked by somebody else stay open; a refused row that the control table lacks stays refused."""
+    if row[1] in found:
+        return True
+    return row[1] not in existing and row[2] == EntryState.ACCEPTED.value
