@@ -186,7 +186,7 @@ def _target(work: Work) -> RepairTarget:
 
 
 def _targeted(entry: Entry, target: RepairTarget) -> Work:
-    if entry.state is EntryState.SENDING:
+    if entry.state is EntryState.SENDING or entry.previous_run_id != target.previous_run_id:
         return Work(entry, first_step(entry))
     return Work(entry, StartRun(target.reason) if target.fresh_run else RepairRun(target.latest_repair_id))
 

@@ -148,10 +148,10 @@ class ControlPlane(Protocol):
         """
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
-        """Take the jobs that are still WAITING and free; others are left out."""
+        """Take the jobs that are still WAITING and free, as they are now; others are left out."""
 
     def refuse(self, rows: Sequence[RefusedRow]) -> None:
-        """Record refused rows as quarantined."""
+        """Record rows that are still to be refused as quarantined."""
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take entries that a dead dispatcher left in SENDING or ACCEPTED, whether or not the view still has them."""

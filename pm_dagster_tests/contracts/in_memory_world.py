@@ -36,8 +36,8 @@ class InMemoryWorld:
         """Change the row."""
         self.database.rows[run_id].status = status
 
-    def correct(self, run_id: int, job_id: int) -> None:
-        """Give the row a job id."""
+    def correct(self, run_id: int, job_id: int | None) -> None:
+        """Give the row a job id, or take it away."""
         row = self.database.rows[run_id]
         row.raw = replace(row.raw, job_id=job_id)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pm_dagster.core.ledger_entry import EntryState
 from pm_dagster.core.ports import Intent
-from pm_dagster.core.waiting_job import Branch
+from pm_dagster.core.waiting_job import Branch, sort_rows
 from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send
 from pm_dagster_tests.contracts.worlds import World
 
@@ -66,6 +66,34 @@ def test_a_row_that_left_waiting_is_not_claimed(world: World) -> None:
     jobs = seen(control)
     world.set_status(run_id, "RUNNING")
     assert control.claim(jobs) == []
+
+
+def test_a_claim_takes_the_row_as_it_is_now(world: World) -> None:
+    """What was read may be hours old when a run is executed again."""
+    run_id = world.add(job_id=1001)
+    control = world.dispatcher()
+    jobs = seen(control)
+    world.correct(run_id, 1002)
+    (entry,) = control.claim(jobs)
+    assert entry.job_id == 1002
+
+
+def test_a_row_that_became_unreadable_is_not_claimed(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    jobs = seen(control)
+    world.correct(run_id, None)
+    assert control.claim(jobs) == []
+
+
+def test_a_row_that_was_mended_is_not_refused(world: World) -> None:
+    run_id = world.add(job_id=None)
+    control = world.dispatcher()
+    _, refused = sort_rows(control.waiting(10))
+    world.correct(run_id, 1001)
+    control.refuse(refused)
+    assert world.status(run_id) == "WAITING"
+    assert claim_one(control).generation == 1
 
 
 def test_tokens_differ_between_rows(world: World) -> None:

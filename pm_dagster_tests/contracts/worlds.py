@@ -21,8 +21,8 @@ class World(Protocol):
     def set_status(self, run_id: int, status: str) -> None:
         """Change the row as its owner or its own job would."""
 
-    def correct(self, run_id: int, job_id: int) -> None:
-        """Give the row a job id."""
+    def correct(self, run_id: int, job_id: int | None) -> None:
+        """Give the row a job id, or take it away."""
 
     def remove(self, run_id: int) -> None:
         """Delete the row."""

@@ -294,6 +294,22 @@ def test_prepared_repairs_are_sent_once_however_often_asked(stage: Stage) -> Non
     assert len(dispatch.close([entry.entry_id for entry in claimed.repair])) == 5
 
 
+def test_a_target_of_a_run_that_is_not_the_rows_any_more_is_looked_up_again(stage: Stage) -> None:
+    """Targets may be hours old when a run is executed again; the row has failed with another run since."""
+    stage.database.add(1, previous_run_id=stage.runs.failed_run())
+    first = stage.dispatch()
+    targets, _ = first.prepare(first.claim(first.read()).repair)
+    first.control.end()
+    later_run = stage.runs.failed_run(repairs=2)
+    stage.database.add(1, previous_run_id=later_run)
+    second = stage.dispatch()
+    second.claim(second.read())
+    second.control.end()
+    stage.dispatch().send_targets(targets)
+    assert stage.runs.count(Call.REPAIR) == 1
+    assert len(stage.runs.runs[later_run].repairs) == 3
+
+
 def _refused(status: int) -> Refused:
     return Refused("no", status=status)
 

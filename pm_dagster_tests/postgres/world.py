@@ -60,8 +60,8 @@ class PostgresWorld:
         """Change the row as its owner or its own job would."""
         self.ask("UPDATE mm_run_plc SET run_sttus_name = %s WHERE run_id = %s", status, run_id)
 
-    def correct(self, run_id: int, job_id: int) -> None:
-        """Give the row a job id."""
+    def correct(self, run_id: int, job_id: int | None) -> None:
+        """Give the row a job id, or take it away."""
         self.ask("UPDATE mm_run_plc SET wkf_job_id = %s WHERE run_id = %s", job_id, run_id)
 
     def remove(self, run_id: int) -> None:
