@@ -10,7 +10,7 @@ from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
 from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome
 from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
+from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Row
 from pm_dagster_tests.fakes.records import apply, claimed, commit, refused, withdraw
 
@@ -54,15 +54,17 @@ class InMemoryControlPlane:
         return sorted(rows, key=lambda row: (self._comes_back(row.run_id), row.since or _LATEST, row.run_id))[:limit]
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
-        """Take the ones that still wait and are free."""
+        """Take the ones that still wait and are free, as they are now."""
         self._meet("claim")
-        wanted = {job.run_id: job for job in jobs if self._waits(job.run_id) and self._is_free(job.run_id)}
+        current, _ = self._current([job.run_id for job in jobs])
+        wanted = {job.run_id: job for job in current if self._waits(job.run_id) and self._is_free(job.run_id)}
         return self._read([self._take(claimed(wanted[run_id])) for run_id in sorted(wanted)])
 
     def refuse(self, rows: Sequence[RefusedRow]) -> None:
-        """Record and close refused rows, but not those that somebody works on."""
+        """Record and close rows still to be refused, but not those that somebody works on."""
         self._meet("refuse")
-        wanted = {row.run_id: row for row in rows if row.run_id is not None and self._is_free(row.run_id)}
+        _, refused_now = self._current([row.run_id for row in rows])
+        wanted = {row.run_id: row for row in refused_now if row.run_id is not None and self._is_free(row.run_id)}
         for run_id, row in wanted.items():
             record = self._take(refused(run_id, row.branch))
             record.outcome, record.reason = Outcome.QUARANTINED, row.reason
@@ -114,6 +116,9 @@ class InMemoryControlPlane:
     def end(self) -> None:
         """Leave."""
         self.database.alive.discard(self._me)
+
+    def _current(self, run_ids: Sequence[object]) -> tuple[list[WaitingJob], list[RefusedRow]]:
+        return sort_rows([self.database.rows[i].raw for i in run_ids if self._waits(i)])
 
     def _meet(self, method: str) -> None:
         if self.faults.get(method):
@@ -210,6 +215,7 @@ class InMemoryControlPlane:
         if row is not None and row.status == self._settings.status_waiting:
             row.status = self._status_for(record)
             row.databricks_run_id = record.accepted_run_id or row.databricks_run_id
+            row.raw = replace(row.raw, previous_run_id=record.accepted_run_id or row.raw.previous_run_id)
             row.message = record.reason
         record.open = False
         if record.entry.state is EntryState.ACCEPTED:
