@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,18 @@ def chaos_template(postgres: EmbeddedPostgres) -> str:
     return _TEMPLATE
 
 
+@contextmanager
+def _copy(postgres: EmbeddedPostgres, template: str) -> Iterator[str]:
+    name = next(_names)
+    yield postgres.create_database(name, template=template)
+    postgres.drop_database(name)
+
+
 @pytest.fixture
 def chaos_database(postgres: EmbeddedPostgres, chaos_template: str) -> Iterator[str]:
     """The URL of such a database of this test's own, over the Unix socket."""
-    name = next(_names)
-    yield postgres.create_database(name, template=chaos_template)
-    postgres.drop_database(name)
+    with _copy(postgres, chaos_template) as url:
+        yield url
 
 
 @pytest.fixture
@@ -40,3 +47,17 @@ def chaos(chaos_database: str, tmp_path: Path) -> Iterator[ChaosWorld]:
     """A world with a workspace, a front and a folder."""
     with chaos_world(chaos_database, tmp_path) as world:
         yield world
+
+
+@pytest.fixture
+def worlds(
+    postgres: EmbeddedPostgres, chaos_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], AbstractContextManager[ChaosWorld]]:
+    """Makes one world after the other."""
+
+    @contextmanager
+    def one() -> Iterator[ChaosWorld]:
+        with _copy(postgres, chaos_template) as url, chaos_world(url, tmp_path_factory.mktemp("world")) as world:
+            yield world
+
+    return one

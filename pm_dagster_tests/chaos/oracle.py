@@ -26,7 +26,8 @@ PROMISES: Mapping[str, str] = {
     "lost": "a row that says it is scheduled and has no run or repair, or a row that is gone",
     "stuck": "a row that still waits, or an entry that is still open, though nothing is left to wait for",
     "unexplained": "a row that was refused or deferred without a reason, or closed without an event",
-    "wrongly_failed": "a row that says FAILED while its run or repair exists",
+    "wrongly_failed": "a row that says FAILED though its run or repair exists",
+    "refused": "a row that says FAILED though nothing refused it",
     "set_back": "a status that a dispatch wrote over another than WAITING",
     "wrong_run": "a row whose run id is not the run that was started for it",
     "leaked": "an artifact that holds a secret",
@@ -81,14 +82,20 @@ class Oracle:
         return list(self._starts())
 
     def verdict(
-        self, files: Iterable[Path] = (), *, may_wait: Iterable[int] = (), may_vanish: Iterable[int] = ()
+        self,
+        files: Iterable[Path] = (),
+        *,
+        may_wait: Iterable[int] = (),
+        may_vanish: Iterable[int] = (),
+        may_fail: Iterable[int] | None = None,
     ) -> Verdict:
         """Count, once everything has come to rest. ``files``: what the dispatches wrote.
 
         ``may_wait``: rows that may still be WAITING, with an open entry that says why. ``may_vanish``: rows that the
-        test itself deleted.
+        test itself deleted. ``may_fail``: rows that may be FAILED, None for all.
         """
-        judged = _Judgement(self._facts(), self.starts(), self._workspace, set(may_wait), set(may_vanish))
+        allowed = Allowed(set(may_wait), set(may_vanish), None if may_fail is None else set(may_fail))
+        judged = _Judgement(self._facts(), self.starts(), self._workspace, allowed)
         verdict = judged.verdict()
         for name, text in self._artifacts(files):
             if any(secret in text for secret in self._secrets):
@@ -126,16 +133,20 @@ class Oracle:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """What the test itself brought about: rows that may wait, be gone, or be FAILED (None: all)."""
+
+    to_wait: set[int]
+    to_vanish: set[int]
+    to_fail: set[int] | None
+
+
+@dataclass(frozen=True)
 class _Facts:
     rows: dict[int, dict[str, Any]]
     entries: list[dict[str, Any]]
     changes: list[dict[str, Any]]
     told: set[int]
-
-    def generations(self, row: int) -> int:
-        """How often somebody asked for the row's work: each time it became WAITING."""
-        asked = [c for c in self.changes if c["run_id"] == row and c["after"] == "WAITING" and c["before"] != "WAITING"]
-        return len(asked)
 
     def newest(self) -> dict[int, dict[str, Any]]:
         """The last ledger entry of each row."""
@@ -150,13 +161,11 @@ class _Judgement:
         facts: _Facts,
         starts: list[Start],
         workspace: LocalWorkspace,
-        may_wait: set[int],
-        may_vanish: set[int],
+        allowed: Allowed,
     ) -> None:
         self._facts = facts
         self._starts = starts
-        self._may_wait = may_wait
-        self._may_vanish = may_vanish
+        self._allowed = allowed
         self._runs = {run.run_id: run for run in workspace.state.runs()}
         self._of_row: dict[int, list[Start]] = defaultdict(list)
         for start in starts:
@@ -173,7 +182,9 @@ class _Judgement:
         found["lost"] = self._gone() + [row for row in self._with_status("SCHEDULED") if not self._has_work(row)]
         found["stuck"] = self._waiting_without_reason() + self._open_entries()
         found["unexplained"] = self._unexplained()
-        found["wrongly_failed"] = [row for row in self._with_status("FAILED") if self._under_way(row)]
+        found["wrongly_failed"] = [row for row in self._with_status("FAILED") if self._exists(row)]
+        may_fail = self._allowed.to_fail
+        found["refused"] = [row for row in self._with_status("FAILED") if may_fail is not None and row not in may_fail]
         found["set_back"] = self._set_back()
         found["wrong_run"] = [row for row in self._with_status("SCHEDULED") if self._names_another_run(row)]
         return verdict
@@ -187,7 +198,7 @@ class _Judgement:
 
     def _gone(self) -> list[int | str]:
         seen = {change["run_id"] for change in self._facts.changes}
-        return [row for row in sorted(seen) if row not in self._facts.rows and row not in self._may_vanish]
+        return [row for row in sorted(seen) if row not in self._facts.rows and row not in self._allowed.to_vanish]
 
     def _has_work(self, row: int) -> bool:
         """Whether something was started for the row, or its run is one that exists and was active or repaired."""
@@ -196,9 +207,10 @@ class _Judgement:
         run = self._runs.get(self._facts.rows[row]["wkf_job_run_id"] or 0)
         return run is not None and (run.last.active or run.last.repair_id is not None)
 
-    def _under_way(self, row: int) -> bool:
-        mine = [run for run in self._runs.values() if run.parameters.get("RUN_ID") == str(row)]
-        return bool(self._of_row[row]) and any(run.last.active or run.last.result == "SUCCESS" for run in mine)
+    def _exists(self, row: int) -> bool:
+        """Whether what was started for the row is still there."""
+        started = bool(self._of_row[row])
+        return started and any(run.parameters.get("RUN_ID") == str(row) for run in self._runs.values())
 
     def _names_another_run(self, row: int) -> bool:
         """A row's run must be the one that carries its id, where such a run still exists."""
@@ -211,14 +223,14 @@ class _Judgement:
         return [
             row
             for row in self._with_status("WAITING")
-            if row not in self._may_wait or not (newest.get(row, {}).get("open") and newest[row].get("reason"))
+            if row not in self._allowed.to_wait or not (newest.get(row, {}).get("open") and newest[row].get("reason"))
         ]
 
     def _open_entries(self) -> list[int | str]:
         return [
             f"entry {entry['entry_id']} of row {entry['run_id']} is {entry['state']}"
             for entry in self._facts.entries
-            if entry["open"] and entry["run_id"] not in self._may_wait
+            if entry["open"] and entry["run_id"] not in self._allowed.to_wait
         ]
 
     def _unexplained(self) -> list[int | str]:

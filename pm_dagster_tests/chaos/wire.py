@@ -85,7 +85,7 @@ class WireFront:
         return f"postgresql://{user}{secret}@127.0.0.1:{self.port}/{quote(database, safe='')}"
 
     def add(self, rule: Rule) -> Rule:
-        """Put a rule in force; of several that fit, the first one added acts."""
+        """Put a rule in force; of several that fit, all act in this order, until one says to go no further."""
         with self._lock:
             self._rules.append(rule)
         return rule
@@ -102,15 +102,18 @@ class WireFront:
         for wire in wires:
             wire.cut()
 
-    def take(self, statement: str, seen: list[str]) -> Rule | None:
-        """The rule that acts on this statement; it counts as met."""
+    def remove(self, rule: Rule) -> None:
+        """Take one rule out of force, if it is."""
         with self._lock:
-            for rule in self._rules:
-                if rule.fits(statement, seen):
-                    rule.met += 1
-                    if rule.skip < rule.met <= rule.skip + rule.count:
-                        return rule
-            return None
+            self._rules = [each for each in self._rules if each is not rule]
+
+    def take(self, statement: str, seen: list[str]) -> list[Rule]:
+        """The rules that act on this statement; each that fits counts as met."""
+        with self._lock:
+            fitting = [rule for rule in self._rules if rule.fits(statement, seen)]
+            for rule in fitting:
+                rule.met += 1
+            return [rule for rule in fitting if rule.skip < rule.met <= rule.skip + rule.count]
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -135,6 +138,8 @@ class WireFront:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            # An answer is several messages: by Nagle's algorithm each would wait 40 ms for the last one's ACK.
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 wire = _Wire(self, client, self._target)
                 self._wires = [each for each in self._wires if each.alive] + [wire]
@@ -152,7 +157,7 @@ class _Wire:
         self._target = target
         self._server: socket.socket | None = None
         self._seen: list[str] = []
-        self._after: Rule | None = None
+        self._after: list[Rule] = []
         self._mute = False
         self._up = threading.Thread(target=self._run, name="wire-up", daemon=True)
         self._down = threading.Thread(target=self._answers, name="wire-down", daemon=True)
@@ -200,13 +205,9 @@ class _Wire:
         """Apply the rules to a query; false when the server is not to have it."""
         statement = sql_of(query)
         self._seen.append(statement)
-        rule = self._front.take(statement, self._seen)
-        if rule is None:
-            return True
-        if rule.when == "after":
-            self._after = rule
-            return True
-        return self._act(rule)
+        rules = self._front.take(statement, self._seen)
+        self._after = [rule for rule in rules if rule.when == "after"]
+        return all(self._act(rule) for rule in rules if rule.when == "before")
 
     def _act(self, rule: Rule) -> bool:
         """Run the action; false when what it was called for goes no further."""
@@ -225,12 +226,10 @@ class _Wire:
                 if ready and raw[5:6] == IDLE:
                     self._seen = []
                 held += raw
-                rule = self._after
-                if rule is not None and not ready:
+                if self._after and not ready:
                     continue
-                if rule is not None:
-                    self._after = None
-                    self._mute = self._mute or not self._act(rule)
+                rules, self._after = self._after, []
+                self._mute = self._mute or not all(self._act(rule) for rule in rules)
                 if not self._mute:
                     self._client.sendall(held)
                 held = b""

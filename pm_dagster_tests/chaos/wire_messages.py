@@ -42,7 +42,9 @@ def sql_of(query: bytes) -> str:
 def connected(target: Target) -> socket.socket:
     """A connection to the server. Raises OSError."""
     if isinstance(target, tuple):
-        return socket.create_connection(target)
+        server = socket.create_connection(target)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return server
     server = socket.socket(socket.AF_UNIX)
     try:
         server.connect(target)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,13 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster.sandbox.workspace.repairs import RepairRequest
 from pm_dagster_tests.chaos import dispatcher
 from pm_dagster_tests.chaos.dispatcher import Dispatcher
 from pm_dagster_tests.chaos.oracle import Oracle, Verdict
-from pm_dagster_tests.chaos.wire import WireFront
+from pm_dagster_tests.chaos.wire import At, Rule, Then, When, WireFront
 from pm_dagster_tests.chaos.wire_messages import Target
+from pm_dagster_tests.postgres.world import eventually
 
 JOB = 1001
 #: Short pauses and no pacing: a test waits for nothing but the fault itself.
@@ -38,6 +40,15 @@ INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, fi
 SELECT 7, 'WAITING', %s, %s, 'file.csv', now() AT TIME ZONE 'UTC' FROM generate_series(1, %s) RETURNING run_id
 """
 _LATER = "UPDATE process_manager.entry SET not_before = not_before - %s * interval '1 second' WHERE not_before > now()"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A message of the dispatch: a piece of its SQL or of the transaction it commits, and before or after it."""
+
+    text: str
+    at: At
+    when: When
 
 
 @dataclass
@@ -81,6 +92,32 @@ class ChaosWorld:
         process.wait()
         return process
 
+    def at(self, moment: Moment, act: Callable[[], object]) -> Rule:
+        """Do something when a dispatch first comes to this message, which then goes on."""
+
+        def action() -> Then:
+            act()
+            return "go on"
+
+        return self.front.add(Rule(moment.text, action, moment.when, moment.at))
+
+    def kill_at(self, moment: Moment) -> Rule:
+        """Let the dispatch that is started next die by SIGKILL at this message, which goes no further."""
+        before = len(self.started)
+
+        def action() -> Then:
+            eventually(lambda: len(self.started) > before, "the dispatch is started")
+            self.started[before].kill()
+            return "cut"
+
+        return self.front.add(Rule(moment.text, action, moment.when, moment.at))
+
+    def forget_the_dead(self) -> None:
+        """Wait until the server has noticed the end of every dispatch's connection, which frees its lock."""
+        query = """SELECT count(*) FROM pg_stat_activity
+                   WHERE application_name = 'process_manager' AND datname = current_database()"""
+        eventually(lambda: self.sql(query) == [(0,)], "the server forgets the connections of the dead")
+
     def sql(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         """Run one statement as the owner, past the front, and commit it."""
         with closing(psycopg2.connect(self.database_url)) as connection, connection, connection.cursor() as cursor:
@@ -95,6 +132,12 @@ class ChaosWorld:
         """A waiting row whose earlier run ended so, after so many repairs; gives its id and the run's."""
         run = self.workspace.state.add_run(job_id, outcome=outcome, repairs=repairs).run_id
         return self.add(run=run, job_id=job_id)[0], run
+
+    def resume_earlier_runs(self) -> None:
+        """Let every run that a row names be under way again, by somebody else's repair."""
+        for (run,) in self.sql("SELECT wkf_job_run_id FROM mm_run_plc WHERE wkf_job_run_id IS NOT NULL"):
+            latest = self.workspace.state.run(run).latest_repair_id
+            self.workspace.state.repair(RepairRequest(run, latest, rerun_all_failed_tasks=True))
 
     def later(self, seconds: float = 4000.0) -> None:
         """Let the waits that the ledger recorded run down, as time would."""

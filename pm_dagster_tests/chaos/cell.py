@@ -1,0 +1,124 @@
+"""Runs one cell of the matrix: rows, a fault, a death, later dispatches, the verdict.
+
+Put here: the course of a cell. Keep out: what faults and boundaries are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pm_dagster_tests.chaos.boundaries import moment
+from pm_dagster_tests.chaos.matrix import VARIANTS, Cell
+from pm_dagster_tests.chaos.oracle import Verdict
+from pm_dagster_tests.chaos.world import JOB, ChaosWorld
+from pm_dagster_tests.postgres.world import eventually
+
+#: Dispatches that may come after the first: one for what was cut off, one for what had to settle, and the same again
+#: where the fault only met the second.
+LATER_DISPATCHES = 5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a cell by the branch they need."""
+
+    new: list[int]
+    repair: list[int]
+
+    def of(self, call: str) -> list[int]:
+        """The rows that the call is made for."""
+        return self.new if call == "run-now" else self.repair
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a cell ended. ``reached``: the process died where it should (or was not to die)."""
+
+    cell: Cell
+    verdict: Verdict
+    reached: bool
+    hit: bool
+    dispatches: int
+    story: str
+
+    @property
+    def good(self) -> bool:
+        """Whether everything happened, and nothing that must not."""
+        return self.verdict.clean and self.reached and self.hit
+
+    def __str__(self) -> str:
+        flaws = [] if self.reached else ["the boundary was not reached"]
+        flaws += [] if self.hit else ["the fault met nothing"]
+        return f"{self.cell.name}: {self.verdict}, {self.dispatches} dispatches {flaws or ''}\n{self.story}"
+
+
+def run_cell(world: ChaosWorld, cell: Cell) -> Result:
+    """Let the first dispatch meet fault and death, let later ones finish, and judge."""
+    rows = _rows(world)
+    _apply(world, cell)
+    mark = moment(cell.boundary, cell.call)
+    doom = None if mark is None else world.kill_at(mark)
+    world.dispatch(**cell.fault.settings)
+    if doom is not None:
+        world.front.remove(doom)
+    hit = _renewed(world, cell)
+    for _ in range(LATER_DISPATCHES):
+        if _settled(world):
+            break
+        world.forget_the_dead()
+        world.later()
+        world.dispatch(**cell.fault.settings)
+        hit = _renewed(world, cell) or hit
+    _rest(world)
+    verdict = world.verdict(may_fail=rows.of(cell.call) if cell.fault.may_fail else ())
+    reached = doom is None or doom.fired.is_set()
+    return Result(cell, verdict, reached, hit, len(world.started), _story(world))
+
+
+def _rows(world: ChaosWorld) -> Rows:
+    """Two rows of each branch; of the earlier runs, one was repaired before, twice."""
+    return Rows(world.add(2), [world.add_repair(repairs=repairs)[0] for repairs in (0, 2)])
+
+
+def _apply(world: ChaosWorld, cell: Cell) -> None:
+    variant = dict(VARIANTS.get(cell.variant, {}))
+    job = world.workspace.state.job(JOB)
+    if "outcome" in variant:
+        job.outcomes, job.seconds = [str(variant.pop("outcome"))], float(str(variant.pop("seconds")))
+    world.workspace.switches.set(**variant)
+    cell.fault.install(world, cell.call)
+
+
+def _renewed(world: ChaosWorld, cell: Cell) -> bool:
+    """Whether the fault has met a call; credentials that were seen to have expired are renewed."""
+    rules = world.workspace.faults.rules()
+    fired = not rules or any(int(rule["fired"]) > 0 for rule in rules)
+    if fired and cell.fault.stops:
+        world.workspace.faults.clear()
+    return fired
+
+
+def _settled(world: ChaosWorld) -> bool:
+    waiting = "WAITING" in world.statuses().values()
+    return not waiting and not world.sql("SELECT FROM process_manager.entry WHERE open")
+
+
+def _rest(world: ChaosWorld) -> None:
+    """Wait for the requests that still hang in the workspace: their effect counts, too."""
+    workspace = world.workspace
+
+    def ended() -> bool:
+        fired = sum(rule["fired"] for rule in workspace.faults.rules())
+        return sum(bool(request.fault) for request in workspace.log.entries()) >= fired
+
+    eventually(ended, "every request that hangs comes to its end")
+
+
+def _story(world: ChaosWorld) -> str:
+    """For a cell that failed: what the ledger and the workspace saw."""
+    told = world.sql("""
+        SELECT e.run_id, v.dispatcher_id, v.kind, coalesce(v.call, ''), v.detail FROM process_manager.event v
+        LEFT JOIN process_manager.entry e USING (entry_id) ORDER BY event_id""")
+    lines = [" ".join(str(part) for part in line) for line in told]
+    lines += [f"{r.endpoint} {r.status} {r.fault} effect={r.effect} {r.body}" for r in world.workspace.log.entries()]
+    return "\n".join([*lines, str(world.statuses()), *(process.err for process in world.started)])

@@ -1,0 +1,159 @@
+"""What goes wrong in a cell, in the words of the sandbox: the faults of the matrix.
+
+Put here: each fault's name and how the workspace is told to have it. Keep out: which cells there are (``matrix.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+from pm_dagster_tests.chaos.boundaries import Boundary, moment
+from pm_dagster_tests.chaos.world import JOB, ChaosWorld, Moment
+
+CALLS = ("run-now", "runs/get", "runs/repair")
+READS = frozenset({"runs/get"})
+#: Longer than the client's patience in the cells that hang, so that an effect can come after it.
+HANG_SECONDS, HANG_TIMEOUT = 1.6, "0.8"
+#: How many calls of the kind are hit: both rows of a branch.
+HITS = 2
+
+Install = Callable[[ChaosWorld, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """One line of the matrix.
+
+    ``install`` tells the world, for a call, before the first dispatch. ``only`` names the calls it can be about, and
+    ``why`` says why not the others. ``stops``: the dispatch ends at it, so that later boundaries are not reached.
+    ``may_fail``: it is a definite no for rows of that call, which may end FAILED with a reason.
+    """
+
+    name: str
+    install: Install
+    only: tuple[str, ...] = CALLS
+    why: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    stops: bool = False
+    may_fail: bool = False
+    ambiguous: bool = False
+
+
+def _answering(kind: str, when: str, **details: Any) -> Install:  # noqa: ANN401 the fields of the sandbox's Fault
+    def install(world: ChaosWorld, call: str) -> None:
+        world.workspace.faults.add(call, kind, when, count=HITS, **details)
+
+    return install
+
+
+def _throttling(retry_after: Callable[[], str | None]) -> Install:
+    def install(world: ChaosWorld, call: str) -> None:
+        value = retry_after()
+        headers = {} if value is None else {"retry-after": value}
+        code = {"status": 429, "code": "REQUEST_LIMIT_EXCEEDED", "message": "Rate limit exceeded."}
+        world.workspace.faults.add(call, "status", count=HITS, headers=headers, **code)
+
+    return install
+
+
+def _soon() -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+
+
+def _expired(status: int, code: str, message: str) -> Install:
+    """Credentials that expire at the first call of the kind: from there on nothing is allowed."""
+
+    def install(world: ChaosWorld, call: str) -> None:
+        for endpoint in (call, "scim/Me"):
+            world.workspace.faults.add(endpoint, "status", count=None, status=status, code=code, message=message)
+
+    return install
+
+
+def _at(boundary: Boundary, act: Callable[[ChaosWorld], None]) -> Install:
+    """Do something to the workspace at a boundary of the dispatch, which goes on."""
+
+    def install(world: ChaosWorld, call: str) -> None:
+        world.at(_certain(moment(boundary, call)), lambda: act(world))
+
+    return install
+
+
+def _certain(found: Moment | None) -> Moment:
+    assert found is not None
+    return found
+
+
+def _delete_runs(world: ChaosWorld) -> None:
+    """Every run that a row names, or that was started for one, ends and vanishes, as by its owner's hand."""
+    state = world.workspace.state
+    for run in state.runs():
+        if run.last.active:
+            state.finish(run.run_id, "cancel")
+        state.delete_run(run.run_id)
+
+
+def _delete_run(world: ChaosWorld, call: str) -> None:
+    # A started run after its start, an earlier run before the call that needs it.
+    where = {"run-now": Boundary.AFTER_REPLY, "runs/get": Boundary.AFTER_CLAIM, "runs/repair": Boundary.AFTER_INTENT}
+    _at(where[call], _delete_runs)(world, call)
+
+
+def _delete_job(world: ChaosWorld, call: str) -> None:
+    _at(Boundary.AFTER_CLAIM, lambda each: each.workspace.state.delete_job(JOB))(world, call)
+
+
+def _new_words(world: ChaosWorld, call: str) -> None:
+    """Earlier runs that are really under way, in a state that has no name yet."""
+    world.workspace.switches.set(unknown_states=True)
+    world.resume_earlier_runs()
+    del call
+
+
+def _stale(world: ChaosWorld, call: str) -> None:
+    """The history lags: for a look-up behind somebody else's repair, for a repair behind our own, unheard one."""
+    world.workspace.switches.set(history_lag_reads=HITS)
+    if call == "runs/repair":
+        world.workspace.faults.add(call, "reset", "after", count=HITS)
+
+
+_BROKEN: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "reset": ("reset", {}),
+    "500": ("status", {"status": 500, "code": "INTERNAL_ERROR"}),
+    "502": ("status", {"status": 502}),
+    "503": ("status", {"status": 503}),
+    "504": ("status", {"status": 504}),
+    "truncated body": ("truncated", {}),
+    "HTML": ("html", {}),
+    "hang past the time-out": ("hang", {"seconds": HANG_SECONDS}),
+}
+
+
+def _broken_answers() -> list[Fault]:
+    found = []
+    for name, (kind, details) in _BROKEN.items():
+        settings = {"PM_HTTP_TIMEOUT_SECONDS": HANG_TIMEOUT} if kind == "hang" else {}
+        for when in ("before", "after"):
+            only, why = (CALLS, "") if when == "before" else (("run-now", "runs/repair"), "a read has no effect")
+            install = _answering(kind, when, **details)
+            found.append(Fault(f"{name}, {when}", install, only, why, settings, ambiguous=True))
+    return found
+
+
+FAULTS: tuple[Fault, ...] = (
+    *_broken_answers(),
+    Fault("429", _throttling(lambda: None)),
+    Fault("429, Retry-After 1", _throttling(lambda: "1")),
+    Fault("429, Retry-After 86400", _throttling(lambda: "86400")),
+    Fault("429, Retry-After a date", _throttling(_soon)),
+    Fault("401, credentials expired", _expired(401, "UNAUTHENTICATED", "The access token expired."), stops=True),
+    Fault("403, invalid token", _expired(403, "PERMISSION_DENIED", "Invalid access token."), stops=True),
+    Fault("run deleted", _delete_run, may_fail=True),
+    Fault("job deleted", _delete_job, ("run-now", "runs/repair"), "a run can be read without its job", may_fail=True),
+    Fault("a new state", _new_words, ("runs/get",), "only a run's state has such words"),
+    Fault("a stale history", _stale, ("runs/get", "runs/repair"), "a new run has no history"),
+)
