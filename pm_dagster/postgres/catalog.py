@@ -10,11 +10,13 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.connection import translated
 from pm_dagster.postgres.layout import read_layout
-from pm_dagster.postgres.schema import LEDGER_SCHEMA
+from pm_dagster.postgres.schema import LEDGER_SCHEMA, LEDGER_SEQUENCE
 
 _TABLE = "SELECT has_table_privilege(format('%%I.%%I', %s::text, %s::text), %s)"
 _COLUMN = "SELECT has_column_privilege(format('%%I.%%I', %s::text, %s::text), %s, 'UPDATE')"
+_SEQUENCE = "SELECT has_sequence_privilege(%s, 'USAGE')"
 _LEDGER_RIGHTS = {
+    "alembic_version": ("SELECT",),
     "identity": ("SELECT",),
     "dispatcher": ("SELECT", "INSERT", "UPDATE"),
     "entry": ("SELECT", "INSERT", "UPDATE"),
@@ -60,4 +62,7 @@ def missing_privileges(connection: Connection, settings: Settings) -> list[str]:
             cursor.execute(_COLUMN, (settings.schema, settings.run_table, column))
             if not (cursor.fetchone() or (False,))[0]:
                 missing.append(f"UPDATE ({column}) on {settings.control_table}")
+        cursor.execute(_SEQUENCE, (LEDGER_SEQUENCE,))
+        if not (cursor.fetchone() or (False,))[0]:
+            missing.append(f"USAGE on sequence {LEDGER_SEQUENCE}")
     return missing

@@ -15,9 +15,8 @@ from psycopg2.extensions import quote_ident
 
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.layout import Layout, read_layout
-from pm_dagster.postgres.schema import LEDGER_SCHEMA
+from pm_dagster.postgres.schema import LEDGER_SCHEMA, LEDGER_SEQUENCE
 
-_SEQUENCE = "dispatcher_dispatcher_id_seq"
 _READ = "SELECT"
 
 
@@ -75,7 +74,7 @@ def script(connection: Connection, settings: Settings, part: Part, role: str) ->
     Reads the catalog only. Raises ConfigurationError for a view or table that is not there.
     """
     to = quote_ident(role, connection)
-    head = [f"-- {_HEADS[part]}. The role is made by:  CREATE ROLE {to} LOGIN;"]
+    head = [f"-- {_HEADS[part]}. The role has to be there: CREATE ROLE ... LOGIN."]
     if part is Part.MIGRATOR:
         body = [f"CREATE SCHEMA IF NOT EXISTS {quote_ident(LEDGER_SCHEMA, connection)} AUTHORIZATION {to};"]
         return "\n".join([*head, "-- Comes before `pm init`.", *body, ""])
@@ -104,7 +103,7 @@ def rights(connection: Connection, settings: Settings, part: Part) -> list[Right
     found.append(Right("USAGE", named("SCHEMA", LEDGER_SCHEMA), "the ledger"))
     found += [Right(right, named("TABLE", LEDGER_SCHEMA, name), why) for right, name, why in _LEDGER[part]]
     if part is Part.DISPATCHER:
-        found.append(Right("USAGE", named("SEQUENCE", LEDGER_SCHEMA, _SEQUENCE), "a number for each dispatcher"))
+        found.append(Right("USAGE", named("SEQUENCE", *LEDGER_SEQUENCE.split(".")), "a number for each dispatcher"))
     return found
 
 
@@ -137,7 +136,7 @@ def _warnings(connection: Connection, settings: Settings) -> list[str]:
         invoker, row_security = cursor.fetchone() or (False, False)
     found = []
     if invoker:
-        found.append(f"-- {settings.wait_view} reads with the caller's rights: grant SELECT on what it reads, too.")
+        found.append("-- The view reads with the caller's rights: grant SELECT on what it reads, too.")
     if row_security:
-        found.append(f"-- {settings.run_table} has row-level security: its policies must let the role see every row.")
+        found.append("-- The table has row-level security: its policies must let the role see every row.")
     return found
