@@ -9,7 +9,8 @@ from __future__ import annotations
 from psycopg2 import sql
 
 from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.layout import Column, Layout
+from pm_dagster.postgres.columns import Column
+from pm_dagster.postgres.layout import Layout
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, quoted
 from pm_dagster.postgres.statements import ALIVE, CLAIMABLE
 

@@ -12,15 +12,20 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 
 from pm_dagster.core.errors import ConfigurationError
 from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.columns import Column, check_written
 from pm_dagster.postgres.connection import translated
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, LEDGER_VERSION
 
+# ``attgenerated`` came with PostgreSQL 12.
 _COLUMNS = """
-SELECT c.relkind, a.attname, format_type(a.atttypid, NULL),
-       CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod > 4 THEN a.atttypmod - 4 END
+SELECT a.attname, format_type(a.atttypid, NULL),
+       CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod > 4 THEN a.atttypmod - 4 END,
+       format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL), t.typcategory::text, a.attgenerated <> '',
+       (SELECT array_agg(l.enumlabel::text) FROM pg_catalog.pg_enum l WHERE l.enumtypid = t.oid)
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 WHERE n.nspname = %s AND c.relname = %s
 ORDER BY a.attnum
 """
@@ -30,14 +35,6 @@ WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1 LIMIT
 """
 _INTEGERS = frozenset({"smallint", "integer", "bigint", "numeric"})
 _TIMES = frozenset({"timestamp without time zone", "timestamp with time zone", "date"})
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column's type as Postgres words it, and its length limit in characters, if it has one."""
-
-    type: str
-    limit: int | None
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,9 @@ class Layout:
     view_has_status: bool
 
     def writable(self, column: str) -> Column | None:
-        """The table's column, None where the table has none of this name."""
-        return self.table.get(column)
+        """The table's column, None where the table has none of this name, or computes it itself."""
+        found = self.table.get(column)
+        return None if found is None or found.generated else found
 
 
 def read_layout(connection: Connection, settings: Settings) -> Layout:
@@ -66,25 +64,16 @@ def read_layout(connection: Connection, settings: Settings) -> Layout:
     needed += [column for _, column in settings.job_parameters]
     _demand(needed, view, f"view {settings.schema}.{settings.wait_view}")
     _demand([settings.column_run_id, settings.column_status], table, f"table {settings.control_table}")
-    if view[settings.column_run_id].type not in _INTEGERS:
-        message = (
-            f"column {settings.column_run_id} of view {settings.schema}.{settings.wait_view} is"
-            f" {view[settings.column_run_id].type}; it must be an integer type"
-        )
-        raise ConfigurationError(message)
-    _demand_room(settings, table)
+    for where, column in (("view", view), ("table", table)):
+        if column[settings.column_run_id].base not in _INTEGERS:
+            name = settings.wait_view if where == "view" else settings.run_table
+            message = (
+                f"column {settings.column_run_id} of {where} {settings.schema}.{name} is"
+                f" {column[settings.column_run_id].type}; it must be an integer type"
+            )
+            raise ConfigurationError(message)
+    check_written(settings, table)
     return Layout(view, table, *_order(settings, view, table), view_has_status=settings.column_status in view)
-
-
-def _demand_room(settings: Settings, table: Mapping[str, Column]) -> None:
-    """Databricks run ids have 12 to 16 digits: a narrower column would fail the closing of every row."""
-    column = table.get(settings.column_job_run_id)
-    if column and column.type in {"smallint", "integer"}:
-        message = (
-            f"column {settings.column_job_run_id} of table {settings.control_table} is {column.type}, which cannot hold"
-            " a Databricks run id; make it bigint, or name another column with PM_COLUMN_JOB_RUN_ID"
-        )
-        raise ConfigurationError(message)
 
 
 def _order(settings: Settings, view: Mapping[str, Column], table: Mapping[str, Column]) -> tuple[bool, bool]:
@@ -110,7 +99,11 @@ def _columns(connection: Connection, schema: str, relation: str, variable: str) 
             found = ", ".join(name for (name,) in cursor.fetchall()) or "no tables or views at all"
             message = f"there is no {schema}.{relation} ({variable}); schema {schema} holds: {found}"
             raise ConfigurationError(message)
-    return {name: Column(type_, limit) for _, name, type_, limit in rows if name is not None}
+    return {
+        name: Column(type_, limit, base, category, generated, tuple(labels or ()))
+        for name, type_, limit, base, category, generated, labels in rows
+        if name is not None
+    }
 
 
 def _demand(needed: list[str], found: Mapping[str, Column], where: str) -> None:

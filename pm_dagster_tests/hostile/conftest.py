@@ -1,0 +1,24 @@
+"""A world for each test: ledger in place, one job in the workspace, nothing waiting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.migrate import initialise
+from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.hostile.world import JOB, HostileWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def world(database_url: str) -> Iterator[HostileWorld]:
+    """A world in which a dispatch can work."""
+    initialise(Settings(postgres_url=database_url))
+    with LocalWorkspace() as workspace:
+        workspace.state.add_job("ingest", job_id=JOB, seconds=None, max_concurrent_runs=10_000)
+        yield HostileWorld(database_url, workspace)

@@ -1,0 +1,231 @@
+"""Control tables that refuse, change or hide what is written: one row stops no other, and nothing runs twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from psycopg2.extensions import make_dsn
+
+from pm_dagster.core.errors import ConfigurationError
+from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
+
+_TRIGGER = """
+CREATE FUNCTION hostile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
+CREATE TRIGGER hostile BEFORE UPDATE ON mm_run_plc FOR EACH ROW EXECUTE FUNCTION hostile()
+"""
+
+
+def _trigger(world: HostileWorld, body: str) -> None:
+    world.sql(_TRIGGER.format(body=body))
+
+
+def test_a_row_whose_write_the_owner_refuses_stops_no_other(world: HostileWorld) -> None:
+    first, bad, last = (world.add() for _ in range(3))
+    _trigger(world, f"IF OLD.run_id = {bad} THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW;")
+
+    report = world.dispatch()
+
+    assert [world.status(row) for row in (first, bad, last)] == ["SCHEDULED", "WAITING", "SCHEDULED"]
+    assert report.scheduled == 2
+    assert any("not this one" in event for event in world.events(bad))
+    world.dispatch()
+    assert world.started(bad) == 1
+    world.sql("DROP TRIGGER hostile ON mm_run_plc")
+    world.dispatch()
+    assert (world.status(bad), world.started(bad)) == ("SCHEDULED", 1)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "NEW.run_sttus_name := OLD.run_sttus_name; RETURN NEW;",
+        "RETURN NULL;",
+        "RETURN OLD;",
+    ],
+    ids=["sets the status back", "drops the write", "undoes the write"],
+)
+def test_a_row_that_stays_waiting_though_it_was_written_is_not_run_again(world: HostileWorld, body: str) -> None:
+    row = world.add()
+    _trigger(world, body)
+    for _ in range(3):
+        world.dispatch()
+    assert (world.status(row), world.started(row)) == ("WAITING", 1)
+    assert any("still says WAITING" in event for event in world.events(row))
+    world.sql("DROP TRIGGER hostile ON mm_run_plc")
+    world.dispatch()
+    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+
+
+def test_a_trigger_with_a_status_of_its_own_has_its_way(world: HostileWorld) -> None:
+    row = world.add()
+    _trigger(world, "NEW.run_sttus_name := 'TAKEN'; RETURN NEW;")
+    for _ in range(2):
+        world.dispatch()
+    assert (world.status(row), world.started(row)) == ("TAKEN", 1)
+
+
+def _retype_status(world: HostileWorld, type_: str) -> None:
+    world.sql("DROP VIEW mm_run_wait_vw; DROP INDEX mm_run_plc_waiting_ix")
+    world.sql(f"ALTER TABLE mm_run_plc ALTER run_sttus_name TYPE {type_} USING run_sttus_name::{type_}")
+    world.sql(
+        "CREATE VIEW mm_run_wait_vw AS SELECT run_id, cntrt_id, file_name, wkf_job_id, wkf_job_run_id FROM mm_run_plc"
+        " WHERE run_sttus_name = 'WAITING'"
+    )
+
+
+#: A type whose words are equal in whatever letters, as citext is, which the embedded server was built without.
+_NOCASE = """
+CREATE TYPE nocase;
+CREATE FUNCTION nocase_in(cstring) RETURNS nocase AS 'textin' LANGUAGE internal IMMUTABLE STRICT;
+CREATE FUNCTION nocase_out(nocase) RETURNS cstring AS 'textout' LANGUAGE internal IMMUTABLE STRICT;
+CREATE TYPE nocase (INPUT = nocase_in, OUTPUT = nocase_out, LIKE = text, CATEGORY = 'S');
+CREATE CAST (nocase AS text) WITHOUT FUNCTION AS ASSIGNMENT;
+CREATE CAST (varchar AS nocase) WITH INOUT AS ASSIGNMENT;
+CREATE FUNCTION alike(nocase, nocase) RETURNS boolean LANGUAGE sql IMMUTABLE
+    AS $$ SELECT lower($1::text) = lower($2::text) $$;
+CREATE OPERATOR = (LEFTARG = nocase, RIGHTARG = nocase, FUNCTION = alike);
+"""
+
+
+def test_a_status_that_only_the_table_takes_for_waiting_runs_once(world: HostileWorld) -> None:
+    world.sql(_NOCASE)
+    _retype_status(world, "nocase")
+    row = world.add()
+    world.sql("UPDATE mm_run_plc SET run_sttus_name = 'Waiting'")
+    for _ in range(2):
+        world.dispatch()
+    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+
+
+def test_an_enumeration_that_lacks_a_status_stops_only_the_rows_that_need_it(world: HostileWorld) -> None:
+    world.sql("CREATE TYPE phases AS ENUM ('WAITING', 'SCHEDULED')")
+    _retype_status(world, "phases")
+    good, refused, also_good = world.add(), world.add(job_id=UNKNOWN_JOB), world.add()
+    malformed = world.add(job_id=None)
+    for _ in range(2):
+        world.dispatch()
+    assert [world.status(row) for row in (good, also_good)] == ["SCHEDULED", "SCHEDULED"]
+    assert [world.status(row) for row in (refused, malformed)] == ["WAITING", "WAITING"]
+    assert any("phases" in event for event in world.events(refused))
+    assert any("phases" in event for event in world.events(malformed))
+
+
+def test_a_check_constraint_stops_only_the_rows_that_break_it(world: HostileWorld) -> None:
+    world.sql("ALTER TABLE mm_run_plc ADD CHECK (run_sttus_name <> 'FAILED')")
+    good, refused = world.add(), world.add(job_id=UNKNOWN_JOB)
+    for _ in range(2):
+        world.dispatch()
+    assert (world.status(good), world.status(refused)) == ("SCHEDULED", "WAITING")
+    assert any("check constraint" in event for event in world.events(refused))
+
+
+def test_a_table_without_a_key_that_holds_a_row_twice(world: HostileWorld) -> None:
+    world.sql("ALTER TABLE mm_run_plc DROP CONSTRAINT mm_run_plc_pkey")
+    good, twice = world.add(), world.add()
+    world.sql("INSERT INTO mm_run_plc SELECT * FROM mm_run_plc WHERE run_id = %s", twice)
+    world.dispatch()
+    assert world.status(good) == "SCHEDULED"
+    assert world.started(twice) == 0
+    assert (
+        world.sql("SELECT run_sttus_name, state_msg FROM mm_run_plc WHERE run_id = %s", twice)
+        == [("FAILED", f"run_id {twice} stands 4 times in the view; it must be unique")] * 2
+    )
+
+
+def test_a_table_without_a_key_that_still_holds_an_older_row_of_the_same_id(world: HostileWorld) -> None:
+    world.sql("ALTER TABLE mm_run_plc DROP CONSTRAINT mm_run_plc_pkey")
+    row, good = world.add(), world.add()
+    world.sql("INSERT INTO mm_run_plc (run_id, run_sttus_name) VALUES (%s, 'SUCCESS')", row)
+    for _ in range(2):
+        world.dispatch()
+    assert world.status(good) == "SCHEDULED"
+    assert world.started(row) == 0
+    assert world.sql("SELECT run_sttus_name FROM mm_run_plc WHERE run_id = %s ORDER BY 1", row) == [
+        ("FAILED",),
+        ("SUCCESS",),
+    ]
+
+
+def test_a_partitioned_table_whose_rows_move_with_their_status(world: HostileWorld) -> None:
+    world.sql("DROP VIEW mm_run_wait_vw; ALTER TABLE mm_run_plc RENAME TO old")
+    world.sql("CREATE TABLE mm_run_plc (LIKE old INCLUDING DEFAULTS) PARTITION BY LIST (run_sttus_name)")
+    world.sql("CREATE SEQUENCE ids; ALTER TABLE mm_run_plc ALTER run_id SET DEFAULT nextval('ids')")
+    world.sql("CREATE TABLE waits PARTITION OF mm_run_plc FOR VALUES IN ('WAITING')")
+    world.sql("CREATE TABLE others PARTITION OF mm_run_plc DEFAULT")
+    world.sql("CREATE VIEW mm_run_wait_vw AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING'")
+    good, refused = world.add(), world.add(job_id=UNKNOWN_JOB)
+    for _ in range(2):
+        world.dispatch()
+    assert (world.status(good), world.status(refused), world.started(good)) == ("SCHEDULED", "FAILED", 1)
+
+
+def test_row_level_security_that_hides_a_row_from_updates_is_said(world: HostileWorld) -> None:
+    world.sql("ALTER TABLE mm_run_plc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    good, hidden = world.add(), world.add()
+    world.sql("CREATE POLICY see ON mm_run_plc FOR SELECT USING (true)")
+    world.sql(f"CREATE POLICY change ON mm_run_plc FOR UPDATE USING (run_id <> {hidden})")
+    world.sql("DO $$ BEGIN CREATE ROLE limited; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    world.sql("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public, process_manager TO limited")
+    world.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO limited")
+    world.sql("GRANT USAGE ON SCHEMA process_manager TO limited")
+    report = world.dispatch(postgres_url=make_dsn(world.database_url, options="-c role=limited"))
+    assert report.read == 2
+    assert (world.status(good), world.status(hidden), world.started(hidden)) == ("SCHEDULED", "WAITING", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "named"),
+    [
+        ("", {"columns_message": ("state_msg", "state_msg")}, ["PM_COLUMNS_MESSAGE", "state_msg"]),
+        ("", {"columns_message": ("run_sttus_name",)}, ["PM_COLUMNS_MESSAGE", "PM_COLUMN_STATUS", "run_sttus_name"]),
+        ("", {"column_page_url": "run_sttus_name"}, ["PM_COLUMN_PAGE_URL", "PM_COLUMN_STATUS"]),
+        ("", {"column_job_run_id": "run_id"}, ["PM_COLUMN_JOB_RUN_ID", "PM_COLUMN_RUN_ID"]),
+        ("", {"column_status": "run_id"}, ["PM_COLUMN_STATUS", "PM_COLUMN_RUN_ID"]),
+        (
+            "ALTER TABLE mm_run_plc ADD made text GENERATED ALWAYS AS (file_name) STORED",
+            {"column_status": "made"},
+            ["made", "generated"],
+        ),
+        ("ALTER TABLE mm_run_plc ADD r uuid", {"column_page_url": "r"}, ["PM_COLUMN_PAGE_URL", "uuid"]),
+        ("ALTER TABLE mm_run_plc ADD r json", {"columns_message": ("r",)}, ["PM_COLUMNS_MESSAGE", "json"]),
+        ("ALTER TABLE mm_run_plc ADD r double precision", {"column_job_run_id": "r"}, ["double precision", "bigint"]),
+        ("ALTER TABLE mm_run_plc ADD r varchar(8)", {"column_job_run_id": "r"}, ["PM_COLUMN_JOB_RUN_ID", "varying(8)"]),
+        (
+            "ALTER TABLE mm_run_plc ADD r varchar(8) DEFAULT 'WAITING'",
+            {"column_status": "r"},
+            ["'SCHEDULED'", "holds 8"],
+        ),
+        ("ALTER TABLE mm_run_plc ADD r bigint", {"column_status": "r"}, ["PM_COLUMN_STATUS", "bigint", "must be text"]),
+        (
+            "CREATE TYPE e AS ENUM ('WAITING', 'X'); ALTER TABLE mm_run_plc ADD r e",
+            {"column_status": "r"},
+            ["does not know 'SCHEDULED' (PM_STATUS_SCHEDULED)", "only: WAITING, X"],
+        ),
+        ("ALTER TABLE mm_run_plc ADD r text", {"column_run_id": "r"}, ["view", "has no column r"]),
+    ],
+)
+def test_columns_that_cannot_be_written_are_named_before_anything_is_sent(
+    world: HostileWorld, change: str, settings: dict[str, Any], named: list[str]
+) -> None:
+    row = world.add()
+    if change:
+        world.sql(change)
+    if "column_job_run_id" in settings and "r" in settings.values():
+        world.sql(
+            "CREATE OR REPLACE VIEW mm_run_wait_vw AS SELECT run_id, cntrt_id, file_name, wkf_job_id, "
+            "wkf_job_run_id, r FROM mm_run_plc WHERE run_sttus_name = 'WAITING'"
+        )
+    with pytest.raises(ConfigurationError) as caught:
+        world.dispatch(**settings)
+    assert [words for words in named if words not in str(caught.value)] == []
+    assert (world.status(row), world.started(row)) == ("WAITING", 0)
+
+
+def test_a_generated_link_is_left_to_its_owner(world: HostileWorld) -> None:
+    world.sql("ALTER TABLE mm_run_plc DROP run_page_url")
+    world.sql("ALTER TABLE mm_run_plc ADD run_page_url text GENERATED ALWAYS AS ('https://' || file_name) STORED")
+    row = world.add()
+    world.dispatch()
+    assert world.status(row) == "SCHEDULED"
+    assert world.sql("SELECT run_page_url FROM mm_run_plc") == [("https://file.csv",)]
