@@ -122,10 +122,20 @@ def translated() -> Iterator[None]:
         raise in_our_words(error) from None
 
 
+def _first_of(error: psycopg2.Error) -> psycopg2.Error:
+    """What went wrong first: the rollback on a connection that is lost only says that it is closed."""
+    while isinstance(error.__context__, psycopg2.Error):
+        error = error.__context__
+    return error
+
+
 def in_our_words(error: psycopg2.Error) -> ProcessManagerError:
     """The error of ours that an error of the driver means."""
-    code = error.pgcode or ""
-    what = _first_line(error)
+    first = _first_of(error)
+    code = first.pgcode or ""
+    what = _first_line(first)
+    if first is not error:
+        return ControlPlaneUnavailable(f"the database does not answer: {what}")
     if "invalid dsn" in what or "invalid connection option" in what:
         return ConfigurationError("PM_POSTGRES_URL is not a libpq connection URL or string (its value is not shown)")
     if code.startswith(_WRONG_CREDENTIALS) or (not code and any(words in what for words in _OF_CREDENTIALS)):

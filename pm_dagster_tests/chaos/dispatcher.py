@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
@@ -38,6 +39,7 @@ class Dispatcher:
     process: BaseProcess
     out_file: Path
     err_file: Path
+    over: bool = False
 
     @property
     def pid(self) -> int:
@@ -60,18 +62,21 @@ class Dispatcher:
         self.process.join(seconds)
         code = self.process.exitcode
         assert code is not None, f"pm (process {self.pid}) did not end; it wrote: {self.err}"
+        self.over = True
         return code
 
     @property
     def alive(self) -> bool:
         """Whether it still runs; unlike the process object's answer, this may be asked in any thread."""
-        return not connection.wait([self.process.sentinel], timeout=0)
+        # A sibling that was forked meanwhile may hold the sentinel's other end: once waited for, it says no more.
+        return not self.over and not connection.wait([self.process.sentinel], timeout=0)
 
     def kill(self) -> None:
         """SIGKILL, and return when the process is gone; may be called in any thread, and after its end."""
         if self.alive:
-            os.kill(self.pid, signal.SIGKILL)
-        connection.wait([self.process.sentinel], timeout=_PATIENCE_SECONDS)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            connection.wait([self.process.sentinel], timeout=_PATIENCE_SECONDS)
 
 
 def start(folder: Path, environment: Mapping[str, str], *arguments: str) -> Dispatcher:
