@@ -1,0 +1,106 @@
+"""The connection is lost: at a COMMIT, before and after it took effect, and at every other message.
+
+The same dispatch goes on, and what it wrote is there once: runs, events, attempts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import count
+
+import pytest
+
+from pm_dagster_tests.chaos.finishing import assert_clean, finish, story
+from pm_dagster_tests.chaos.records import record
+from pm_dagster_tests.chaos.wire import Rule, Then, When
+from pm_dagster_tests.chaos.world import ChaosWorld, Moment
+from pm_dagster_tests.postgres.world import eventually
+
+#: A piece of SQL by which each kind of transaction is known.
+COMMITS = {
+    "register": "INSERT INTO process_manager.dispatcher",
+    "take over": "picked AS (",
+    "refuse": '"state": "QUARANTINED", "job_id"',
+    "claim": '"state": "CLAIMED"',
+    "intend": "SET state = 'SENDING'",
+    "record": '"kind": "answer"',
+    "close": '"status": "SCHEDULED"',
+    "end": "ended_as = 'done'",
+}
+WHEN: tuple[When, ...] = ("before", "after")
+_OURS = "application_name = 'process_manager' AND datname = current_database()"
+#: What one dispatcher can do, ask or hear of an entry only once.
+_DOUBLED = """
+SELECT e.run_id, v.kind, v.call, count(*) FROM process_manager.event v JOIN process_manager.entry e USING (entry_id)
+GROUP BY e.entry_id, e.run_id, v.dispatcher_id, v.kind, v.call HAVING count(*) > 1"""
+_WAYS = ("cut", "terminate")
+Worlds = Callable[[], AbstractContextManager[ChaosWorld]]
+
+
+def a_bit_of_everything(world: ChaosWorld) -> int:
+    """Entries to take over, new rows, repairs, a refused row, and a row that is put off, whose id it gives."""
+    world.add()
+    world.add_repair(repairs=1)
+    doom = world.kill_at(Moment("SET state = 'SENDING'", "commit", "after"))
+    world.dispatch(PM_CONCURRENCY="16")
+    world.front.clear()
+    assert doom.fired.wait(30)
+    world.forget_the_dead()
+    world.add(2)
+    for repairs in (0, 2):
+        world.add_repair(repairs=repairs)
+    world.add(job_id=None)
+    (busy,) = world.add()
+    world.workspace.faults.add("run-now", "status", status=409, match=f'"RUN_ID": "{busy}"', count=None)
+    return busy
+
+
+def cut() -> Then:
+    """Break the connection there and then."""
+    return "cut"
+
+
+def terminate(world: ChaosWorld) -> Then:
+    """End the backend; the dispatch hears of it with its next word."""
+    world.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_OURS}")
+    eventually(lambda: world.sql(f"SELECT FROM pg_stat_activity WHERE {_OURS}") == [], "the backend is gone")
+    return "go on"
+
+
+def assert_done_once(world: ChaosWorld, busy: int) -> None:
+    """The dispatch ended well, by itself, and wrote everything once."""
+    assert world.started[-1].process.exitcode == 0, story(world)
+    assert_clean(
+        world, may_wait=[busy], may_fail=world.sql("SELECT run_id FROM mm_run_plc WHERE wkf_job_id IS NULL")[0]
+    )
+    assert world.sql(_DOUBLED) == [], story(world)
+    attempts = "SELECT attempts FROM process_manager.entry WHERE run_id = %s"
+    assert world.sql(attempts, (busy,)) == [(1,)], story(world)
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_every_commit_of_one_dispatch_is_lost_once(chaos: ChaosWorld, when: When) -> None:
+    busy = a_bit_of_everything(chaos)
+    lost = {kind: chaos.front.add(Rule(text, cut, when, "commit")) for kind, text in COMMITS.items()}
+    chaos.dispatch()
+    assert [kind for kind, rule in lost.items() if not rule.fired.wait(10)] == []
+    assert_done_once(chaos, busy)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("way", _WAYS)
+@pytest.mark.parametrize("when", WHEN)
+def test_the_connection_is_lost_at_every_message(worlds: Worlds, when: When, way: str) -> None:
+    """One dispatch after the other, each loses its connection one message later."""
+    for skip in count():
+        with worlds() as world:
+            busy = a_bit_of_everything(world)
+            lose = cut if way == "cut" else lambda world=world: terminate(world)
+            rule = world.front.add(Rule("", lose, when, skip=skip))
+            world.dispatch()
+            if not rule.met > skip:
+                break
+            assert_done_once(world, busy)
+    assert skip > 50
+    record("postgres", f"connection lost at every message: {way}, {when}", {"broken": 0}, {"messages": skip})
