@@ -23,7 +23,7 @@ class SdkClusterJobs(JobsService):
         """jobs/list with the name as filter, all pages."""
 
         def call() -> list[DeployedJob]:
-            return [_deployed(job) for job in self._jobs.list(name=name, limit=_PAGE)]
+            return [_deployed(job) for job in self._paged().list(name=name, limit=_PAGE)]
 
         return self._guarded(call)
 
@@ -51,7 +51,7 @@ class SdkClusterJobs(JobsService):
         """runs/list of what is active."""
 
         def call() -> list[int]:
-            runs = self._jobs.list_runs(job_id=job_id, active_only=True)
+            runs = self._paged().list_runs(job_id=job_id, active_only=True)
             return [run.run_id for run in runs if run.run_id]
 
         return self._guarded(call)

@@ -17,6 +17,8 @@ from databricks.sdk.service.jobs import JobsAPI, Run
 from pm_dagster.core.errors import AuthenticationFailed, ProcessManagerError, Refused, Unavailable, WorkspaceUnavailable
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.waiting_job import INT64_MAX
+from pm_dagster.workspace.pages import Pages
 from pm_dagster.workspace.transport import OneAttempt
 
 T = TypeVar("T")
@@ -37,9 +39,7 @@ class JobsService:
     def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
         self._config = client.config
         self._http = OneAttempt(client.config, settings.http_timeout_seconds)
-        # The SDK's constructor has no types; all it asks of its client is ``do``.
-        build: Callable[[OneAttempt], JobsAPI] = JobsAPI
-        self._jobs = build(self._http)
+        self._jobs = _jobs_api(self._http)
 
     def page_url(self, job_id: int, run_id: int) -> str:
         """The link to the run's page, with the workspace id where the host name tells it."""
@@ -56,23 +56,24 @@ class JobsService:
         answer = self._http.do("GET", *_ME)
         return str(answer.get("userName") or answer.get("displayName") or answer.get("id"))
 
+    def _paged(self) -> JobsAPI:
+        """The Jobs API for one reading of several pages, which ends even if the pages do not."""
+        return _jobs_api(Pages(self._http))
+
     def _pages(self, run_id: int, *, include_history: bool) -> list[Run]:
         """runs/get, all pages. Raises Refused with ``gone`` when the run does not exist."""
-        pages = [self._page(run_id, None, include_history)]
-        if pages[0].run_id is None:
-            raise WorkspaceUnavailable("the workspace answered 200 to runs/get without a run", status=200)
-        seen: set[str] = set()
+        jobs = self._paged()
+        pages = [self._page(jobs, run_id, None, include_history)]
+        if identifier(pages[0].run_id, "runs/get", "run_id") != run_id:
+            raise WorkspaceUnavailable("the workspace answered 200 to runs/get with another run", status=200)
         while token := getattr(pages[-1], "next_page_token", None):
-            if token in seen:
-                raise WorkspaceUnavailable("the workspace gives the same page of runs/get again and again", status=200)
-            seen.add(token)
-            pages.append(self._page(run_id, token, include_history))
+            pages.append(self._page(jobs, run_id, token, include_history))
         return pages
 
-    def _page(self, run_id: int, token: str | None, include_history: bool) -> Run:  # noqa: FBT001 handed on by _pages
+    def _page(self, jobs: JobsAPI, run_id: int, token: str | None, include_history: bool) -> Run:  # noqa: FBT001 handed on by _pages
         try:
             # The SDK's mixin would follow the pages by itself; the plain class takes one page a call.
-            return self._guarded(lambda: self._jobs.get_run(run_id, include_history=include_history, page_token=token))
+            return self._guarded(lambda: jobs.get_run(run_id, include_history=include_history, page_token=token))
         except Refused as error:
             gone = error.gone or bool(_RUN_IS_GONE.search(str(error)))
             raise Refused(str(error), status=error.status, error_code=error.error_code, gone=gone) from None
@@ -87,7 +88,7 @@ class JobsService:
             raise
         except ProcessManagerError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except Exception as error:  # noqa: BLE001 there is no telling which, and one answer must not stop the others
             message = self.scrub(f"the workspace's answer lacks or garbles a field ({type(error).__name__}: {error})")
             raise WorkspaceUnavailable(message[:500], status=200) from None
 
@@ -116,7 +117,7 @@ class JobsService:
 
 def identifier(value: object, call: str, name: str) -> int:
     """An id out of an answer; WorkspaceUnavailable when it is none, since the call may have taken effect."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= INT64_MAX:
         return value
     message = f"the workspace answered 200 to {call} without a usable {name}"
     raise WorkspaceUnavailable(message, status=200)
@@ -138,7 +139,13 @@ def snapshot(run_id: int, seen: Any, repair_ids: tuple[int, ...] = ()) -> RunSna
         result_state=word(getattr(seen.state, "result_state", None)),
         status_state=word(getattr(status, "state", None)),
         termination_code=word(getattr(details, "code", None)),
-        message=getattr(seen.state, "state_message", None) or "",
+        message=str(getattr(seen.state, "state_message", None) or ""),
         repair_ids=repair_ids,
         page_url=getattr(seen, "run_page_url", None),
     )
+
+
+def _jobs_api(client: OneAttempt | Pages) -> JobsAPI:
+    # The SDK's constructor has no types; all it asks of its client is ``do``.
+    build: Callable[[OneAttempt | Pages], JobsAPI] = JobsAPI
+    return build(client)

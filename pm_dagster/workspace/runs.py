@@ -12,6 +12,7 @@ from typing import Any
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.jobs import QueueSettings
 
+from pm_dagster.core.errors import WorkspaceUnavailable
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.settings import Settings
 from pm_dagster.workspace.jobs_service import JobsService, identifier, snapshot, word
@@ -36,10 +37,21 @@ class SdkRuns(JobsService):
         return identifier(self._guarded(call), "run-now", "run_id")
 
     def look_up(self, run_id: int) -> RunSnapshot:
-        """runs/get with history, all pages."""
+        """runs/get with history, all pages.
+
+        An answer without any state is no answer: unlike a state that we do not know, it is no sign that the run is
+        under way, and who takes it for that marks a row as scheduled for which nothing runs.
+        """
         pages = self._pages(run_id, include_history=True)
-        history = [item for page in pages for item in page.repair_history or []]
-        return snapshot(run_id, pages[0], tuple(i.id for i in history if i.id and word(i.type) != "ORIGINAL"))
+        if pages[0].state is None and getattr(pages[0], "status", None) is None:
+            raise WorkspaceUnavailable("the workspace answered 200 to runs/get without the run's state", status=200)
+
+        def read() -> RunSnapshot:
+            history = [item for page in pages for item in page.repair_history or []]
+            repairs = [item.id for item in history if item.id and word(item.type) != "ORIGINAL"]
+            return snapshot(run_id, pages[0], tuple(identifier(each, "runs/get", "id of a repair") for each in repairs))
+
+        return self._guarded(read)
 
     def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
         """runs/repair of all failed tasks."""
@@ -60,10 +72,10 @@ class SdkRuns(JobsService):
         from_ms = max(0, int(since.timestamp() * 1000) - 60_000)
 
         def call() -> int | None:
-            for run in self._jobs.list_runs(job_id=job_id, start_time_from=from_ms):
+            for run in self._paged().list_runs(job_id=job_id, start_time_from=from_ms):
                 given = {item.name: item.value for item in run.job_parameters or []}
                 if run.run_id and all(given.get(name) == value for name, value in parameters.items()):
-                    return run.run_id
+                    return identifier(run.run_id, "runs/list", "run_id")
             return None
 
         return self._guarded(call)

@@ -32,6 +32,7 @@ from pm_dagster.core.errors import (
     Unavailable,
     WorkspaceUnavailable,
 )
+from pm_dagster.workspace.body import read_body
 from pm_dagster.workspace.hosts import is_plainly_here
 from pm_dagster.workspace.scrub import scrubbed
 from pm_dagster.workspace.token_endpoint import as_it_is, no_tls
@@ -74,7 +75,9 @@ class OneAttempt:
                 headers={**(headers or {}), **credentials, "User-Agent": self._config.user_agent},
                 timeout=(min(_CONNECT_TIMEOUT_SECONDS, self._timeout), self._timeout),
                 allow_redirects=False,
+                stream=True,
             )
+            content = read_body(response, self._timeout)
         except (InvalidHeader, InvalidURL, LocationParseError, UnicodeError) as error:
             text = f"no request can be made ({type(error).__name__}): is a line break or the like in host or token?"
             raise ConfigurationError(text) from None
@@ -83,7 +86,7 @@ class OneAttempt:
         except OSError as error:
             # A list of authorities that is not there, for one.
             raise ConfigurationError(self.scrub(f"no request can be made: {error}")[:_MESSAGE_LIMIT]) from None
-        return self._read(response)
+        return self._read(response, content)
 
     def scrub(self, text: str) -> str:
         """``text`` without this connection's secrets."""
@@ -128,14 +131,14 @@ class OneAttempt:
             return WorkspaceUnavailable(f"{host} did not answer within {self._timeout:g} s")
         return WorkspaceUnavailable(f"the connection to {host} broke ({type(error).__name__})")
 
-    def _read(self, response: requests.Response) -> dict[str, Any]:
+    def _read(self, response: requests.Response, content: bytes) -> dict[str, Any]:
         status = response.status_code
-        payload = _json(response)
+        payload = {} if response.ok and not content else _json(content)
         if _OK <= status < _REDIRECT:
             if payload is None:
                 raise WorkspaceUnavailable("the workspace answered 200 with something that is not JSON", status=status)
             return payload
-        code, message = self._error_text(response, payload)
+        code, message = self._error_text(response, content, payload)
         if status == _TOO_MANY:
             raise Throttled(message, retry_after=_retry_after(response.headers.get("Retry-After")))
         if status == _UNAUTHORIZED:
@@ -145,9 +148,12 @@ class OneAttempt:
         gone = status == _NOT_FOUND or code == "RESOURCE_DOES_NOT_EXIST"
         raise Refused(message, status=status, error_code=code, gone=gone)
 
-    def _error_text(self, response: requests.Response, payload: Mapping[str, Any] | None) -> tuple[str | None, str]:
+    def _error_text(
+        self, response: requests.Response, content: bytes, payload: Mapping[str, Any] | None
+    ) -> tuple[str | None, str]:
         code = payload.get("error_code") if payload else None
-        text = payload.get("message") if payload else response.text
+        # Whatever charset the answer claims: some are none, and guessing one from a long text takes seconds.
+        text = payload.get("message") if payload else content.decode("utf-8", "replace")
         # Scrubbed before it is cut: half a secret is not recognised any more.
         first_line = self.scrub(" ".join(str(text or response.reason or "").split()))[:_MESSAGE_LIMIT]
         name = self.scrub(code)[:_MESSAGE_LIMIT] if isinstance(code, str) and not code.isdigit() else None
@@ -166,11 +172,9 @@ def _query(query: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {key: str(value).lower() if isinstance(value, bool) else value for key, value in query.items()}
 
 
-def _json(response: requests.Response) -> dict[str, Any] | None:
-    if not response.content:
-        return {} if response.ok else None
+def _json(content: bytes) -> dict[str, Any] | None:
     try:
-        payload = json.loads(response.content)
+        payload = json.loads(content)
     except (ValueError, RecursionError):
         return None
     return payload if isinstance(payload, dict) else None

@@ -89,7 +89,7 @@ def test_the_history_is_read_over_all_pages(server: TinyServer) -> None:
 @pytest.mark.parametrize("reply", [Reply(body=""), Reply(body="{}"), json_reply(state={"life_cycle_state": "RUNNING"})])
 def test_an_answer_without_a_run_says_nothing_about_it(server: TinyServer, reply: Reply) -> None:
     server.replies(reply)
-    with pytest.raises(WorkspaceUnavailable, match="without a run"):
+    with pytest.raises(WorkspaceUnavailable, match="without a usable run_id"):
         server.runs().look_up(7)
 
 
@@ -101,15 +101,14 @@ def test_a_page_that_comes_again_ends_the_reading(server: TinyServer) -> None:
 
 
 def test_an_original_item_with_an_id_is_no_repair(server: TinyServer) -> None:
-    server.replies(json_reply(run_id=7, repair_history=[{"type": "ORIGINAL", "id": 4}]))
+    state = {"life_cycle_state": "RUNNING"}
+    server.replies(json_reply(run_id=7, state=state, repair_history=[{"type": "ORIGINAL", "id": 4}]))
     assert server.runs().look_up(7).repair_ids == ()
 
 
 @pytest.mark.parametrize(
     "state",
     [
-        {},
-        {"state": {}},
         {"state": {"life_cycle_state": "HIBERNATING"}},
         {"state": {"life_cycle_state": None}},
         {"status": {"state": "DREAMING"}},

@@ -1,0 +1,252 @@
+"""Answers of the Jobs API that no Jobs API should give: the adapter gives a valid value, or an error of our tree."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pm_dagster.core.errors import ProcessManagerError, Refused, WorkspaceUnavailable
+from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.core.waiting_job import INT64_MAX
+from pm_dagster.workspace.runs import SdkRuns
+from pm_dagster_tests.hostile.raw_server import TOKEN, RawServer, answer, json_answer, raw_server
+
+_SINCE = datetime(2024, 1, 1, tzinfo=UTC)
+_FAILED = {"life_cycle_state": "INTERNAL_ERROR", "result_state": "FAILED"}
+_RUN: dict[str, Any] = {"run_id": 7, "job_id": 3, "state": _FAILED, "repair_history": []}
+_CALLS: dict[str, Callable[[SdkRuns], object]] = {
+    "start": lambda runs: runs.start(1, {"A": "b"}, "t" * 64),
+    "repair": lambda runs: runs.repair(7, {"A": "b"}, 5),
+    "look_up": lambda runs: runs.look_up(7),
+    "find_started": lambda runs: runs.find_started(1, _SINCE, {"A": "b"}),
+    "check": lambda runs: runs.check(),
+    "job_name": lambda runs: runs.job_name(1),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RawServer]:
+    """One server for all tests of a process: each sets its answer first."""
+    with raw_server() as running:
+        yield running
+
+
+def _usable(value: object) -> bool:
+    """Whether an adapter's value is one that the ledger can hold."""
+    if isinstance(value, RunSnapshot):
+        ids = [value.run_id, *value.repair_ids]
+        return value.run_id == 7 and all(type(each) is int and 0 < each <= INT64_MAX for each in ids)
+    if isinstance(value, int):
+        return type(value) is int and 0 < value <= INT64_MAX
+    return value is None or isinstance(value, str)
+
+
+def _outcome(call: str, runs: SdkRuns) -> str:
+    """The kind of error, or "" for a usable value."""
+    caught: ProcessManagerError | None = None
+    value: object = None
+    try:
+        value = _CALLS[call](runs)
+    except ProcessManagerError as error:
+        caught = error
+    assert _usable(value), value
+    assert TOKEN not in str(caught)
+    assert len(str(caught)) < 1000
+    return type(caught).__name__ if caught else ""
+
+
+_SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([0, -1, 2**53 + 1, INT64_MAX, INT64_MAX + 1, 2**64, 10**30]),
+    st.floats(),
+    st.text(st.characters(categories=None), max_size=20),
+    st.sampled_from(["", "7", "\x00", "\ud800", "x" * 5000, "RUNNING", "ORIGINAL", "REPAIR", "SUCCESS"]),
+)
+_KEYS = st.sampled_from(
+    ["run_id", "repair_id", "id", "type", "state", "status", "life_cycle_state", "result_state", "state_message",
+     "termination_details", "code", "repair_history", "runs", "tasks", "job_parameters", "name", "value", "settings",
+     "userName", "run_page_url", "job_id", "error_code", "message", "iterations"]
+)  # fmt: skip
+_JSON = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=5), max_leaves=12
+)
+_STATES = st.sampled_from([_FAILED, {"life_cycle_state": "RUNNING"}, {}, None, {"life_cycle_state": "NEW"}])
+_RUNS = st.fixed_dictionaries(
+    {"run_id": st.just(7) | _SCALARS, "state": _STATES | _JSON},
+    optional={
+        "repair_history": st.lists(st.fixed_dictionaries({"id": _SCALARS, "type": _SCALARS}), max_size=3) | _JSON,
+        "job_parameters": st.just([{"name": "A", "value": "b"}]) | _JSON,
+        "status": _JSON,
+        "job_id": _SCALARS,
+    },
+)
+_ANSWERS = _RUNS | st.fixed_dictionaries({"runs": st.lists(_RUNS, max_size=2)}) | st.dictionaries(_KEYS, _JSON) | _JSON
+_STATUSES = st.sampled_from(["200 OK", "200 OK", "200 OK", "400 Bad Request", "404 Not Found", "500 Oops", "429 Slow"])
+
+
+def _fuzz(server: RawServer, call: str, value: object, status: str) -> None:
+    server.says(json_answer(value, status))
+    _outcome(call, server.runs())
+
+
+@given(st.sampled_from(sorted(_CALLS)), _ANSWERS, _STATUSES)
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_json_is_a_usable_value_or_an_error_of_ours(
+    server: RawServer, call: str, value: object, status: str
+) -> None:
+    _fuzz(server, call, value, status)
+
+
+@pytest.mark.chaos
+@given(st.sampled_from(sorted(_CALLS)), _ANSWERS, _STATUSES)
+@settings(max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_json_for_long(server: RawServer, call: str, value: object, status: str) -> None:
+    _fuzz(server, call, value, status)
+
+
+@given(st.sampled_from(sorted(_CALLS)), st.binary(max_size=200), _STATUSES, st.sampled_from(
+    ["X: y", "Content-Type: text/html; charset=undefined", "Content-Type: text/html; charset=idna",
+     "Content-Encoding: gzip", "Content-Encoding: deflate", "Content-Encoding: zzz", "Transfer-Encoding: chunked",
+     "Content-Length: 99999", "Retry-After: 1e999", "Retry-After: Wed, 99 Foo 99999", "Location: http://example.com/"]
+))  # fmt: skip
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_a_usable_value_or_an_error_of_ours(
+    server: RawServer, call: str, body: bytes, status: str, header: str
+) -> None:
+    server.says(answer(body, status, header))
+    _outcome(call, server.runs())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"run_id": 1, "run_id": 9223372036854775808, "repair_id": 9223372036854775808}',
+        b'{"run_id": 1e18, "repair_id": 1e18}',
+        b'{"run_id": NaN, "repair_id": Infinity}',
+        b'{"run_id": null, "repair_id": null}',
+        b'{"run_id": "7", "repair_id": "7"}',
+        b'{"run_id": ' + b"9" * 5000 + b', "repair_id": 1.0}',
+        b"[" * 100_000,
+        b'{"run_id":' + b"[" * 5000 + b"]" * 5000 + b"}",
+        '{"run_id": "\u0661", "repair_id": "\u0661"}'.encode("utf-16"),
+        b"\xff\xfe\x00",
+        b"<html>Sign in</html>",
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+def test_a_start_or_repair_without_a_usable_id_may_have_taken_effect(server: RawServer, body: bytes) -> None:
+    server.says(answer(body))
+    for call in ("repair", "start"):
+        with pytest.raises(WorkspaceUnavailable) as caught:
+            _CALLS[call](server.runs())
+        assert caught.value.maybe_applied
+
+
+@pytest.mark.parametrize("state", [{}, {"state": None}, {"status": None}, {"state": None, "status": None}])
+def test_a_run_without_a_state_is_not_taken_for_one_under_way(server: RawServer, state: dict[str, object]) -> None:
+    server.says(json_answer({"run_id": 7, **state}))
+    with pytest.raises(WorkspaceUnavailable, match="without the run's state"):
+        server.runs().look_up(7)
+
+
+@pytest.mark.parametrize("run_id", [8, "7", 7.0, True, None, -7, 2**63 + 7])
+def test_an_answer_about_another_run_says_nothing(server: RawServer, run_id: object) -> None:
+    server.says(json_answer({**_RUN, "run_id": run_id}))
+    with pytest.raises(WorkspaceUnavailable):
+        server.runs().look_up(7)
+
+
+@pytest.mark.parametrize("repair", [2**63, "5", 5.5, True, [5], -5])
+def test_a_repair_that_cannot_be_named_leaves_the_row_alone(server: RawServer, repair: object) -> None:
+    server.says(json_answer({**_RUN, "repair_history": [{"type": "REPAIR", "id": repair}]}))
+    with pytest.raises(WorkspaceUnavailable):
+        server.runs().look_up(7)
+
+
+def test_ten_thousand_repairs_over_pages(server: RawServer) -> None:
+    def pages(line: str) -> Iterable[bytes]:
+        page = int(line.partition("page_token=")[2].split(" ")[0].split("&")[0] or 0)
+        history = [{"type": "REPAIR", "id": page * 100 + number} for number in range(1, 101)]
+        more = {"next_page_token": str(page + 1)} if page < 99 else {}
+        return [json_answer({**_RUN, "repair_history": history, **more})]
+
+    server.answer = pages
+    assert server.runs().look_up(7).latest_repair_id == 10_000
+
+
+@pytest.mark.parametrize("call", ["look_up", "find_started"])
+def test_a_page_that_comes_again_ends_the_reading(server: RawServer, call: str) -> None:
+    server.says(json_answer({**_RUN, "runs": [], "next_page_token": "again"}))
+    assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
+
+
+def test_pages_without_end_end(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pm_dagster.workspace.pages._MOST_PAGES", 20)
+    numbers = iter(range(10_000))
+    server.answer = lambda _line: [json_answer({**_RUN, "runs": [], "next_page_token": str(next(numbers))})]
+    for call in ("look_up", "find_started"):
+        assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
+    assert next(numbers) < 50
+
+
+def test_a_body_of_100_megabytes_is_not_read_to_its_end(server: RawServer) -> None:
+    sent = 0
+
+    def much(_line: str) -> Iterator[bytes]:
+        nonlocal sent
+        yield answer(b"", "200 OK", f"Content-Length: {100 * 2**20}")
+        for _ in range(100):
+            yield b" " * 2**20
+            sent += 1
+
+    server.answer = much
+    assert _outcome("look_up", server.runs()) == "WorkspaceUnavailable"
+    assert sent < 60
+
+
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
+def test_a_small_body_that_unpacks_to_a_gigabyte_is_not_unpacked_to_its_end(server: RawServer, status: str) -> None:
+    bomb = gzip.compress(b" " * 2**28, 9)
+    server.says(answer(bomb, status, "Content-Encoding: gzip"))
+    assert _outcome("start", server.runs()) == "WorkspaceUnavailable"
+
+
+def test_a_body_that_drips_ends_with_the_time_of_a_call(server: RawServer) -> None:
+    def drips(_line: str) -> Iterator[bytes]:
+        yield answer(b"", "200 OK", "Content-Length: 1000000")
+        while not server.released.wait(0.02):
+            yield b" "
+
+    server.answer = drips
+    assert _outcome("look_up", server.runs(timeout=0.5)) == "WorkspaceUnavailable"
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_a_redirect_is_not_followed_and_takes_no_token_along(server: RawServer, status: str) -> None:
+    with raw_server() as elsewhere:
+        server.says(answer(b"", status, f"Location: {elsewhere.host}/api/2.2/jobs/runs/get"))
+        for call in _CALLS:
+            assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
+        assert elsewhere.asked == []
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "rot13", "utf-7", "\x7f", "punycode", "mbcs"])
+def test_an_error_page_in_a_charset_that_is_none_is_still_a_refusal(server: RawServer, charset: str) -> None:
+    server.says(answer(b"<b>nein \xff</b>", "400 Bad Request", f"Content-Type: text/html; charset={charset}"))
+    with pytest.raises(Refused, match="nein"):
+        server.runs().start(1, {}, "t")
+
+
+def test_an_error_whose_fields_are_not_text(server: RawServer) -> None:
+    for message in ({"a": [1]}, [None], 5, True, "\ud800\x00\x1b[31m"):
+        server.says(json_answer({"error_code": message, "message": message}, "400 Bad Request"))
+        with pytest.raises(Refused):
+            server.runs().start(1, {}, "t")
