@@ -89,14 +89,19 @@ def start(folder: Path, environment: Mapping[str, str], *arguments: str) -> Disp
     return Dispatcher(process, out, err)
 
 
-def _run(arguments: tuple[str, ...], environment: dict[str, str], out: str, err: str) -> None:
-    """In the fork: become `pm`."""
+def become(environment: Mapping[str, str], out: str, err: str) -> None:
+    """In the fork: take on this environment and write to these files."""
     for number, name in ((1, out), (2, err)):
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, number)
         os.close(file)
     os.environ.clear()
     os.environ.update(environment)
+
+
+def _run(arguments: tuple[str, ...], environment: dict[str, str], out: str, err: str) -> None:
+    """In the fork: be `pm`."""
+    become(environment, out, err)
     sys.argv = ["pm", *arguments]
     from pm_dagster.cli.app import main  # noqa: PLC0415 the process that starts forks need not import the program
 

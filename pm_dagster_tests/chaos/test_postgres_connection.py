@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import count
 
 import pytest
 
-from pm_dagster_tests.chaos.finishing import assert_clean, finish, story
+from pm_dagster_tests.chaos.finishing import assert_clean, story
 from pm_dagster_tests.chaos.records import record
 from pm_dagster_tests.chaos.wire import Rule, Then, When
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment
@@ -29,7 +30,9 @@ COMMITS = {
     "end": "ended_as = 'done'",
 }
 WHEN: tuple[When, ...] = ("before", "after")
-_OURS = "application_name = 'process_manager' AND datname = current_database()"
+_TERMINATE = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE application_name = 'process_manager' AND datname = current_database()"""
+_THERE = "SELECT FROM pg_stat_activity WHERE application_name = 'process_manager' AND datname = current_database()"
 #: What one dispatcher can do, ask or hear of an entry only once.
 _DOUBLED = """
 SELECT e.run_id, v.kind, v.call, count(*) FROM process_manager.event v JOIN process_manager.entry e USING (entry_id)
@@ -63,8 +66,8 @@ def cut() -> Then:
 
 def terminate(world: ChaosWorld) -> Then:
     """End the backend; the dispatch hears of it with its next word."""
-    world.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {_OURS}")
-    eventually(lambda: world.sql(f"SELECT FROM pg_stat_activity WHERE {_OURS}") == [], "the backend is gone")
+    world.sql(_TERMINATE)
+    eventually(lambda: world.sql(_THERE) == [], "the backend is gone")
     return "go on"
 
 
@@ -96,7 +99,7 @@ def test_the_connection_is_lost_at_every_message(worlds: Worlds, when: When, way
     for skip in count():
         with worlds() as world:
             busy = a_bit_of_everything(world)
-            lose = cut if way == "cut" else lambda world=world: terminate(world)
+            lose = cut if way == "cut" else partial(terminate, world)
             rule = world.front.add(Rule("", lose, when, skip=skip))
             world.dispatch()
             if not rule.met > skip:

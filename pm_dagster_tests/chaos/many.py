@@ -1,0 +1,134 @@
+"""Many dispatches at once, killed and started again at random, until nothing waits.
+
+Put here: the crowd, its rows and its faults. Keep out: what must be true afterwards (``oracle.py``). All chance comes
+from one seed, given by PROOF_SEED; what the processes make of it is never quite the same twice.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from pm_dagster_tests.chaos import dispatcher
+from pm_dagster_tests.chaos.dispatcher import Dispatcher
+from pm_dagster_tests.chaos.finishing import settled
+from pm_dagster_tests.chaos.world import JOB, ChaosWorld
+
+SEED = "PROOF_SEED"
+_LONGEST_SECONDS = 600.0
+_LOOK_SECONDS = 0.05
+_REPAIRS = """
+INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, file_name, rgstr_file_time)
+SELECT 7, 'WAITING', %s, run, 'file.csv', now() AT TIME ZONE 'UTC' FROM unnest(%s) run"""
+#: Each hits its call at this share of all calls; between them every kind of lost answer.
+_FAULTS = (
+    ("run-now", "reset", "before", {}),
+    ("run-now", "reset", "after", {}),
+    ("run-now", "status", "after", {"status": 503}),
+    ("run-now", "status", "before", {"status": 429, "headers": {"Retry-After": "0"}}),
+    ("runs/repair", "reset", "before", {}),
+    ("runs/repair", "reset", "after", {}),
+    ("runs/repair", "status", "after", {"status": 502}),
+    ("runs/repair", "status", "before", {"status": 429, "headers": {"Retry-After": "0"}}),
+    ("runs/get", "status", "before", {"status": 503}),
+    ("runs/get", "truncated", "after", {}),
+)
+_SHARE = 0.01
+_SETTINGS = {
+    "PM_SETTLE_SECONDS": "0.5",
+    "PM_DISPATCH_LIMIT": "200",
+    "PM_CONCURRENCY": "8",
+    "PM_CALL_TRIES": "3",
+}
+
+
+@dataclass(frozen=True)
+class Course:
+    """How it went: dispatches that were started, those killed, and how long all took."""
+
+    started: int
+    killed: int
+    seconds: float
+
+
+def seed() -> int:
+    """The seed of this process: given by the environment, or new."""
+    return int(os.environ.get(SEED) or random.SystemRandom().randrange(10**9))
+
+
+def fill(world: ChaosWorld, count: int) -> None:
+    """So many rows: three fifths new, the others repairs of runs with and without earlier repairs."""
+    runs = [world.workspace.state.add_run(JOB, repairs=(0, 2)[n % 2]).run_id for n in range(count * 2 // 5)]
+    world.sql(f"{_REPAIRS} RETURNING run_id", (JOB, runs))
+    world.add(count - len(runs))
+    world.settings.update(_SETTINGS)
+
+
+def set_faults(world: ChaosWorld, chance: random.Random, rows: int) -> None:
+    """Let some per cent of the calls go wrong, at places that chance picks."""
+    for endpoint, kind, when, details in _FAULTS:
+        for place in chance.sample(range(rows), max(1, int(rows * _SHARE))):
+            world.workspace.faults.add(endpoint, kind, when, skip=place // 2, **details)
+
+
+def run_crowd(world: ChaosWorld, chance: random.Random, size: int, kills: int) -> Course:
+    """Keep ``size`` dispatches running, one of them step by step, and kill ``kills`` of them, until all is done."""
+    began = time.monotonic()
+    crowd: list[Dispatcher] = []
+    killed = 0
+    while not settled(world):
+        assert time.monotonic() < began + _LONGEST_SECONDS, f"not done: {world.states()}"
+        crowd = [each for each in crowd if _runs(each)]
+        if len(crowd) < size:
+            world.later()
+            crowd.append(start_stepwise(world) if len(world.started) % size == size - 1 else world.start())
+        elif killed < kills and chance.random() < _LOOK_SECONDS * 2:
+            chance.choice(crowd).kill()
+            killed += 1
+        time.sleep(_LOOK_SECONDS)
+    for each in crowd:
+        each.wait()
+    return Course(len(world.started), killed, time.monotonic() - began)
+
+
+def _runs(each: Dispatcher) -> bool:
+    if each.alive:
+        return True
+    each.wait()
+    return False
+
+
+def start_stepwise(world: ChaosWorld) -> Dispatcher:
+    """A dispatch in the steps and the order of Dagster's ops, in a process of its own."""
+    number = len(list(world.folder.glob("*.out")))
+    out, err = world.folder / f"{number}.out", world.folder / f"{number}.err"
+    out.touch()
+    process = get_context("forkserver").Process(target=_stepwise, args=(world.environment(), str(out), str(err)))
+    process.start()
+    started = Dispatcher(process, out, err)
+    world.started.append(started)
+    return started
+
+
+def _stepwise(environment: dict[str, str], out: str, err: str) -> None:
+    dispatcher.become(environment, out, err)
+    from pm_dagster.cli import connections  # noqa: PLC0415 imported in the fork, with its own environment
+    from pm_dagster.core.dispatch import Dispatch  # noqa: PLC0415
+    from pm_dagster.core.errors import ProcessManagerError  # noqa: PLC0415
+
+    settings = connections.settings()
+    try:
+        with connections.control_plane(settings) as control:
+            dispatch = Dispatch(control, connections.workspace_runs(settings), settings)
+            claimed = dispatch.claim(dispatch.read())
+            new, repair = ([entry.entry_id for entry in part] for part in (claimed.new, claimed.repair))
+            dispatch.send(dispatch.resume(new))
+            targets, _ = dispatch.prepare(dispatch.resume(repair))
+            dispatch.send_targets(targets)
+            dispatch.resume(new + repair)
+            dispatch.close(new + repair)
+    except ProcessManagerError as error:
+        raise SystemExit(f"pm: {error}") from None
