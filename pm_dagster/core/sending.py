@@ -116,13 +116,17 @@ class Sender:
                 self._sent.prepared += self._agenda.set_aside((Call.RUN_NOW, Call.REPAIR))
             if not self._ending():
                 self._submit(pool, self._agenda.take(self._room()))
-            if not self._in_flight and (self._ending() or not self._agenda):
+            if not self._in_flight and (self._ending() or self._nothing_in_time()):
                 return
             self._collect(self._pause())
             self._book.tend()
 
     def _ending(self) -> bool:
         return self._failure is not None or self._stop.is_set() or self._clock() >= self._limits.deadline
+
+    def _nothing_in_time(self) -> bool:
+        """Whether no work waits, or none whose call may be made before the deadline: a long Retry-After is no wait."""
+        return self._agenda.delay > self._limits.deadline - self._clock()
 
     def _room(self) -> int:
         if self._silence.delay > 0:

@@ -1,0 +1,21 @@
+"""Pauses that the workspace asks for: kept, and never sat out by a dispatch that cannot use what comes after."""
+
+from __future__ import annotations
+
+from pm_dagster_tests.chaos.world import ChaosWorld
+
+
+def test_a_pause_beyond_the_deadline_ends_the_dispatch(chaos: ChaosWorld) -> None:
+    """One call at a time, so that the rows behind the throttled one have not been sent yet."""
+    chaos.add(4)
+    throttled = {"status": 429, "code": "REQUEST_LIMIT_EXCEEDED", "headers": {"retry-after": "86400"}}
+    chaos.workspace.faults.add("run-now", "status", count=1, **throttled)
+    first = chaos.start(PM_CONCURRENCY="1", PM_DEADLINE_SECONDS="600")
+    # Without the end that is tested, it would take the ten minutes.
+    assert first.wait(120) == 0
+    assert chaos.states() == ["DEFERRED", "CLAIMED", "CLAIMED", "CLAIMED"]
+    chaos.forget_the_dead()
+    chaos.later()
+    assert chaos.dispatch().wait() == 0
+    verdict = chaos.verdict(may_fail=())
+    assert verdict.clean, str(verdict)
