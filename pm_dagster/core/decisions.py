@@ -19,6 +19,11 @@ from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Call
 from pm_dagster.core.run_state import RunSnapshot, Standing
 
+#: The only refusal that passes by itself.
+_CONFLICT = 409
+_LONGEST_PAUSE = 3600.0
+_DOUBLINGS = 16
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -127,8 +132,11 @@ def first_step(entry: Entry) -> Decision:
 
 
 def _newer_repair(entry: Entry, run: RunSnapshot) -> int | None:
-    """The repair that came after the one our recorded intent named, if the history shows one."""
-    if entry.state is not EntryState.SENDING:
+    """The repair that came after the one our recorded intent named, if the history shows one and it may be ours.
+
+    After a clean refusal it is somebody else's, and counts for what the run is now, as any earlier repair does.
+    """
+    if entry.state is not EntryState.SENDING or not entry.ambiguous:
         return None
     if entry.sent_repair_id is None:
         return run.latest_repair_id
@@ -172,7 +180,7 @@ def _without_run(what: str, policy: Policy) -> Decision:
 
 def after_find(entry: Entry, run_id: int | None) -> Decision:
     """Decide by the search for a run whose answer was lost."""
-    if run_id is not None:
+    if run_id is not None and run_id not in entry.earlier_run_ids:
         return Adopt(run_id, None, f"run {run_id} carries this row's parameters; its answer had been lost")
     if not entry.waiting:
         return Withdraw("the row left WAITING before its run was confirmed, and the job shows no run for it")
@@ -210,20 +218,41 @@ def _after_no_answer(call: Call, error: WorkspaceUnavailable, tries: int, policy
 def _after_refusal(entry: Entry, call: Call, error: Refused, refusals: int, policy: Policy) -> Decision:
     reason = f"{call.value} was refused: {error}"
     if call is Call.GET_RUN and error.gone:
-        return _without_run(f"run {entry.previous_run_id} does not exist any more", policy)
+        return _after_gone(entry, policy)
     if call is Call.REPAIR:
         return _after_refused_repair(entry, reason, refusals, policy)
-    if error.status == 409:  # noqa: PLR2004 the only refusal that passes by itself
+    if entry.ambiguous:
+        return _in_doubt(entry, call, error, reason, policy)
+    if error.status == _CONFLICT:
         return _count(entry, reason, policy)
-    if call is Call.RUN_NOW and entry.ambiguous:
-        return FindRun()
     return Quarantine(reason)
+
+
+def _after_gone(entry: Entry, policy: Policy) -> Decision:
+    what = f"run {entry.previous_run_id} does not exist any more"
+    if not entry.waiting:
+        return Withdraw(f"the row left WAITING while its repair was unresolved; {what}")
+    if entry.ambiguous:
+        return Quarantine(f"{what}, and whether its repair was done is not known, for the answer had been lost")
+    return _without_run(what, policy)
+
+
+def _in_doubt(entry: Entry, call: Call, error: Refused, reason: str, policy: Policy) -> Decision:
+    """A refusal while a call may have taken effect unseen: the row is not refused before that is known."""
+    last = entry.attempts + 1 >= policy.max_attempts
+    if call is Call.RUN_NOW and (last or error.status != _CONFLICT):
+        return FindRun()
+    pause = min(policy.settle_seconds * 2 ** min(entry.attempts, _DOUBLINGS), _LONGEST_PAUSE)
+    return Defer(f"{reason}; an earlier call may have taken effect, so the row is not given up", pause, counts=True)
 
 
 def _after_refused_repair(entry: Entry, reason: str, refusals: int, policy: Policy) -> Decision:
     """A refused repair may mean that one is running: read again, leave it to settle, and only then give up."""
     if refusals <= 1:
         return LookUp(policy.call_backoff_seconds)
+    if entry.ambiguous:
+        # What refuses it may be our own repair, which a run that is read too early does not show yet.
+        return _count(entry, f"{reason}; the answer to an earlier repair was lost", policy)
     if entry.attempts >= 1:
         return Quarantine(reason)
     return Defer(reason, policy.settle_seconds, counts=True)

@@ -39,7 +39,8 @@ class Entry:
 
     ``sent_repair_id`` is the latest repair id that the recorded repair intent named; ``fresh_run`` is true when a
     repair row is served by a new run because there is nothing left to repair. ``ambiguous`` is true once an answer of
-    this generation was lost, so that a call may have taken effect unseen.
+    this generation was lost, so that a call may have taken effect unseen. ``earlier_run_ids`` are the runs of the row's
+    earlier generations.
     """
 
     entry_id: int
@@ -59,6 +60,7 @@ class Entry:
     waiting: bool = True
     ambiguous: bool = False
     intent_at: datetime | None = None
+    earlier_run_ids: tuple[int, ...] = ()
 
     @property
     def starts_new_run(self) -> bool:

@@ -45,7 +45,10 @@ class Statements:
         self.existing = self._build("SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
         self.entries = self._build("""
             SELECT {entry}, EXISTS (
-                SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)
+                SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s), ARRAY(
+                SELECT o.accepted_run_id FROM {ledger}.entry o
+                WHERE o.control_table = e.control_table AND o.run_id = e.run_id AND o.generation < e.generation
+                  AND o.accepted_run_id IS NOT NULL)
             FROM {ledger}.entry e
             WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id""")
         self.take_over = self._take_over("""e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')

@@ -60,6 +60,7 @@ def entry_of(row: tuple[Any, ...]) -> Entry:
         ambiguous=row[12] or EntryState(state) is EntryState.SENDING,
         intent_at=row[13],
         waiting=row[14],
+        earlier_run_ids=tuple(row[15]),
     )
 
 

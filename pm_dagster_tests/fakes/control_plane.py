@@ -177,11 +177,17 @@ class InMemoryControlPlane:
             replace(
                 record.entry,
                 waiting=self._waits(record.entry.run_id),
+                earlier_run_ids=self._earlier_runs(record),
                 ambiguous=record.entry.ambiguous or record.entry.state is EntryState.SENDING,
             )
             for record in records
         ]
         return sorted(entries, key=lambda entry: entry.entry_id)
+
+    def _earlier_runs(self, record: Record) -> tuple[int, ...]:
+        others = [other for other in self.database.ledger.values() if other.entry.run_id == record.entry.run_id]
+        earlier = [other.accepted_run_id for other in others if other.entry.generation < record.entry.generation]
+        return tuple(run_id for run_id in earlier if run_id is not None)
 
     def _take(self, wanted: Entry) -> Record:
         """Write the entry as ours: over the open one, else as the next generation."""

@@ -6,7 +6,7 @@ import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pm_dagster.core.errors import ProcessManagerError, Refused
 from pm_dagster.core.ports import Call
@@ -14,6 +14,7 @@ from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.settings import Settings
 
 _BAD_REQUEST, _NOT_FOUND = 400, 404
+_CLOCKS_DIFFER = timedelta(seconds=60)
 
 
 @dataclass
@@ -96,11 +97,12 @@ class InMemoryRuns:
             return run.repairs[-1]
 
     def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
-        """runs/list."""
+        """runs/list, newest first, from a minute before ``since``, as clocks differ."""
         with self._lock:
             self._begin(Call.LIST_RUNS, job_id)
             wanted = dict(parameters)
-            fits = (n for n, r in self.runs.items() if r.job_id == job_id and r.started >= since)
+            early = since - _CLOCKS_DIFFER
+            fits = [n for n, r in reversed(self.runs.items()) if r.job_id == job_id and r.started >= early]
             return next((run_id for run_id in fits if self.runs[run_id].parameters == wanted), None)
 
     def page_url(self, job_id: int, run_id: int) -> str:

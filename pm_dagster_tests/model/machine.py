@@ -1,0 +1,320 @@
+"""The state machine: everybody who may do something at any time, one step after the other.
+
+Put here: the steps. Keep out: how a world carries them out (``worlds``) and what must hold (``oracle``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from pm_dagster.core.dispatch import Dispatch
+from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.core.ports import Call
+from pm_dagster.core.waiting_job import RawRow
+from pm_dagster_tests.model.oracle import Oracle
+from pm_dagster_tests.model.puppet import Clock, Killed, Puppet, Stop, StoppingControl, WatchedRuns
+from pm_dagster_tests.model.worlds import JOBS, SETTINGS, UNKNOWN_JOB, ModelWorld
+
+T = TypeVar("T")
+_MOST_ROWS = 6
+_MOST_DISPATCHERS = 3
+_SETTLING_PASSES = 14
+_LONG = 5_000.0
+NUMBER = st.integers(0, 5)
+#: A job that the row's number may lead to; mostly one that is there.
+JOB = st.sampled_from([JOBS[0], JOBS[0], JOBS[1], UNKNOWN_JOB, None])
+PAST = st.sampled_from(["fail", "fail", "fail", "succeed", "active", "skipped", "gone"])
+STATUS = st.sampled_from(["WAITING", "WAITING", "RUNNING", "SUCCESS", "FAILED", "CANCELED"])
+END = st.sampled_from(["fail", "fail", "succeed", "cancel"])
+KIND = st.sampled_from(["lost", "lost", "lost", "unsent", "throttled", "long", "credentials", "busy", "refused"])
+
+
+class DispatchMachine(RuleBasedStateMachine):
+    """See the module. Each example begins with an empty ``world`` and ends by letting everything settle."""
+
+    def __init__(self, world: ModelWorld) -> None:
+        super().__init__()
+        self.world = world
+        self.oracle = Oracle(world)
+        self.clock = Clock()
+        self.puppets: list[Puppet] = []
+        self.read: list[RawRow] = []
+        self.settings = SETTINGS
+
+    @initialize(jobs=st.lists(JOB, max_size=2), pasts=st.lists(PAST, max_size=2))
+    def begin(self, jobs: list[int | None], pasts: list[str]) -> None:
+        """What is there at first."""
+        for job_id in jobs:
+            self.add_new(job_id)
+        for past in pasts:
+            self.add_repair(past, 1)
+
+    # ---- the owner
+
+    @precondition(lambda self: len(self.oracle.rows) < _MOST_ROWS)
+    @rule(job_id=JOB)
+    def add_new(self, job_id: int | None) -> None:
+        """Work without an earlier run; a job that is not there, or none, makes it a bad row."""
+        self.world.add_row(job_id, None)
+        self._seen()
+
+    @precondition(lambda self: len(self.oracle.rows) < _MOST_ROWS)
+    @rule(past=PAST, repairs=st.integers(0, 2))
+    def add_repair(self, past: str, repairs: int) -> None:
+        """Work with an earlier run."""
+        run_id = self.world.past_run("fail" if past == "gone" else past, repairs)
+        self._seen()
+        if past == "gone":
+            self.world.delete(run_id)
+        self.world.add_row(JOBS[0], run_id)
+        self._seen()
+
+    @rule(number=NUMBER, status=STATUS, keep=st.booleans())
+    def set_status(self, number: int, status: str, keep: bool) -> None:  # noqa: FBT001 hypothesis draws it
+        """The owner or the row's job changes a row; a row that waits again may or may not keep its run."""
+        for row in self._chosen(list(self.oracle.rows), number):
+            now = self.oracle.rows[row]
+            self.world.set_row(row, status, now.previous_run_id if keep else None)
+        self._seen()
+
+    @rule(number=NUMBER)
+    def ask_again(self, number: int) -> None:
+        """What is left of a row's run ends badly, and the owner asks for it again, as after a night's failures."""
+        for row in self._chosen(list(self.oracle.rows), number):
+            previous = self.oracle.rows[row].previous_run_id
+            if previous is not None and previous in self._active():
+                self.world.finish(previous, "fail")
+            self._seen()
+            self.world.set_row(row, "FAILED", previous)
+            self._seen()
+            self.world.set_row(row, "WAITING", previous)
+        self._seen()
+
+    @rule(number=NUMBER, job_id=st.sampled_from(JOBS))
+    def set_job(self, number: int, job_id: int) -> None:
+        """The owner corrects the job."""
+        for row in self._chosen(list(self.oracle.rows), number):
+            self.world.set_job(row, job_id)
+        self._seen()
+
+    @rule(number=NUMBER)
+    def remove_row(self, number: int) -> None:
+        """The owner removes a row."""
+        for row in self._chosen(list(self.oracle.rows), number):
+            self.world.remove_row(row)
+        self._seen()
+
+    # ---- the workspace and others who use it
+
+    @rule(number=NUMBER, outcome=END)
+    def finish_run(self, number: int, outcome: str) -> None:
+        """A run ends."""
+        for run_id in self._chosen(self._active(), number):
+            self.world.finish(run_id, outcome)
+        self._seen()
+
+    @rule(number=NUMBER)
+    def delete_run(self, number: int) -> None:
+        """A run that is over is removed."""
+        over = [run_id for run_id, run in self.world.runs().items() if not run.active]
+        for run_id in self._chosen(over, number):
+            self.world.delete(run_id)
+        self._seen()
+
+    @rule(number=NUMBER)
+    def repair_elsewhere(self, number: int) -> None:
+        """Somebody repairs a run by hand."""
+        runs = self.world.runs()
+        over = [run_id for run_id, run in runs.items() if not run.active and not run.succeeded]
+        for run_id in self._chosen(over, number):
+            with suppress(ValueError):
+                self.world.repair_elsewhere(run_id)
+        self._seen()
+
+    @rule(number=NUMBER)
+    def start_elsewhere(self, number: int) -> None:
+        """Somebody starts a row's work by hand."""
+        for row in self._chosen(list(self.oracle.rows), number):
+            self.world.start_elsewhere(row)
+        self._seen()
+
+    @rule(exists=st.booleans(), job_id=st.sampled_from(JOBS))
+    def change_job(self, exists: bool, job_id: int) -> None:  # noqa: FBT001 hypothesis draws it
+        """A job is deleted, or comes back."""
+        self.world.set_job_exists(job_id, exists=exists)
+
+    @rule(reads=st.integers(1, 3))
+    def lag(self, reads: int) -> None:
+        """What happens from now on does not show for some reads."""
+        self.world.lag(reads)
+
+    @rule(
+        call=st.sampled_from(list(Call)),
+        kinds=st.lists(KIND, min_size=1, max_size=3),
+        after=st.booleans(),
+        good=st.integers(0, 2),
+    )
+    def arm(self, call: Call, kinds: list[str], after: bool, good: int) -> None:  # noqa: FBT001 hypothesis draws it
+        """The next calls of a kind go wrong, after some good ones."""
+        for kind in kinds:
+            self.world.arm(call, kind, after=after, good=good)
+            good = 0
+
+    @rule(seconds=st.sampled_from([1.0, 40.0, _LONG]))
+    def pass_time(self, seconds: float) -> None:
+        """Time goes by."""
+        self.clock.now += seconds
+        self.world.pass_time(seconds)
+
+    # ---- the operator
+
+    @rule(number=NUMBER)
+    def redrive(self, number: int) -> None:
+        """Put a refused row back."""
+        for row in self._chosen(list(self.oracle.rows), number):
+            self.world.redrive(row)
+        self._seen()
+
+    @rule(missing_run=st.sampled_from(["fresh-run", "fail"]))
+    def set_policy(self, missing_run: str) -> None:
+        """Dispatches that begin from now on go by another policy."""
+        self.settings = replace(SETTINGS, missing_run=missing_run)
+
+    # ---- the dispatchers
+
+    @precondition(lambda self: self._room())
+    @rule(as_ops=st.booleans(), frame=st.booleans())
+    def begin_dispatch(self, as_ops: bool, frame: bool) -> None:  # noqa: FBT001 hypothesis draws it
+        """A dispatch begins; ``as_ops`` in the stretches that Dagster gives it, ``frame`` over rows read earlier."""
+        rows = self.read if frame else None
+        self.puppets.append(self._dispatcher(as_ops=as_ops, rows=rows))
+
+    @rule()
+    def read_rows(self) -> None:
+        """Somebody reads the rows, to dispatch them later."""
+        self.read = self.world.control(self.settings).waiting(100)
+
+    @precondition(lambda self: self._room())
+    @rule(as_ops=st.booleans())
+    def dispatch(self, as_ops: bool) -> None:  # noqa: FBT001 hypothesis draws it
+        """A dispatch from beginning to end."""
+        self.puppets.append(self._dispatcher(as_ops=as_ops))
+        self._finish(self.puppets[-1])
+
+    @precondition(lambda self: self._living())
+    @rule(number=NUMBER, stops=st.integers(1, 4))
+    def advance(self, number: int, stops: int) -> None:
+        """A dispatcher does its next steps."""
+        for puppet in self._chosen(self._living(), number):
+            for _ in range(stops):
+                puppet.advance()
+                self._after(puppet)
+
+    @precondition(lambda self: self._living())
+    @rule(number=NUMBER)
+    def finish_dispatch(self, number: int) -> None:
+        """A dispatcher goes on to its end."""
+        for puppet in self._chosen(self._living(), number):
+            self._finish(puppet)
+
+    @precondition(lambda self: self._living())
+    @rule(number=NUMBER)
+    def kill(self, number: int) -> None:
+        """A dispatcher dies where it stands."""
+        for puppet in self._chosen(self._living(), number):
+            puppet.kill()
+            if puppet.control is not None:
+                self.world.die(puppet.control)
+            self._after(puppet)
+
+    @precondition(lambda self: self._living())
+    @rule(number=NUMBER)
+    def lose(self, number: int) -> None:
+        """A dispatcher is taken for dead while it only sleeps."""
+        for puppet in self._chosen(self._living(), number):
+            if puppet.control is not None:
+                self.world.lose(puppet.control)
+
+    def teardown(self) -> None:
+        """Faults end, time passes, a few dispatches run: then nothing waits, and nothing is unresolved."""
+        try:
+            self.oracle.raise_breaches()
+            self._settle()
+        finally:
+            for puppet in self._living():
+                puppet.kill()
+            self.world.leave()
+
+    # ---- inside
+
+    def _settle(self) -> None:
+        self.world.calm()
+        for puppet in self._living():
+            self._finish(puppet)
+        for _ in range(_SETTLING_PASSES):
+            self.world.pass_time(_LONG)
+            puppet = self._dispatcher(as_ops=False)
+            self.puppets.append(puppet)
+            self._finish(puppet)
+            if not any(row.status == "WAITING" for row in self.oracle.rows.values()):
+                break
+        self.oracle.check_settled()
+        self.oracle.check_secrets()
+
+    def _seen(self) -> None:
+        self.oracle.observe(dispatcher=False)
+
+    def _after(self, puppet: Puppet) -> None:
+        self.oracle.observe(dispatcher=True)
+        if puppet.error is not None and not isinstance(puppet.error, (Killed, ProcessManagerError)):
+            self.oracle.check_error(puppet.error)
+            self.oracle.raise_breaches()
+
+    def _finish(self, puppet: Puppet) -> None:
+        while not puppet.done:
+            puppet.advance()
+            self._after(puppet)
+
+    def _living(self) -> list[Puppet]:
+        return [puppet for puppet in self.puppets if not puppet.done]
+
+    def _room(self) -> bool:
+        return len(self._living()) < _MOST_DISPATCHERS
+
+    def _active(self) -> list[int]:
+        return [run_id for run_id, run in self.world.runs().items() if run.active]
+
+    def _chosen(self, among: Sequence[T], number: int) -> list[T]:
+        return [among[number % len(among)]] if among else []
+
+    def _dispatcher(self, *, as_ops: bool, rows: Sequence[RawRow] | None = None) -> Puppet:
+        settings = self.settings
+
+        def program(puppet: Puppet) -> None:
+            inner = self.world.control(settings)
+            puppet.control, puppet.began = inner, self.clock.now
+            control = StoppingControl(inner, puppet, self.oracle)
+            runs = WatchedRuns(self.world.jobs_api(), puppet, control, self.oracle)
+            dispatch = Dispatch(control, runs, settings, stop=Stop(self.clock), clock=self.clock)
+            try:
+                (_in_ops if as_ops else Dispatch.run)(dispatch, rows=rows)
+            finally:
+                control.end()
+
+        return Puppet(program, self.clock)
+
+
+def _in_ops(dispatch: Dispatch, rows: Sequence[RawRow] | None = None) -> None:
+    """The stretches of ``pm_dagster.orchestration``, each of which may be the only one that goes through."""
+    claimed = dispatch.claim(dispatch.read() if rows is None else rows)
+    entries = claimed.new + claimed.repair
+    dispatch.send(claimed.new)
+    targets, _ = dispatch.prepare(claimed.repair)
+    dispatch.send_targets(targets)
+    dispatch.close([entry.entry_id for entry in entries])
