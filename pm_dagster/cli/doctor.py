@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +21,7 @@ from pm_dagster.cli.output import console, json_option, print_json
 from pm_dagster.core.errors import ProcessManagerError, Refused
 from pm_dagster.core.settings import Settings, settings_from
 from pm_dagster.core.waiting_job import sort_rows
+from pm_dagster.workspace.scrub import scrubbed
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
@@ -48,6 +49,8 @@ def command(*, as_json: bool) -> None:
     findings += _not_tried("workspace", missing.workspace) or _workspace(
         found.environment, settings, rows_readable=rows_readable
     )
+    # A server's refusal can repeat what it was sent.
+    findings = [replace(finding, found=scrubbed(finding.found)) for finding in findings]
     ok = all(finding.ok for finding in findings)
     if as_json:
         print_json({"ok": ok, "checks": [asdict(finding) for finding in findings]})
