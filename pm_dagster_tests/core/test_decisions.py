@@ -151,6 +151,8 @@ BUSY = Refused("busy", status=409)
         (REPAIR, Call.REPAIR, NO, 0, 1, LookUp),
         (REPAIR, Call.REPAIR, NO, 0, 2, Defer),
         (replace(REPAIR, attempts=1), Call.REPAIR, NO, 0, 2, Quarantine),
+        (replace(REPAIR, attempts=1, ambiguous=True), Call.REPAIR, NO, 0, 2, Defer),
+        (replace(REPAIR, attempts=4, ambiguous=True), Call.REPAIR, NO, 0, 2, Quarantine),
         (REPAIR, Call.REPAIR, BUSY, 0, 1, LookUp),
         (REPAIR, Call.GET_RUN, LOST, 1, 0, Again),
         (REPAIR, Call.GET_RUN, LOST, 4, 0, Defer),
