@@ -70,8 +70,8 @@ def run_cell(world: ChaosWorld, cell: Cell) -> Result:
         world.dispatch(**cell.fault.settings)
         hit = _renewed(world, cell) or hit
     _rest(world)
-    verdict = world.verdict(may_fail=rows.of(cell.call) if cell.fault.may_fail else ())
-    reached = doom is None or doom.fired.is_set()
+    verdict = world.verdict(may_fail=[row for call in cell.fault.may_fail for row in rows.of(call)])
+    reached = doom is None or doom.met > 0
     return Result(cell, verdict, reached, hit, len(world.started), _story(world))
 
 
@@ -99,8 +99,9 @@ def _renewed(world: ChaosWorld, cell: Cell) -> bool:
 
 
 def _settled(world: ChaosWorld) -> bool:
-    waiting = "WAITING" in world.statuses().values()
-    return not waiting and not world.sql("SELECT FROM process_manager.entry WHERE open")
+    open_entries = world.sql("SELECT FROM process_manager.entry WHERE open")
+    waiting = [row for row, status in world.statuses().items() if status == "WAITING"]
+    return not open_entries and not waiting
 
 
 def _rest(world: ChaosWorld) -> None:
@@ -108,7 +109,7 @@ def _rest(world: ChaosWorld) -> None:
     workspace = world.workspace
 
     def ended() -> bool:
-        fired = sum(rule["fired"] for rule in workspace.faults.rules())
+        fired = sum(int(rule["fired"]) for rule in workspace.faults.rules())
         return sum(bool(request.fault) for request in workspace.log.entries()) >= fired
 
     eventually(ended, "every request that hangs comes to its end")

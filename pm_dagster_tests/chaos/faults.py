@@ -15,7 +15,7 @@ from pm_dagster_tests.chaos.boundaries import Boundary, moment
 from pm_dagster_tests.chaos.world import JOB, ChaosWorld, Moment
 
 CALLS = ("run-now", "runs/get", "runs/repair")
-READS = frozenset({"runs/get"})
+_STARTING = ("run-now", "runs/repair")
 #: Longer than the client's patience in the cells that hang, so that an effect can come after it.
 HANG_SECONDS, HANG_TIMEOUT = 1.6, "0.8"
 #: How many calls of the kind are hit: both rows of a branch.
@@ -30,7 +30,8 @@ class Fault:
 
     ``install`` tells the world, for a call, before the first dispatch. ``only`` names the calls it can be about, and
     ``why`` says why not the others. ``stops``: the dispatch ends at it, so that later boundaries are not reached.
-    ``may_fail``: it is a definite no for rows of that call, which may end FAILED with a reason.
+    ``may_fail``: the calls for whose rows it is a definite no, so that they may end FAILED with a reason.
+    ``announces_no_repair``: nothing is left to repair after it.
     """
 
     name: str
@@ -39,8 +40,8 @@ class Fault:
     why: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     stops: bool = False
-    may_fail: bool = False
-    ambiguous: bool = False
+    may_fail: tuple[str, ...] = ()
+    announces_no_repair: bool = False
 
 
 def _answering(kind: str, when: str, **details: Any) -> Install:  # noqa: ANN401 the fields of the sandbox's Fault
@@ -54,8 +55,8 @@ def _throttling(retry_after: Callable[[], str | None]) -> Install:
     def install(world: ChaosWorld, call: str) -> None:
         value = retry_after()
         headers = {} if value is None else {"retry-after": value}
-        code = {"status": 429, "code": "REQUEST_LIMIT_EXCEEDED", "message": "Rate limit exceeded."}
-        world.workspace.faults.add(call, "status", count=HITS, headers=headers, **code)
+        code, message = "REQUEST_LIMIT_EXCEEDED", "Rate limit exceeded."
+        world.workspace.faults.add(call, "status", count=HITS, status=429, code=code, message=message, headers=headers)
 
     return install
 
@@ -88,19 +89,35 @@ def _certain(found: Moment | None) -> Moment:
     return found
 
 
-def _delete_runs(world: ChaosWorld) -> None:
-    """Every run that a row names, or that was started for one, ends and vanishes, as by its owner's hand."""
+def _delete_runs(world: ChaosWorld, call: str) -> None:
+    """The runs that the call is about end, where they are under way, and vanish."""
     state = world.workspace.state
+    started = call == "run-now"
     for run in state.runs():
-        if run.last.active:
-            state.finish(run.run_id, "cancel")
-        state.delete_run(run.run_id)
+        if (len(run.attempts) == 1 and "RUN_ID" in run.parameters) is started:
+            if run.last.active:
+                state.finish(run.run_id, "cancel")
+            state.delete_run(run.run_id)
 
 
 def _delete_run(world: ChaosWorld, call: str) -> None:
     # A started run after its start, an earlier run before the call that needs it.
     where = {"run-now": Boundary.AFTER_REPLY, "runs/get": Boundary.AFTER_CLAIM, "runs/repair": Boundary.AFTER_INTENT}
-    _at(where[call], _delete_runs)(world, call)
+    _at(where[call], lambda each: _delete_runs(each, call))(world, call)
+
+
+def _delete_run_unheard(world: ChaosWorld, call: str) -> None:
+    """The call takes effect, its answer is lost, and the run vanishes before anybody can ask for it."""
+    world.workspace.faults.add(call, "reset", "after", count=HITS)
+    _at(Boundary.AFTER_REPLY, lambda each: _delete_runs(each, call))(world, call)
+
+
+def _forbid_looking(world: ChaosWorld, call: str) -> None:
+    """The call takes effect, its answer is lost, and the run may not be read for a while."""
+    world.workspace.faults.add(call, "reset", "after", count=HITS)
+    # The first look-ups, before the repairs, are allowed.
+    code, message = "PERMISSION_DENIED", "You may not view this run."
+    world.workspace.faults.add("runs/get", "status", skip=HITS, count=HITS, status=403, code=code, message=message)
 
 
 def _delete_job(world: ChaosWorld, call: str) -> None:
@@ -138,9 +155,9 @@ def _broken_answers() -> list[Fault]:
     for name, (kind, details) in _BROKEN.items():
         settings = {"PM_HTTP_TIMEOUT_SECONDS": HANG_TIMEOUT} if kind == "hang" else {}
         for when in ("before", "after"):
-            only, why = (CALLS, "") if when == "before" else (("run-now", "runs/repair"), "a read has no effect")
+            only, why = (CALLS, "") if when == "before" else (_STARTING, "a read has no effect")
             install = _answering(kind, when, **details)
-            found.append(Fault(f"{name}, {when}", install, only, why, settings, ambiguous=True))
+            found.append(Fault(f"{name}, {when}", install, only, why, settings))
     return found
 
 
@@ -148,12 +165,14 @@ FAULTS: tuple[Fault, ...] = (
     *_broken_answers(),
     Fault("429", _throttling(lambda: None)),
     Fault("429, Retry-After 1", _throttling(lambda: "1")),
-    Fault("429, Retry-After 86400", _throttling(lambda: "86400")),
+    Fault("429, Retry-After 86400", _throttling(lambda: "86400"), announces_no_repair=True),
     Fault("429, Retry-After a date", _throttling(_soon)),
     Fault("401, credentials expired", _expired(401, "UNAUTHENTICATED", "The access token expired."), stops=True),
     Fault("403, invalid token", _expired(403, "PERMISSION_DENIED", "Invalid access token."), stops=True),
-    Fault("run deleted", _delete_run, may_fail=True),
-    Fault("job deleted", _delete_job, ("run-now", "runs/repair"), "a run can be read without its job", may_fail=True),
-    Fault("a new state", _new_words, ("runs/get",), "only a run's state has such words"),
+    Fault("run deleted", _delete_run, may_fail=CALLS, announces_no_repair=True),
+    Fault("answer lost, run deleted", _delete_run_unheard, _STARTING, "a read has no effect", may_fail=CALLS),
+    Fault("answer lost, then 403", _forbid_looking, ("runs/repair",), "nothing is looked up after it"),
+    Fault("job deleted", _delete_job, _STARTING, "a run can be read without its job", may_fail=("run-now",)),
+    Fault("a new state", _new_words, ("runs/get",), "only a run's state has such words", announces_no_repair=True),
     Fault("a stale history", _stale, ("runs/get", "runs/repair"), "a new run has no history"),
 )

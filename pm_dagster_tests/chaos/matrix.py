@@ -16,7 +16,7 @@ from pm_dagster_tests.chaos.faults import CALLS, FAULTS, Fault
 VARIANTS: Mapping[str, Mapping[str, object]] = {
     "repairs show in the history after 3 reads": {"history_lag_reads": 3},
     "the whole run lags by 3 reads": {"history_lag_reads": 3, "stale_scope": "run"},
-    "the whole run lags by 12 reads": {"history_lag_reads": 12, "stale_scope": "run"},
+    "the whole run lags by 7 reads": {"history_lag_reads": 7, "stale_scope": "run"},
     "refusals are 409 INVALID_STATE": {
         "repair_refusal_status": 409, "repair_refusal_code": "INVALID_STATE", "stale_repair_id_code": "INVALID_STATE"
     },
@@ -50,10 +50,8 @@ class Cell:
         if self.call not in self.fault.only:
             return self.fault.why
         after_a_look_up = self.call == "runs/get" and self.boundary is Boundary.AFTER_INTENT
-        if self.fault.stops and after_a_look_up:
-            return "nothing is announced after it"
-        if self.fault.name == "a new state" and after_a_look_up:
-            return "such a run is taken as it is, nothing is announced"
+        if after_a_look_up and (self.fault.stops or self.fault.announces_no_repair):
+            return "no repair is announced after it"
         return ""
 
 

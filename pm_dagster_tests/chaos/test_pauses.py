@@ -8,8 +8,7 @@ from pm_dagster_tests.chaos.world import ChaosWorld
 def test_a_pause_beyond_the_deadline_ends_the_dispatch(chaos: ChaosWorld) -> None:
     """One call at a time, so that the rows behind the throttled one have not been sent yet."""
     chaos.add(4)
-    throttled = {"status": 429, "code": "REQUEST_LIMIT_EXCEEDED", "headers": {"retry-after": "86400"}}
-    chaos.workspace.faults.add("run-now", "status", count=1, **throttled)
+    chaos.workspace.faults.add("run-now", "status", count=1, status=429, headers={"retry-after": "86400"})
     first = chaos.start(PM_CONCURRENCY="1", PM_DEADLINE_SECONDS="600")
     # Without the end that is tested, it would take the ten minutes.
     assert first.wait(120) == 0
