@@ -6,6 +6,7 @@ Put here: how a raw row becomes a ``WaitingJob`` or a ``RefusedRow``. Keep out: 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from enum import StrEnum
 #: (https://docs.databricks.com/api/workspace/jobs/runnow).
 PARAMETERS_LIMIT_BYTES = 10_000
 _SHOWN_LIMIT = 80
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 INT64_MAX = 2**63 - 1
 #: Ids are made by Databricks and Postgres; both count from 1.
 INT64_MIN = 1
@@ -34,6 +36,7 @@ class RawRow:
     """A row as the view gave it: unchecked values, by the words of this project.
 
     ``parameters`` maps the name of a job parameter to the value of its column; ``since`` is when the work arrived.
+    ``unreadable`` says why the view could not show the row's values, which are then missing.
     """
 
     run_id: object
@@ -42,6 +45,7 @@ class RawRow:
     parameters: Mapping[str, object]
     since: datetime | None = None
     in_control_table: bool = True
+    unreadable: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,9 @@ def _shown(value: object) -> str:
 
 def _parameters(values: Mapping[str, object]) -> dict[str, str]:
     strings = {name: "" if value is None else str(value) for name, value in values.items()}
+    for name, text in strings.items():
+        if _NO_TEXT.search(text):
+            raise _Unreadable(f"parameter {name} holds NUL or half a surrogate pair, which no database or API takes")
     size = len(json.dumps(strings).encode())
     if size > PARAMETERS_LIMIT_BYTES:
         longest = max(strings, key=lambda name: len(strings[name]))
@@ -123,6 +130,8 @@ def _waiting_job(row: RawRow, occurrences: int) -> WaitingJob:
     run_id = _integer(row.run_id, "run_id")
     if occurrences > 1:
         raise _Unreadable(f"run_id {run_id} stands {occurrences} times in the view; it must be unique")
+    if row.unreadable:
+        raise _Unreadable(f"the view cannot show this row: {row.unreadable}")
     if not row.in_control_table:
         raise _Unreadable(f"run_id {run_id} is in the view but not in the control table")
     return WaitingJob(

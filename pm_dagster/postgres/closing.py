@@ -8,7 +8,6 @@ the row's own trouble: its entry stays open, so that it is never run a second ti
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,15 +23,16 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.postgres import statements
 from pm_dagster.postgres.connection import in_our_words
 from pm_dagster.postgres.control_statements import Statements
-from pm_dagster.postgres.text import storable
+from pm_dagster.postgres.text import as_json, storable
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the control table says of a row, and whether the table itself takes that for waiting."""
+    """What the control table says of a row, whether the table itself takes that for waiting, and the run it names."""
 
     status: str
     waits: bool
+    run: str | None
 
 
 class Closing:
@@ -49,12 +49,12 @@ class Closing:
         due = self._run(statements.TO_CLOSE, entry_ids=list(entry_ids))
         run_ids = [row[1] for row in due]
         found: dict[int, Seen] = {}
-        for run_id, status, waits in self._run(self._owners.lock_rows, run_ids=run_ids):
+        for run_id, status, waits, run in self._run(self._owners.lock_rows, run_ids=run_ids):
             # Without a key a table can hold several rows of one id: the one that waits is meant.
             if run_id not in found or waits:
-                found[run_id] = Seen(status, waits)
+                found[run_id] = Seen(status, waits, run)
         existing = {run_id for (run_id,) in self._run(self._owners.existing, run_ids=run_ids)}
-        failed = self._write([self._row_write(row) for row in due if row[1] in found and found[row[1]].waits])
+        failed = self._write([self._row_write(row) for row in due if _to_write(row, found.get(row[1]))])
         closable = [row for row in due if row[1] not in failed and _closable(row, found, existing)]
         self._run(statements.CLOSE_ENTRIES, entry_ids=[row[0] for row in closable])
         self._put_off({row[0]: failed[row[1]] for row in due if row[1] in failed})
@@ -82,7 +82,7 @@ class Closing:
 
     def _try(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
         self._cursor.execute("SAVEPOINT closing")
-        self._run(self._owners.write_rows, rows=json.dumps(rows))
+        self._run(self._owners.write_rows, rows=as_json(self._cursor, rows))
         # A check that the owner put off to the end of the transaction would take all rows with it.
         self._cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         waiting = self._run(self._owners.waiting_still, run_ids=[row["run_id"] for row in rows])
@@ -94,7 +94,7 @@ class Closing:
     def _put_off(self, failed: Mapping[int, str]) -> None:
         rows = [{"entry_id": entry_id, "detail": storable(why)} for entry_id, why in failed.items()]
         if rows:
-            self._run(statements.NOT_CLOSED, rows=json.dumps(rows), seconds=self._settings.settle_seconds)
+            self._run(statements.NOT_CLOSED, rows=as_json(self._cursor, rows), seconds=self._settings.settle_seconds)
 
     def _status_for(self, state: str, succeeded: bool) -> str:  # noqa: FBT001 as the ledger has it
         if state == EntryState.QUARANTINED.value:
@@ -102,15 +102,28 @@ class Closing:
         return self._settings.status_succeeded if succeeded else self._settings.status_scheduled
 
     def _row_write(self, row: tuple[Any, ...]) -> dict[str, Any]:
-        _, run_id, state, succeeded, databricks_run_id, url, reason = row
+        _, run_id, state, succeeded, databricks_run_id, url, reason, _ = row
         status = self._status_for(state, succeeded)
         return {"run_id": run_id, "status": status, "run": databricks_run_id, "url": url, "message": reason}
 
     def _closing_event(self, row: tuple[Any, ...], found: Mapping[int, Seen]) -> Event:
         seen = found.get(row[1])
+        if seen is not None and seen.waits and not _to_write(row, seen):
+            return Event("closed", f"control table says {seen.status} beside run {seen.run}: asked for again; left so")
         if seen is not None and seen.waits:
             return Event("closed", f"control table set from {seen.status} to {self._status_for(row[2], row[3])}")
         return Event("closed", f"control table already says {seen and seen.status}; left as it is")
+
+
+def _to_write(row: tuple[Any, ...], seen: Seen | None) -> bool:
+    """A row that waits is written, unless it names our run, of which only somebody who saw it can know.
+
+    That one asks for what comes after it, such as its repair: the row is left to the next dispatch.
+    """
+    if seen is None or not seen.waits:
+        return False
+    accepted, is_news = row[4], row[7]
+    return not (is_news and accepted is not None and seen.run == str(accepted))
 
 
 def _closable(row: tuple[Any, ...], found: Mapping[int, Seen], existing: set[int]) -> bool:

@@ -54,7 +54,13 @@ def connect(settings: Settings) -> Connection:
     Raises ConfigurationError for an unusable URL or credentials, ControlPlaneUnavailable when the database does not
     answer, Unavailable when Entra ID does not.
     """
-    ours = {"connect_timeout": _CONNECT_TIMEOUT_SECONDS, "application_name": "process_manager", **_KEEPALIVE}
+    ours = {
+        "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
+        "application_name": "process_manager",
+        # Else the database's own: what Python's text holds could not even be sent to be refused.
+        "client_encoding": "UTF8",
+        **_KEEPALIVE,
+    }
     with translated():
         try:
             connection: Connection = psycopg2.connect("", **(parameters(settings) | ours))
@@ -91,9 +97,14 @@ def _break(connection: Connection) -> None:
 
 
 def _lenient(base: Callable[..., object]) -> Callable[[Any, Any], object]:
-    """A time that Python cannot hold, such as one before Christ, stays text: it must not stop the other rows."""
+    """A time that Python cannot hold, such as one before Christ, stays text: it must not stop the other rows.
+
+    So does infinity, for which the driver gives the last day that Python has.
+    """
 
     def cast(value: Any, cursor: Any) -> object:  # noqa: ANN401 the driver's own signature
+        if value in _INFINITE:
+            return value
         try:
             return base(value, cursor)
         except (ValueError, OverflowError):
@@ -102,10 +113,13 @@ def _lenient(base: Callable[..., object]) -> Callable[[Any, Any], object]:
     return cast
 
 
+_INFINITE = ("infinity", "-infinity")
 _LENIENT_TIMES = (
     extensions.new_type((1082,), "DATE", _lenient(extensions.PYDATE)),
     extensions.new_type((1114,), "TIMESTAMP", _lenient(extensions.PYDATETIME)),
     extensions.new_type((1184,), "TIMESTAMPTZ", _lenient(extensions.PYDATETIMETZ)),
+    extensions.new_type((1083, 1266), "TIME", _lenient(extensions.PYTIME)),
+    extensions.new_type((1186,), "INTERVAL", _lenient(extensions.PYINTERVAL)),
 )
 
 

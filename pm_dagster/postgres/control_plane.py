@@ -5,7 +5,6 @@ Put here: which statements make up each of the port's transactions. Keep out: th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,7 +27,8 @@ from pm_dagster.postgres.records import (
     refused_record,
 )
 from pm_dagster.postgres.session import Session
-from pm_dagster.postgres.waiting_rows import raw_row
+from pm_dagster.postgres.text import as_json
+from pm_dagster.postgres.waiting_rows import read_current, read_waiting
 
 
 class PostgresControlPlane:
@@ -51,12 +51,9 @@ class PostgresControlPlane:
 
     def waiting(self, limit: int) -> list[RawRow]:
         """The rows that a dispatch may take, oldest first."""
-
-        def work(cursor: Cursor) -> list[RawRow]:
-            cursor.execute(self._session.statements.waiting, self._names(limit=limit))
-            return [raw_row(row, self._settings) for row in cursor.fetchall()]
-
-        return self._session.read(work)
+        return self._session.read(
+            lambda cursor: read_waiting(cursor, self._session.statements, self._settings, self._names(limit=limit))
+        )
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the jobs that are still WAITING and free, as the view shows them now."""
@@ -115,7 +112,7 @@ class PostgresControlPlane:
         ]
 
         def work(cursor: Cursor) -> set[int]:
-            cursor.execute(self._session.statements.intend, self._names(intents=json.dumps(rows)))
+            cursor.execute(self._session.statements.intend, self._names(intents=as_json(cursor, rows)))
             granted = {entry_id for (entry_id,) in cursor.fetchall()}
             lost = [i.entry.entry_id for i in intents if i.entry.entry_id not in granted]
             self._tell(cursor, [(i.entry.entry_id, intent_event(i)) for i in intents if i.entry.entry_id in granted])
@@ -130,10 +127,10 @@ class PostgresControlPlane:
         """Write what was learned, with its events."""
         if not changes:
             return
-        rows = json.dumps([change_record(change) for change in changes])
+        rows = [change_record(change) for change in changes]
 
         def work(cursor: Cursor) -> None:
-            cursor.execute(statements.RECORD, self._names(changes=rows))
+            cursor.execute(statements.RECORD, self._names(changes=as_json(cursor, rows)))
             self._tell(cursor, [(change.entry_id, event) for change in changes for event in change.events])
 
         self._session.write(work, ("record", list(changes)))
@@ -156,8 +153,7 @@ class PostgresControlPlane:
 
     def _current(self, cursor: Cursor, run_ids: list[int]) -> tuple[list[WaitingJob], list[RefusedRow]]:
         """The rows as the view shows them now: those to dispatch, and those to refuse."""
-        cursor.execute(self._session.statements.current, self._names(run_ids=run_ids))
-        return sort_rows([raw_row(row, self._settings) for row in cursor.fetchall()])
+        return sort_rows(read_current(cursor, self._session.statements, self._settings, self._names(run_ids=run_ids)))
 
     def _take(self, cursor: Cursor, records: list[dict[str, Any]]) -> list[int]:
         """Write records as this dispatcher's entries; those that another entry stands against are left out."""
@@ -172,7 +168,7 @@ class PostgresControlPlane:
             number = generation if is_open else generation + 1
             token = self._token(record, number)
             ready.append({**record, "generation": number, "entry_id": entry_id if is_open else None, **token})
-        jobs = self._names(jobs=json.dumps(ready))
+        jobs = self._names(jobs=as_json(cursor, ready))
         taken: list[int] = []
         for statement in (statements.INSERT_ENTRIES, statements.REFRESH_ENTRIES):
             cursor.execute(statement, jobs)
@@ -200,7 +196,7 @@ class PostgresControlPlane:
     def _tell(self, cursor: Cursor, events: Iterable[tuple[int, Event]]) -> None:
         rows = [{**event_record(entry_id, event), "place": place} for place, (entry_id, event) in enumerate(events)]
         if rows:
-            cursor.execute(statements.INSERT_EVENTS, self._names(events=json.dumps(rows)))
+            cursor.execute(statements.INSERT_EVENTS, self._names(events=as_json(cursor, rows)))
 
     def _close(self, cursor: Cursor, entry_ids: list[int]) -> list[Closed]:
         closing = Closing(cursor, self._session.statements, self._settings, self._names())

@@ -17,6 +17,13 @@ from pm_dagster.postgres.statements import ALIVE, CLAIMABLE
 _ENTRY_COLUMNS = """e.entry_id, e.run_id, e.generation, e.branch, e.state, e.job_id, e.previous_run_id, e.parameters,
     e.idempotency_token, e.fresh_run, e.sent_repair_id, e.attempts, e.ambiguous, e.intent_at"""
 
+#: The types whose values the driver gives back unchanged, or as text where Python cannot hold them (``connection``).
+#: Python's times end before Postgres' do, its JSON forgets how a number was written, a range is no range any more.
+_HELD_AS_IT_IS = frozenset({
+    "smallint", "integer", "bigint", "numeric", "real", "double precision", "boolean", "text", "character varying",
+    "character", "name", "timestamp without time zone", "timestamp with time zone", "date",
+})  # fmt: skip
+
 
 class Statements:
     """The statements that name the owner's relations, built once per connection."""
@@ -36,10 +43,13 @@ class Statements:
         self.lock_waiting = self._build("""
             SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
             ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
-        self.lock_rows = self._build("""
-            SELECT t.{run_id}, t.{status}::text, coalesce(t.{status} = %(waiting)s, false)
+        self.lock_rows = self._build(
+            """
+            SELECT t.{run_id}, t.{status}::text, coalesce(t.{status} = %(waiting)s, false), {run}
             FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
-            ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
+            ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""",
+            run=self._run_named(),
+        )
         self.waiting_still = self._build("""
             SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s""")
         self.existing = self._build("SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
@@ -65,8 +75,10 @@ class Statements:
               AND (e.state = 'SENDING' OR e.state = 'CLAIMED' AND EXISTS (
                   SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
             RETURNING e.entry_id""")
-        self.waiting = self._waiting()
+        self.waiting = self._waiting(self._rows())
+        self.waiting_ids = self._waiting(self._rows(whole=False))
         self.current = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows())
+        self.current_ids = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows(whole=False))
         self.backlog = self._backlog()
         self.write_rows = self._write_rows()
         self.closed = self._build("""
@@ -96,6 +108,12 @@ class Statements:
             which=self._build(which),
         )
 
+    def _run_named(self) -> sql.Composable:
+        """The Databricks run that the control table names, as text."""
+        column = self._settings.column_job_run_id
+        known = self._layout.writable(column)
+        return sql.SQL("t.{}::text").format(quoted(column)) if known else sql.SQL("NULL::text")
+
     def _free(self) -> sql.Composed:
         """Rows of the view that a dispatch may take."""
         status = self._build("v.{status} = %(waiting)s AND") if self._layout.view_has_status else sql.SQL("")
@@ -114,21 +132,29 @@ class Statements:
             return self._build("NULL::timestamptz")
         return sql.SQL("{}.{}").format(sql.SQL("v" if self._layout.order_in_view else "t"), quoted(column))
 
-    def _rows(self) -> sql.Composed:
-        """The view's rows as ``raw_row`` reads them, to be followed by a condition."""
+    def _order_value(self) -> sql.Composed:
+        column = self._settings.column_order
+        found = (self._layout.view if self._layout.order_in_view else self._layout.table).get(column)
+        return _value(self._order(), found) if found else self._order()
+
+    def _rows(self, *, whole: bool = True) -> sql.Composed:
+        """The view's rows as ``raw_row`` reads them, to be followed by a condition; if not ``whole``, less values."""
         columns = [self._settings.column_job_id, self._settings.column_job_run_id]
         columns += [column for _, column in self._settings.job_parameters]
         # Numbered: the same column of the view may stand for several of ours.
-        values = [sql.SQL("v.{} AS c{}").format(quoted(name), sql.SQL(str(n))) for n, name in enumerate(columns, 3)]
+        values = [
+            sql.SQL("{} AS c{}").format(_value(self._build("v.{c}", c=quoted(name)), found), sql.SQL(str(number)))
+            for number, name, found in ((n, name, self._layout.view[name]) for n, name in enumerate(columns, 3))
+        ]
+        order = sql.SQL("{} AS c2").format(self._order_value())
         return self._build(
             """
-            SELECT v.{run_id} AS c0, t.{run_id} IS NOT NULL AS c1, {order} AS c2, {columns}
+            SELECT v.{run_id} AS c0, t.{run_id} IS NOT NULL AS c1, {columns}
             FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}""",
-            order=self._order(),
-            columns=sql.SQL(", ").join(values),
+            columns=sql.SQL(", ").join([order, *(values if whole else [])]),
         )
 
-    def _waiting(self) -> sql.Composed:
+    def _waiting(self, rows: sql.Composed) -> sql.Composed:
         return self._build(
             """
             WITH {alive} {rows}
@@ -137,7 +163,7 @@ class Statements:
                 SELECT 1 FROM {ledger}.entry e WHERE e.control_table = %(control_table)s
                     AND e.run_id = v.{run_id} AND e.open AND e.state = 'DEFERRED'),
                 {order} NULLS LAST, v.{run_id} LIMIT %(limit)s""",
-            rows=self._rows(),
+            rows=rows,
             order=self._order(),
             free=self._free(),
         )
@@ -190,6 +216,11 @@ class Statements:
             status_type=_type(layout.writable(settings.column_status), "text"),
             run_type=_type(layout.writable(settings.column_job_run_id), "bigint"),
         )
+
+
+def _value(expression: sql.Composable, column: Column) -> sql.Composed:
+    """The value as the driver can hold it: one of a type for which Python has another range or form comes as text."""
+    return sql.SQL("{}" if column.type in _HELD_AS_IT_IS else "{}::text").format(expression)
 
 
 def _type(column: Column | None, default: str) -> sql.SQL:

@@ -122,8 +122,11 @@ FROM jsonb_to_recordset(%(changes)s::jsonb) AS c(
     page_url text, reason text, defer_seconds double precision, attempts integer, ambiguous boolean)
 WHERE e.entry_id = c.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
 
+#: The last says whether the control table cannot know the run yet: it had another, and nobody tried to close before.
 TO_CLOSE = f"""
-SELECT entry_id, run_id, state, succeeded, accepted_run_id, page_url, reason FROM {LEDGER_SCHEMA}.entry
+SELECT entry_id, run_id, state, succeeded, accepted_run_id, page_url, reason,
+       not_before IS NULL AND previous_run_id IS DISTINCT FROM accepted_run_id
+FROM {LEDGER_SCHEMA}.entry
 WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')"""
 CLOSE_ENTRIES = f"""
 UPDATE {LEDGER_SCHEMA}.entry

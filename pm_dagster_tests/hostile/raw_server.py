@@ -53,41 +53,37 @@ def json_answer(value: object, status: str = "200 OK") -> bytes:
     return answer(json.dumps(value).encode(), status, "Content-Type: application/json")
 
 
-class _Handler(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
-        server: RawServer = self.server.raw  # type: ignore[attr-defined] set below; the base class knows only addresses
-        with suppress(OSError):
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                line = self.rfile.readline()
-                if not line:
-                    return
-                head += line
-            text = head.decode("latin-1")
-            length = next(
-                (int(w.split(":")[1]) for w in text.lower().splitlines() if w.startswith("content-length")), 0
-            )
-            self.rfile.read(length)
-            server.asked.append(text)
-            for piece in server.answer(text.splitlines()[0]):
-                self.wfile.write(piece)
+def _handler(server: RawServer) -> type[socketserver.StreamRequestHandler]:
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            # Clients that hang up are the point.
+            with suppress(OSError):
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    line = self.rfile.readline()
+                    if not line:
+                        return
+                    head += line
+                text = head.decode("latin-1")
+                lengths = [line for line in text.lower().splitlines() if line.startswith("content-length:")]
+                self.rfile.read(int(lengths[0].partition(":")[2]) if lengths else 0)
+                server.asked.append(text)
+                for piece in server.answer(text.splitlines()[0]):
+                    self.wfile.write(piece)
 
+        def finish(self) -> None:
+            with suppress(OSError):
+                super().finish()
 
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    raw: RawServer
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that hang up are the point."""
+    return Handler
 
 
 @contextmanager
 def raw_server() -> Iterator[RawServer]:
     """A server, and nothing of it left afterwards."""
     server = RawServer()
-    with _Server(("127.0.0.1", 0), _Handler) as tcp:
-        tcp.raw = server
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _handler(server)) as tcp:
+        tcp.daemon_threads = True
         server.host = f"http://127.0.0.1:{tcp.server_address[1]}"
         thread = threading.Thread(target=tcp.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

@@ -60,7 +60,8 @@ class HostileWorld:
 
     def sql(self, statement: str | sql.Composable, *values: object) -> list[tuple[Any, ...]]:
         """Run one statement as the owner and commit it."""
-        with closing(psycopg2.connect(self.database_url)) as connection, connection, connection.cursor() as cursor:
+        connection = psycopg2.connect(self.database_url, client_encoding="UTF8")
+        with closing(connection), connection, connection.cursor() as cursor:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
