@@ -27,6 +27,8 @@ class Front:
         self.context, self.backend, self.accepts = context, backend, accepts
         #: The password, or what stood for one, of each connection.
         self.shown: list[str] = []
+        #: What it says to a wrong password, if not the usual.
+        self.refusal = ""
         self.port = 0
 
     def serve(self, plain: socket.socket) -> None:
@@ -55,7 +57,7 @@ class Front:
         password = _message(client).rstrip(b"\0").decode()
         self.shown.append(password)
         if not self.accepts(user, password):
-            client.sendall(_fatal("28P01", f'password authentication failed for user "{user}"'))
+            client.sendall(_fatal("28P01", self.refusal or f'password authentication failed for user "{user}"'))
             return
         given[b"user"] = _SUPERUSER.encode()
         body = struct.pack("!i", _VERSION_3) + b"".join(k + b"\0" + v + b"\0" for k, v in given.items()) + b"\0"
