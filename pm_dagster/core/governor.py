@@ -18,6 +18,8 @@ _SLOW_DOWN = 0.5
 _SLOWEST_SHARE = 0.05
 #: Share of the configured rate that is won back each second without a 429.
 _RECOVERY_PER_SECOND = 0.05
+#: Seconds of pause after a 429 that asks for none.
+_UNASKED_PAUSE = 1.0
 
 
 @dataclass
@@ -61,7 +63,9 @@ class Governor:
         self.throttled += 1
         pace = self._paces[call]
         now = self._clock()
-        pause = 1.0 if retry_after is None else max(0.0, retry_after)
+        # Without a pace nothing else holds back an endpoint that says 429 and "at once".
+        shortest = 0.0 if pace.rate else _UNASKED_PAUSE
+        pause = _UNASKED_PAUSE if retry_after is None else max(shortest, retry_after)
         if now >= pace.paused_until:
             pace.share = max(_SLOWEST_SHARE, pace.share * _SLOW_DOWN)
             pace.share_at = now

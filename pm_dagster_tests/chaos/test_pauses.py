@@ -18,3 +18,17 @@ def test_a_pause_beyond_the_deadline_ends_the_dispatch(chaos: ChaosWorld) -> Non
     assert chaos.dispatch().wait() == 0
     verdict = chaos.verdict(may_fail=())
     assert verdict.clean, str(verdict)
+
+
+def test_without_a_pace_a_workspace_that_throttles_is_not_hammered(chaos: ChaosWorld) -> None:
+    """A Retry-After of 0, or a date that our clock takes for past, is no leave to ask again at once."""
+    chaos.add()
+    chaos.workspace.faults.add("run-now", "status", count=None, status=429, headers={"retry-after": "0"})
+    assert chaos.dispatch(PM_RATE_RUN_NOW="0", PM_DEADLINE_SECONDS="3").wait() == 0
+    assert chaos.workspace.log.count("run-now") <= 5
+    chaos.workspace.faults.clear()
+    chaos.forget_the_dead()
+    chaos.later()
+    assert chaos.dispatch().wait() == 0
+    verdict = chaos.verdict(may_fail=())
+    assert verdict.clean, str(verdict)
