@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pm_dagster_tests.chaos.boundaries import moment
-from pm_dagster_tests.chaos.matrix import VARIANTS, Cell
+from pm_dagster_tests.chaos.matrix import REFUSING, VARIANTS, Cell
 from pm_dagster_tests.chaos.oracle import Verdict
 from pm_dagster_tests.chaos.world import JOB, ChaosWorld
 from pm_dagster_tests.postgres.world import eventually
@@ -70,7 +70,8 @@ def run_cell(world: ChaosWorld, cell: Cell) -> Result:
         world.dispatch(**cell.fault.settings)
         hit = _renewed(world, cell) or hit
     _rest(world)
-    verdict = world.verdict(may_fail=[row for call in cell.fault.may_fail for row in rows.of(call)])
+    definite = cell.fault.may_fail + (("runs/repair",) if cell.variant in REFUSING else ())
+    verdict = world.verdict(may_fail=[row for call in definite for row in rows.of(call)])
     reached = doom is None or doom.met > 0
     return Result(cell, verdict, reached, hit, len(world.started), _story(world))
 

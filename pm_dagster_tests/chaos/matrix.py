@@ -26,6 +26,9 @@ VARIANTS: Mapping[str, Mapping[str, object]] = {
     "what was started fails at once": {"seconds": 0.0, "outcome": "fail"},
     "what was started succeeds at once": {"seconds": 0.0, "outcome": "succeed"},
 }  # fmt: skip
+#: Under these even a repair that was never sent is refused until the run shows what it is: such a row may end FAILED,
+#: with that reason. One whose repair runs may not.
+REFUSING = frozenset({"the whole run lags by 7 reads"})
 _VARIED_FAULTS = ("reset, after", "hang past the time-out, before", "hang past the time-out, after", "503, after")
 _VARIED_BOUNDARIES = (Boundary.NONE, Boundary.AFTER_INTENT, Boundary.AFTER_REPLY)
 

@@ -79,7 +79,8 @@ class Oracle:
 
     def starts(self) -> list[Start]:
         """Every run and repair that began, in the order in which the workspace took the requests."""
-        return list(self._starts())
+        effects = self._workspace.log.entries(effect=True)
+        return [_start(request.body) for request in effects if request.endpoint in ("run-now", "runs/repair")]
 
     def verdict(
         self,
@@ -103,14 +104,6 @@ class Oracle:
             if name.endswith((".out", ".err")) and "Traceback (most recent call last)" in text:
                 verdict.breaches["tracebacks"].append(name)
         return verdict
-
-    def _starts(self) -> Iterator[Start]:
-        for request in self._workspace.log.entries(effect=True):
-            if request.endpoint not in ("run-now", "runs/repair"):
-                continue
-            body = json.loads(request.body)
-            row = int((body.get("job_parameters") or {}).get("RUN_ID", 0))
-            yield Start(row, body.get("run_id"), body.get("latest_repair_id"))
 
     def _facts(self) -> _Facts:
         with closing(psycopg2.connect(self._database_url)) as connection, connection.cursor() as cursor:
@@ -147,10 +140,6 @@ class _Facts:
     entries: list[dict[str, Any]]
     changes: list[dict[str, Any]]
     told: set[int]
-
-    def newest(self) -> dict[int, dict[str, Any]]:
-        """The last ledger entry of each row."""
-        return {entry["run_id"]: entry for entry in self.entries}
 
 
 class _Judgement:
@@ -219,7 +208,7 @@ class _Judgement:
         return bool(mine) and named not in mine
 
     def _waiting_without_reason(self) -> list[int | str]:
-        newest = self._facts.newest()
+        newest = {entry["run_id"]: entry for entry in self._facts.entries}
         return [
             row
             for row in self._with_status("WAITING")
@@ -247,6 +236,12 @@ class _Judgement:
             for change in self._facts.changes
             if change["who"] == _PRODUCT and (change["before"] != "WAITING" or change["after"] == "WAITING")
         ]
+
+
+def _start(request: str) -> Start:
+    body = json.loads(request)
+    row = int((body.get("job_parameters") or {}).get("RUN_ID", 0))
+    return Start(row, body.get("run_id"), body.get("latest_repair_id"))
 
 
 def _records(cursor: Any, query: str) -> list[dict[str, Any]]:  # noqa: ANN401 the driver's cursor
