@@ -112,8 +112,10 @@ def test_all_of_up_listens_on_loopback_and_shows_no_token(tmp_path: Path) -> Non
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             assert process.stdout is not None
+            ui = ""
             while "Ctrl-C" not in (line := process.stdout.readline()):
                 assert line, "it ended"
+                ui = line.split()[-1] if line.startswith("Dagster UI") else ui
             family = _descendants(process.pid)
             assert len(family) > 5
             listening = {address for pid in family for address in _listening(pid)}
@@ -122,9 +124,20 @@ def test_all_of_up_listens_on_loopback_and_shows_no_token(tmp_path: Path) -> Non
             token = _token(folder)
             assert [pid for pid in family if token in _read(pid, "cmdline")] == []
             assert _readable_by_others(folder, token) == []
+            _assert_own_pages_only(ui)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
+
+
+def _assert_own_pages_only(ui: str) -> None:
+    """Of Dagster's UI: a mutation that any page could send is refused, its own is not."""
+    change = {"query": "mutation{setNuxSeen}"}
+    assert requests.get(f"{ui}/graphql", params=change, timeout=30).status_code == 403
+    for origin, status in (("https://evil.example.com", 403), (ui, 200)):
+        answer = requests.post(f"{ui}/graphql", json=change, headers={"Origin": origin}, timeout=30)
+        assert answer.status_code == status
+    assert requests.get(ui, timeout=30).status_code == 200
 
 
 def _token(folder: Path) -> bytes:
