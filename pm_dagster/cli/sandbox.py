@@ -128,7 +128,7 @@ def _start_dagster(children: Children, port: int) -> None:
     # A deployment turns the sensor on by hand; whoever starts a sandbox wants to see it work. It comes first and alone:
     # it makes the tables of a new instance, which two processes at once may leave half made.
     children.run("sensor", [*python, "dagster", "sensor", "start", SENSOR, *module])
-    children.start("webserver", [*python, "dagster_webserver", *web, *module])
+    children.start("webserver", [*python, "pm_dagster.sandbox.webserver", *web, *module])
     children.start("daemon", [*python, "dagster._daemon", "run", *module])
 
 
