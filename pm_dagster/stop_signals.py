@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets while the context is open; a second SIGINT is a KeyboardInterrupt.
+def stop_on_signal(asked: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets while the context is open; a second SIGINT ends the process at once.
 
-    Outside the main thread, where Python takes no handlers, nothing sets it.
+    ``asked`` is called in the handler, once. The ledger is made for a process that ends anywhere, and a second SIGINT
+    comes from somebody who does not want to wait, perhaps for a library that lets no Python code run. Outside the main
+    thread, where Python takes no handlers, nothing sets the event.
     """
     stop = threading.Event()
 
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not stop.is_set():
+            stop.set()
+            asked()
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -1,6 +1,7 @@
-"""The group of commands: the first screen of help, and how an error leaves the program.
+"""The group of commands: the first screen of help, and how an error leaves a command.
 
-Put here: what all commands share on their way in and out. Keep out: the commands, which are loaded when called.
+Put here: what all commands share. Keep out: the commands, which are loaded when called, and what the process gets from
+outside: its streams and signals (``process.py``).
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from importlib import import_module
 
 import click
 
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.cli.process import made_ready, say_why
 
 #: Name -> one line of help; each lives in the module of its name. In the order in which one meets them.
 _COMMANDS = {
@@ -54,6 +54,7 @@ store; what is not set is looked up there by the usual names (refDBpwd, databric
 `pm doctor` says where each one came from.
 
 Exit codes: 0 done; refused rows are in the numbers. 1 could not be done, or `doctor` found something. 2 wrong usage.
+130 (as the shell says it) ended by Ctrl-C. PM_DEBUG=1 or `pm --debug ...` shows where an error came from.
 """
 
 
@@ -76,8 +77,10 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except ProcessManagerError as error:
-            click.echo(f"pm: {scrubbed(str(error))}", err=True)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own business
+        except Exception as error:  # noqa: BLE001 nobody should have to read a traceback who did not ask for it
+            say_why(error, in_full=ctx.params["debug"])
             ctx.exit(1)
 
 
@@ -87,10 +90,12 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="process-manager", prog_name="pm")
-def _group() -> None:
-    pass
+@click.option("--debug", is_flag=True, envvar="PM_DEBUG", help="Show where an error came from, without secrets.")
+def _group(*, debug: bool) -> None:
+    del debug  # it is for ``_Commands.invoke``
 
 
 def main() -> None:
     """The entry point of ``pm``."""
-    sys.exit(_group.main(prog_name="pm"))
+    with made_ready():
+        sys.exit(_group.main(prog_name="pm"))

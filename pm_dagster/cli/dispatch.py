@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from pm_dagster.cli import connections
+from pm_dagster.cli.numbers import LIMIT
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
 from pm_dagster.core.dispatch import Dispatch
 from pm_dagster.core.outcomes import RowOutcome
-from pm_dagster.core.ports import ControlPlane, Outcome
+from pm_dagster.core.ports import Outcome
 from pm_dagster.core.report import Report
 from pm_dagster.stop_signals import stop_on_signal
 
@@ -32,17 +35,21 @@ _SHOWN = 60
 
 
 @click.command("dispatch")
-@click.option("--limit", type=click.IntRange(min=1), help="Take at most this many rows, oldest first.")
+@click.option("--limit", type=LIMIT, help="Take at most this many rows, oldest first.")
 @json_option
 def command(limit: int | None, *, as_json: bool) -> None:
     """Do one pass: start or repair what waits, and mark it SCHEDULED.
 
     Ctrl-C or SIGTERM ends the pass cleanly: calls in flight are awaited and recorded, the rest stays WAITING.
+    Ctrl-C once more ends it at once: what was in flight is found out by the next dispatch.
     """
     settings = connections.settings()
     runs = connections.workspace_runs(settings)
-    with connections.control_plane(settings) as control, stop_on_signal() as stop, _progress(control, limit) as seen:
-        report = Dispatch(control, runs, settings, stop=stop, on_outcome=seen).run(limit)
+    with connections.control_plane(settings) as control:
+        # Until here nothing is at stake, and a signal simply ends the program.
+        rows = control.waiting(limit or settings.dispatch_limit)
+        with stop_on_signal(_say_stopping) as stop, _progress(len(rows)) as seen:
+            report = Dispatch(control, runs, settings, stop=stop, on_outcome=seen).run(limit, rows)
     if stop.is_set():
         click.echo(f"pm: stopped on request; {report.left} claimed rows were given back", err=True)
     if as_json:
@@ -51,18 +58,25 @@ def command(limit: int | None, *, as_json: bool) -> None:
         _print(report, settings)
 
 
+def _say_stopping() -> None:
+    # The progress bar hides the cursor, and a second Ctrl-C leaves no time to show it again.
+    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    with suppress(OSError):
+        text = f"{cursor}pm: stopping; calls in flight are awaited (Ctrl-C once more ends at once)\n"
+        os.write(sys.stderr.fileno(), text.encode())
+
+
 @contextmanager
-def _progress(control: ControlPlane, limit: int | None) -> Iterator[Callable[[RowOutcome], None]]:
+def _progress(total: int) -> Iterator[Callable[[RowOutcome], None]]:
     to = console(stderr=True)
     if not to.is_terminal:
         yield lambda _outcome: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    ready = control.backlog().ready
     columns = (TextColumn("dispatching"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=to, transient=True) as bar:
-        task = bar.add_task("", total=min(ready, limit or ready))
+        task = bar.add_task("", total=total)
         yield lambda _outcome: bar.advance(task)
 
 

@@ -13,11 +13,10 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import click
-from rich.text import Text
 
 from pm_dagster.cli import connections
 from pm_dagster.cli.findings import Finding, Missing, credentials
-from pm_dagster.cli.output import console, json_option, print_json
+from pm_dagster.cli.output import console, json_option, print_json, text
 from pm_dagster.core.errors import ProcessManagerError, Refused
 from pm_dagster.core.settings import Settings, settings_from
 from pm_dagster.core.waiting_job import sort_rows
@@ -63,10 +62,10 @@ def command(*, as_json: bool) -> None:
 def _print(findings: list[Finding]) -> None:
     out = console()
     for finding in findings:
-        mark = Text("green ", style="green") if finding.ok else Text("RED   ", style="bold red")
-        out.print(mark + Text(f"{finding.check}: ", style="bold") + Text(finding.found))
+        mark = text("green ", "green") if finding.ok else text("RED   ", "bold red")
+        out.print(mark + text(f"{finding.check}: ", "bold") + text(finding.found))
         if not finding.ok and finding.remedy:
-            out.print(Text(f"      -> {finding.remedy}"))
+            out.print(text(f"      -> {finding.remedy}"))
     red = sum(not finding.ok for finding in findings)
     out.print()
     out.print(f"{red} of {len(findings)} checks are red." if red else "All is well.")

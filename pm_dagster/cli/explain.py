@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from pm_dagster.cli import connections
-from pm_dagster.cli.output import Column, console, json_option, moment, print_json, table
+from pm_dagster.cli.numbers import RUN_ID
+from pm_dagster.cli.output import Column, console, json_option, moment, print_json, table, text
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.settings import Settings
 
@@ -24,7 +24,7 @@ _EVENTS = (
 
 
 @click.command("explain")
-@click.argument("run_id", type=int)
+@click.argument("run_id", type=RUN_ID)
 @json_option
 def command(run_id: int, *, as_json: bool) -> None:
     """Tell the whole story of the row RUN_ID of the control table: what was intended, sent and answered, and why."""
@@ -103,12 +103,16 @@ def _untouched(latest: dict[str, Any] | None, settings: Settings, *, shown: bool
 def _open(entry: dict[str, Any]) -> str:
     answers = [event["detail"] for event in entry.get("events", []) if event["kind"] == "answer"]
     reason = entry["reason"] or next(reversed(answers), "no reason recorded")
+    refusals = [event["detail"] for event in entry.get("events", []) if event["kind"] == "not closed"]
     if entry["state"] == "QUARANTINED":
-        return f"quarantined: {reason}. The next dispatch writes it to the control table."
+        why = f", which did not take it: {refusals[-1]}" if refusals else ""
+        return f"quarantined: {reason}. The next dispatch writes it to the control table{why}."
     if entry["state"] == "DEFERRED" and entry["backing_off"]:
         return f"backing off until {moment(entry['not_before'])}: {reason}."
     if entry["state"] == "DEFERRED":
         return f"was put off ({reason}); the time is over and the next dispatch takes it."
+    if entry["state"] == "ACCEPTED" and refusals:
+        return f"its work was accepted ({reason}), but {refusals[-1]}. The next dispatch tries to write it again."
     who = f"dispatcher {entry['dispatcher_id']} ({entry['actor']})"
     if entry["dispatcher_alive"]:
         return f"held by {who}, which is alive; the entry is {entry['state']}."
@@ -123,7 +127,7 @@ def _open(entry: dict[str, Any]) -> str:
 
 def _print(story: dict[str, Any], settings: Settings) -> None:
     out = console()
-    out.print(Text(f"Row {story['run_id']} of {settings.control_table}", style="bold"))
+    out.print(text(f"Row {story['run_id']} of {settings.control_table}", "bold"))
     out.print(story["why"])
     row = story["control_table"] or {}
     facts = [(name, value) for name, value in row.items() if value is not None]
@@ -136,7 +140,7 @@ def _print(story: dict[str, Any], settings: Settings) -> None:
 def _print_generation(out: Console, entry: dict[str, Any]) -> None:
     title = f"Generation {entry['generation']}: {entry['branch']}, {entry['state']}, attempts {entry['attempts']}"
     out.print()
-    out.print(Text(title, style="bold"))
+    out.print(text(title, "bold"))
     if entry["accepted_run_id"]:
         repair = f", repair {entry['accepted_repair_id']}" if entry["accepted_repair_id"] else ""
         out.print(f"run {entry['accepted_run_id']}{repair}  {entry['page_url'] or ''}", soft_wrap=True)

@@ -17,7 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pm_dagster.core.visible import visible
+
 _WIDTH_WITHOUT_TERMINAL = 100
+#: Narrower, a table would be a column of single letters.
+_NARROWEST = 40
+_DEL = "\x7f"
 _STYLES = {
     "accepted": "green",
     "SCHEDULED": "green",
@@ -44,24 +49,56 @@ class Column:
     folds: bool = False
 
 
-def console(*, stderr: bool = False) -> Console:
+class Screen(Console):
+    """A console on which a text is nothing but text: no markup, no control characters, whatever it holds."""
+
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 the base class's own signature
+        """Print; texts are made visible first. Use ``text`` for one with a style."""
+        super().print(*(text(each) if isinstance(each, str) else each for each in objects), **options)
+
+
+def text(value: str, style: str = "") -> Text:
+    """A text from anywhere, fit for a terminal."""
+    return Text(visible(value), style=style)
+
+
+def console(*, stderr: bool = False) -> Screen:
     """A console for people; where there is no terminal, wide enough for a table."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else _WIDTH_WITHOUT_TERMINAL)
+    shown = Screen(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not stream.isatty():
+        shown.width = _WIDTH_WITHOUT_TERMINAL
+    elif shown.width < _NARROWEST:
+        shown.width = _NARROWEST
+    return shown
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object; times in ISO 8601, ids as integers."""
-    click.echo(json.dumps(value, default=_plain, ensure_ascii=False))
+    """Print one JSON object; times in ISO 8601, ids as integers, what does not print as escapes."""
+    as_they_are = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    text_ = json.dumps(value, default=_plain, ensure_ascii=not as_they_are)
+    click.echo(text_ if text_.isprintable() else "".join(map(_escaped, text_)))
+
+
+def _escaped(char: str) -> str:
+    """JSON's own escape: outside of texts, the encoder writes only what prints."""
+    return char if char.isprintable() else "\\u007f" if char == _DEL else json.dumps(char)[1:-1]
 
 
 def _plain(value: object) -> object:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value.isoformat() if isinstance(value, datetime) else _shown(value)
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
     """A table of rows; None is shown as nothing."""
-    result = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
+    result = Table(
+        title=title and visible(title),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for column in columns:
         overflow = "fold" if column.folds else "ellipsis"
         result.add_column(
@@ -81,8 +118,13 @@ def _cell(value: object) -> Text:
         return Text("")
     if isinstance(value, datetime):
         return Text(moment(value))
-    text = str(value)
-    return Text(text, style=_STYLES.get(text, ""))
+    words = _shown(value)
+    return text(words, _STYLES.get(words, ""))
+
+
+def _shown(value: object) -> str:
+    """Bytes as Postgres writes them, not as an object's place in memory."""
+    return f"\\x{bytes(value).hex()}" if isinstance(value, (bytes, memoryview)) else str(value)
 
 
 def moment(value: datetime | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from pm_dagster.cli import connections
+from pm_dagster.cli.numbers import LIMIT
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
 from pm_dagster.core import decisions
 from pm_dagster.core.decisions import Decision, Policy
@@ -43,6 +44,8 @@ _WORDS: dict[type, str] = {
     decisions.Withdraw: "withdraw",
 }
 _LOOK_UP_TRIES = 3
+#: Who types `pm plan` sits and waits; a longer Retry-After is for a dispatch.
+_LONGEST_PAUSE = 5.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Planned:
 
 
 @click.command("plan")
-@click.option("--limit", type=click.IntRange(min=1), help="Look at most at this many rows, oldest first.")
+@click.option("--limit", type=LIMIT, help="Look at most at this many rows, oldest first.")
 @json_option
 def command(limit: int | None, *, as_json: bool) -> None:
     """Show what a dispatch would do with each row, and why. Reads only; writes nothing anywhere."""
@@ -143,7 +146,7 @@ def _patiently(look_up: Callable[[int], RunSnapshot], run_id: int) -> RunSnapsho
         try:
             return look_up(run_id)
         except Throttled as error:
-            time.sleep(error.retry_after or 1.0)
+            time.sleep(min(error.retry_after or 1.0, _LONGEST_PAUSE))
     return look_up(run_id)
 
 

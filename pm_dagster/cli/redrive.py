@@ -8,13 +8,15 @@ import socket
 import click
 
 from pm_dagster.cli import connections
+from pm_dagster.cli.numbers import RUN_ID
 from pm_dagster.cli.output import json_option, print_json
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.visible import visible
 
 
 @click.command("redrive")
-@click.argument("run_ids", type=int, nargs=-1, required=True, metavar="RUN_ID...")
+@click.argument("run_ids", type=RUN_ID, nargs=-1, required=True, metavar="RUN_ID...")
 @json_option
 def command(run_ids: tuple[int, ...], *, as_json: bool) -> None:
     """Put refused rows back to WAITING, after their cause is gone; doing it twice is harmless.
@@ -30,7 +32,7 @@ def command(run_ids: tuple[int, ...], *, as_json: bool) -> None:
     for run_id in done:
         click.echo(f"{run_id}: back to {settings.status_waiting}; the next dispatch takes it")
     for run_id, reason in kept.items():
-        click.echo(f"{run_id}: left alone; {reason}")
+        click.echo(visible(f"{run_id}: left alone; {reason}"))
 
 
 def _redrive(settings: Settings, run_ids: tuple[int, ...]) -> tuple[list[int], dict[int, str]]:

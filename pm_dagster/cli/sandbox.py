@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pm_dagster.cli.numbers import PORT
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.orchestration.names import SENSOR
@@ -92,7 +93,7 @@ def _print_demo(told: list[Told], seconds: float, folder: Path) -> None:
 
 @command.command("up")
 @_dir_option
-@click.option("--port", default=3000, show_default=True, help="Port of the Dagster UI; another if taken.")
+@click.option("--port", type=PORT, default=3000, show_default=True, help="Port of the Dagster UI; another if taken.")
 @click.option("--quiet-rows", is_flag=True, help="Add no new waiting rows by itself.")
 def up(folder: Path, port: int, *, quiet_rows: bool) -> None:
     """Start the sandbox with the Dagster UI and its daemon, and keep adding waiting jobs, until Ctrl-C."""

@@ -45,9 +45,14 @@ def main(arguments: Sequence[str]) -> None:
         _run(options, began)
     except ProcessManagerError as error:
         reason = f"the pass could not run: {one_line(error)}"
+    except KeyboardInterrupt:
+        reason = "interrupted before the pass began; nothing was sent"
     except Exception as error:  # noqa: BLE001 nothing may leave but through the log, which takes the secrets out
-        log.error("%s", traceback.format_exc().rstrip())
-        reason = f"the pass ended by an error in itself: {type(error).__name__}: {one_line(error)}"
+        more = "; PM_DEBUG=1 shows where it came from"
+        if os.environ.get("PM_DEBUG", "0") not in ("", "0"):
+            log.error("%s", traceback.format_exc().rstrip())
+            more = ""
+        reason = f"the pass ended by an error in itself: {type(error).__name__}: {one_line(error)}{more}"
     else:
         return
     log.critical("%s", reason)

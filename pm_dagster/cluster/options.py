@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pm_dagster.cluster.messages import Ended
+from pm_dagster.core.settings import MOST_ROWS
 
 _DESCRIPTION = """Do one pass over the waiting jobs: start or repair what waits, and mark it SCHEDULED.
 The settings are environment variables (PM_*, DATABRICKS_*), the same as for `pm`."""
@@ -62,6 +63,6 @@ def _workbook(text: str) -> Path:
 
 
 def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1: {text!r}")
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(MOST_ROWS)) or not 1 <= int(text) <= MOST_ROWS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_ROWS}: {text[:40]!r}")
     return int(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pm_dagster.cluster.outcome_lines import Line
+from pm_dagster.core.visible import visible
 
 SHOWN = 60
 _REASON_WIDTH = 90
@@ -30,8 +31,3 @@ def _cells(line: Line) -> tuple[str, ...]:
         "" if line.databricks_run_id is None else str(line.databricks_run_id),
         reason if len(reason) <= _REASON_WIDTH else f"{reason[: _REASON_WIDTH - 3]}...",
     )
-
-
-def visible(text: str) -> str:
-    """``text`` on one line, so that a reason from outside can neither begin a line of its own nor move the cursor."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

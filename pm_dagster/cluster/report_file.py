@@ -25,6 +25,8 @@ _COLUMNS = ("run_id", "branch", "outcome", "reason", "status", "databricks_run_i
 _WORKBOOK = {"strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False, "in_memory": True}
 #: Of a cell, and of a link in it: https://support.microsoft.com/office/1672b34d-7043-467e-8e27-269d656771c3
 _TEXT_LIMIT, _LINK_LIMIT = 32_767, 2_079
+#: Of links in a sheet: https://xlsxwriter.readthedocs.io/worksheet.html#worksheet-write-url
+_MOST_LINKS = 65_530
 #: Of a file name less its suffix; most file systems take 255 bytes.
 _NAME_LIMIT = 240
 
@@ -39,7 +41,9 @@ class ReportFile:
         _demand_libraries()
         try:
             _demand_place(wanted.parent)
-            self.path = wanted.with_name(_safe_name(wanted))
+            # Through a link, so that the link stays and what it names is replaced.
+            self.path = Path(os.path.realpath(wanted.with_name(_safe_name(wanted))))
+            _demand_place(self.path.parent)
             is_folder = self.path.is_dir()
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"--report: {str(wanted)!a} cannot be used: {type(error).__name__}") from None
@@ -134,6 +138,11 @@ def _finish(writer: Any, rows: pd.DataFrame) -> None:  # noqa: ANN401 pandas' wr
         for column, width in enumerate(widths):
             sheet.set_column(column, column, width)
     column = _COLUMNS.index("page_url")
-    for place, url in enumerate(rows["page_url"], 1):
-        if url and url.startswith(("https://", "http://")) and len(url) <= _LINK_LIMIT:
-            writer.sheets[_ROWS].write_url(place, column, url)
+    links = [(place, url) for place, url in enumerate(rows["page_url"], 1) if url and _is_link(url)]
+    # The rest stays text.
+    for place, url in links[:_MOST_LINKS]:
+        writer.sheets[_ROWS].write_url(place, column, url)
+
+
+def _is_link(text: str) -> bool:
+    return text.startswith(("https://", "http://")) and len(text) <= _LINK_LIMIT

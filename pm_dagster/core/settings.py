@@ -13,6 +13,11 @@ from typing import Any
 
 from pm_dagster.core.errors import ConfigurationError
 
+#: The most rows that one dispatch takes; a sheet of its report holds as many.
+MOST_ROWS = 1_000_000
+_HOUR, _DAY, _WEEK = 3_600, 86_400, 604_800
+_LOWEST_RATE, _HIGHEST_RATE = 0.01, 10_000
+
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
@@ -22,6 +27,10 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     pairs = [part.partition("=") for part in _names(text)]
     if any(not name.strip() or not column.strip() for name, _, column in pairs):
         message = "expected PARAMETER=column, separated by commas"
+        raise ValueError(message)
+    names = [name.strip() for name, _, _ in pairs]
+    if len(set(names)) < len(names):
+        message = "a parameter stands twice"
         raise ValueError(message)
     return tuple((name.strip(), column.strip()) for name, _, column in pairs)
 
@@ -34,15 +43,34 @@ def _switch(text: str) -> bool:
     return words[text.strip().lower()]
 
 
-def _at_least(low: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+def _between(low: float, high: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Beyond the bounds no setting makes sense, and sums with it leave what clocks, threads or Postgres can hold."""
+
     def read(text: str) -> Any:  # noqa: ANN401
-        value = kind(text)
-        if not low <= value < float("inf"):
-            message = f"expected a number of at least {low:g}"
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            what = "whole number" if kind is int else "number"
+            message = f"expected a {what} from {_plain(low)} to {_plain(high)}"
             raise ValueError(message)
         return value
 
     return read
+
+
+def _rate(text: str) -> float:
+    """A rate, or 0 for none: slower than one call in 100 s would be a standstill."""
+    value: float = _between(0, _HIGHEST_RATE, float)(text)
+    if 0 < value < _LOWEST_RATE:
+        message = f"expected 0 or a number from {_plain(_LOWEST_RATE)} to {_plain(_HIGHEST_RATE)}"
+        raise ValueError(message)
+    return value
+
+
+def _plain(number: float) -> str:
+    return f"{number:f}".rstrip("0").rstrip(".")
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -120,40 +148,39 @@ class Settings:
         "Job parameters to send, each from a column of the view",
         _pairs,
     )
-    concurrency: int = _setting("PM_CONCURRENCY", 16, "API calls in flight at once", _at_least(1, int))
-    rate_run_now: float = _setting(
-        "PM_RATE_RUN_NOW", 18.0, "run-now calls per second; 0: no pacing", _at_least(0, float)
-    )
-    rate_repair: float = _setting("PM_RATE_REPAIR", 4.5, "repair calls per second; 0: no pacing", _at_least(0, float))
-    rate_get_run: float = _setting(
-        "PM_RATE_GET_RUN", 90.0, "runs/get calls per second; 0: no pacing", _at_least(0, float)
-    )
+    concurrency: int = _setting("PM_CONCURRENCY", 16, "API calls in flight at once", _between(1, 1000, int))
+    rate_run_now: float = _setting("PM_RATE_RUN_NOW", 18.0, "run-now calls per second; 0: no pacing", _rate)
+    rate_repair: float = _setting("PM_RATE_REPAIR", 4.5, "repair calls per second; 0: no pacing", _rate)
+    rate_get_run: float = _setting("PM_RATE_GET_RUN", 90.0, "runs/get calls per second; 0: no pacing", _rate)
     dispatch_limit: int = _setting(
-        "PM_DISPATCH_LIMIT", 1000, "Rows that one dispatch takes, oldest first", _at_least(1, int)
+        "PM_DISPATCH_LIMIT", 1000, "Rows that one dispatch takes, oldest first", _between(1, MOST_ROWS, int)
     )
     deadline_seconds: float = _setting(
-        "PM_DEADLINE_SECONDS", 780.0, "A dispatch stops sending after this many seconds", _at_least(1, float)
+        "PM_DEADLINE_SECONDS", 780.0, "A dispatch stops sending after this many seconds", _between(1, _WEEK, float)
     )
     http_timeout_seconds: float = _setting(
-        "PM_HTTP_TIMEOUT_SECONDS", 60.0, "Time that one API call may take", _at_least(0.1, float)
+        "PM_HTTP_TIMEOUT_SECONDS", 60.0, "Time that one API call may take", _between(0.1, _HOUR, float)
     )
     allow_http: bool = _setting(
         "PM_ALLOW_HTTP", False, "Talk to a workspace on another machine without TLS, the token readable", _switch
     )
     call_tries: int = _setting(
-        "PM_CALL_TRIES", 4, "Tries of one call before its row is left for later", _at_least(1, int)
+        "PM_CALL_TRIES", 4, "Tries of one call before its row is left for later", _between(1, 20, int)
     )
     call_backoff_seconds: float = _setting(
-        "PM_CALL_BACKOFF_SECONDS", 1.0, "Pause before the second try of a call; doubles each time", _at_least(0, float)
+        "PM_CALL_BACKOFF_SECONDS",
+        1.0,
+        "Pause before the second try of a call; doubles each time",
+        _between(0, _HOUR, float),
     )
     max_attempts: int = _setting(
-        "PM_MAX_ATTEMPTS", 5, "Definite refusals that may pass, before a row is quarantined", _at_least(1, int)
+        "PM_MAX_ATTEMPTS", 5, "Definite refusals that may pass, before a row is quarantined", _between(1, 20, int)
     )
     settle_seconds: float = _setting(
         "PM_SETTLE_SECONDS",
         30.0,
         "How long a refused repair is left alone before its history is read again",
-        _at_least(0, float),
+        _between(0, _DAY, float),
     )
     missing_run: str = _setting(
         "PM_MISSING_RUN",
@@ -169,13 +196,18 @@ class Settings:
         _one_of("auto", "lock", "lease"),
     )
     lease_seconds: float = _setting(
-        "PM_LEASE_SECONDS", 30.0, "Length of the heartbeat lease behind a pooler", _at_least(2, float)
+        "PM_LEASE_SECONDS", 30.0, "Length of the heartbeat lease behind a pooler", _between(2, _DAY, float)
     )
 
     @property
     def control_table(self) -> str:
-        """The name under which the ledger knows the control table."""
-        return f"{self.schema}.{self.run_table}"
+        """The name under which the ledger knows the control table; no two tables share one."""
+        return ".".join(map(_part, (self.schema, self.run_table)))
+
+
+def _part(name: str) -> str:
+    """A part of a name with dots, quoted as in SQL where it holds one itself."""
+    return '"{}"'.format(name.replace('"', '""')) if "." in name or '"' in name else name
 
 
 _FIELDS = tuple(item for item in fields(Settings) if item.metadata)
@@ -209,9 +241,29 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
         text = environment.get(item.metadata["variable"], "")
         if text == "":
             continue
+        if not _is_text(text):
+            raise ConfigurationError(f"{item.metadata['variable']} is not text in UTF-8 (its value is not shown)")
         try:
             values[item.name] = item.metadata["read"](text)
         except ValueError as error:
             message = f"{item.metadata['variable']}={text!r} cannot be used: {error}"
             raise ConfigurationError(message) from None
-    return Settings(**values)
+    settings = Settings(**values)
+    _demand_other_statuses(settings)
+    return settings
+
+
+def _is_text(value: str) -> bool:
+    """Bytes of the environment that are no UTF-8 arrive as half surrogate pairs."""
+    return not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _demand_other_statuses(settings: Settings) -> None:
+    """A row that is done must not look as if it waited: it would be sent for ever."""
+    for variable, status in (
+        ("PM_STATUS_SCHEDULED", settings.status_scheduled),
+        ("PM_STATUS_FAILED", settings.status_failed),
+        ("PM_STATUS_SUCCEEDED", settings.status_succeeded),
+    ):
+        if status == settings.status_waiting:
+            raise ConfigurationError(f"{variable} and PM_STATUS_WAITING are both {status!r}; they must differ")

@@ -147,9 +147,14 @@ def test_an_error_of_our_own_tells_its_type_and_no_secret(world: ClusterWorld) -
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
     assert "CRITICAL process_manager: the pass ended by an error in itself: ZeroDivisionError: in the middle of" in last
-    assert "Traceback" in done.stderr
-    assert world.workspace.token not in done.stderr
-    assert "geheim" not in done.stderr
+    assert last.endswith("PM_DEBUG=1 shows where it came from")
+    assert len(done.stderr.splitlines()) == 1
+
+    in_full = _with(fault, environment=world.environment(**_SECRETS, DATABRICKS_AUTH_TYPE="pat", PM_DEBUG="1"))
+    assert "Traceback" in in_full.stderr
+    for text in (done.stderr, in_full.stderr):
+        assert world.workspace.token not in text
+        assert "geheim" not in text
 
 
 def test_without_pyspark_it_says_what_to_use() -> None:
