@@ -10,10 +10,12 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.connection import translated
 from pm_dagster.postgres.layout import read_layout
+from pm_dagster.postgres.parameters import LOOPBACK
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, LEDGER_SEQUENCE
 
 _TABLE = "SELECT has_table_privilege(format('%%I.%%I', %s::text, %s::text), %s)"
 _COLUMN = "SELECT has_column_privilege(format('%%I.%%I', %s::text, %s::text), %s, 'UPDATE')"
+_VERIFYING = ("verify-ca", "verify-full")
 _SEQUENCE = "SELECT has_sequence_privilege(%s, 'USAGE')"
 _LEDGER_RIGHTS = {
     "alembic_version": ("SELECT",),
@@ -29,7 +31,18 @@ def server(connection: Connection) -> str:
     with translated(), connection.cursor() as cursor:
         cursor.execute("SELECT current_setting('server_version'), current_database(), current_user")
         version, database, user = cursor.fetchone() or ("?", "?", "?")
-    return f"PostgreSQL {version}, database {database}, user {user}"
+    return f"PostgreSQL {version}, database {database}, user {user}, {_encryption(connection)}"
+
+
+def _encryption(connection: Connection) -> str:
+    """How the connection is protected on its way."""
+    info = connection.info
+    if info.ssl_in_use:
+        verified = info.dsn_parameters.get("sslmode") in _VERIFYING
+        return f"{info.ssl_attribute('protocol')}, the server's certificate {'' if verified else 'not '}verified"
+    if info.host.startswith(("/", "@")) or info.host in LOOPBACK or not info.host:
+        return "on this machine"
+    return "NOT ENCRYPTED on its way here: set PM_POSTGRES_SSLMODE=require, or verify-full"
 
 
 def liveness(connection: Connection, settings: Settings) -> str:

@@ -40,7 +40,10 @@ _PASSING_CODES = (errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "25006", "08P0
 _WRONG_CREDENTIALS = "28"
 #: While connecting the driver has no SQLSTATE to give, only the words of libpq and of the server (libpq 16 to 18).
 _OF_CREDENTIALS = ("authentication failed", "no pg_hba.conf entry", "access token", "no password supplied")
-_OF_TLS = ("certificate", "does not match host name", "server does not support SSL", "sslmode")
+_OF_TLS = (
+    *("certificate", "does not match host name", "server does not support SSL", "sslmode"),
+    *("protocol version", "unsupported protocol", "handshake failure", "no shared cipher"),
+)
 _OF_NAMES = re.compile(
     # The second line is PgBouncer's.
     r'(database|role) ".*" does not exist'

@@ -29,6 +29,8 @@ _AZURE = {
 _PUBLIC_CLOUD = _AZURE[".postgres.database.azure.com"]
 #: Properties of the JDBC driver that libpq knows by the same name and meaning.
 _SAME = ("user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "options")
+#: The names by which libpq reaches this machine.
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LAST_PORT = 65_535
 _UNUSABLE = (
     "PM_POSTGRES_URL is neither a libpq connection URL or string nor a jdbc:postgresql://HOST:PORT/DATABASE URL"
@@ -61,11 +63,19 @@ def parameters(settings: Settings) -> dict[str, str]:
     if not _are_ports(settings.postgres_port):
         raise ConfigurationError(f"PM_POSTGRES_PORT={settings.postgres_port!r} cannot be used: expected a port number")
     scope = _scope_of(found.get("host", ""))
-    if scope and "sslmode" not in found and "service" not in found:
+    entra_id = settings.postgres_auth == "entra"
+    # A token goes over as it is: in libpq's own mode, whoever stands between could ask for it without TLS.
+    if (scope or entra_id) and "sslmode" not in found and "service" not in found and not _is_here(found):
         found["sslmode"] = "require"
-    if settings.postgres_auth == "entra":
+    if entra_id:
         found["password"] = _token(scope or _PUBLIC_CLOUD)
     return found
+
+
+def _is_here(found: dict[str, str]) -> bool:
+    """True when the database is reached by a socket file or a loopback address."""
+    hosts = (found.get("host") or "").split(",")
+    return all(not host or host.startswith(("/", "@")) or host in LOOPBACK for host in hosts)
 
 
 def _scope_of(hosts: str) -> str | None:
