@@ -11,6 +11,7 @@ import random
 import time
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any
 
 from pm_dagster_tests.chaos import dispatcher
 from pm_dagster_tests.chaos.dispatcher import Dispatcher
@@ -24,7 +25,7 @@ _REPAIRS = """
 INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, file_name, rgstr_file_time)
 SELECT 7, 'WAITING', %s, run, 'file.csv', now() AT TIME ZONE 'UTC' FROM unnest(%s) run"""
 #: Each hits its call at this share of all calls; between them every kind of lost answer.
-_FAULTS = (
+_FAULTS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("run-now", "reset", "before", {}),
     ("run-now", "reset", "after", {}),
     ("run-now", "status", "after", {"status": 503}),

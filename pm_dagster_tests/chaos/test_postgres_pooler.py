@@ -44,7 +44,7 @@ Opener = Callable[..., AbstractContextManager[Behind]]
 
 
 @pytest.fixture
-def behind(postgres: EmbeddedPostgres, chaos_database: str, tmp_path: Path) -> Iterator[Opener]:
+def behind(postgres: EmbeddedPostgres, chaos_database: str, tmp_path: Path) -> Opener:
     """Starts PgBouncer with a pool mode and settings, and a world behind it."""
 
     @contextmanager
@@ -55,7 +55,7 @@ def behind(postgres: EmbeddedPostgres, chaos_database: str, tmp_path: Path) -> I
             world.settings["PM_LEASE_SECONDS"] = "2"
             yield Behind(world, running, str(parse_dsn(chaos_database)["dbname"]))
 
-    yield opened
+    return opened
 
 
 def ask(url: str, statement: str) -> list[tuple[object, ...]]:
