@@ -73,6 +73,7 @@ def run_cell(world: ChaosWorld, cell: Cell) -> Result:
     definite = cell.fault.may_fail + (("runs/repair",) if cell.variant in REFUSING else ())
     verdict = world.verdict(may_fail=[row for call in definite for row in rows.of(call)])
     reached = doom is None or doom.met > 0
+    hit = hit and not world.front.unmet()
     return Result(cell, verdict, reached, hit, len(world.started), _story(world))
 
 

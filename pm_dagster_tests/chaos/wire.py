@@ -107,6 +107,11 @@ class WireFront:
         with self._lock:
             self._rules = [each for each in self._rules if each is not rule]
 
+    def unmet(self) -> list[Rule]:
+        """The rules in force that no message has met yet."""
+        with self._lock:
+            return [rule for rule in self._rules if not rule.met]
+
     def take(self, statement: str, seen: list[str]) -> list[Rule]:
         """The rules that act on this statement; each that fits counts as met."""
         with self._lock:
