@@ -1,7 +1,6 @@
 """What kept TLS from coming about, in words for people.
 
-Put here: reading the exceptions of Python's ssl module, wherever a library has put them. Keep out: what follows from
-them.
+Put here: reading the exceptions of Python's ssl module, wherever a library has put them. Keep out: who tries again.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import ssl
 import traceback
 
 from pm_dagster.core.causes import causes
+from pm_dagster.core.errors import ConfigurationError
 
 #: urllib3 below 2 compares host names itself, and raises this instead of ssl's own.
 _OTHER_MISMATCH = "CertificateError"
@@ -23,6 +23,14 @@ def untrusted(error: BaseException) -> str | None:
         if type(cause).__name__ == _OTHER_MISMATCH:
             return str(cause)
     return None
+
+
+def refused(host: str | None, why: str) -> ConfigurationError:
+    """The error for a host whose certificate is ``untrusted``; every HTTP client of ours reads that variable."""
+    return ConfigurationError(
+        f"no TLS with {host}, nothing was sent: {why}; check the host's name, and if its authority is your own, name"
+        " the file with it in REQUESTS_CA_BUNDLE"
+    )
 
 
 def no_session(error: BaseException) -> str | None:

@@ -15,6 +15,7 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.keyvault.secrets import SecretClient
 
 from pm_dagster import entra
+from pm_dagster.core import tls
 from pm_dagster.core.causes import causes
 from pm_dagster.core.errors import ConfigurationError, ProcessManagerError, Throttled, Unavailable
 from pm_dagster.credentials.errors import NoSuchSecret
@@ -92,6 +93,8 @@ def _retry_after(error: HttpResponseError) -> float | None:
 
 
 def _no_answer(error: Exception, host: str) -> ProcessManagerError:
+    if why := tls.untrusted(error):
+        return tls.refused(host, why)
     if _unknown_name(error):
         return ConfigurationError(f"there is no vault {host}, or this network cannot resolve its name")
     return Unavailable(f"the vault does not answer ({type(error).__name__})")

@@ -17,6 +17,7 @@ from azure.core.pipeline.transport import HttpRequest, RequestsTransport
 from azure.core.rest import HttpRequest as RestRequest
 from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
 
+from pm_dagster.core import tls
 from pm_dagster.core.errors import ConfigurationError, Unavailable
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
@@ -47,6 +48,8 @@ class _NotingTransport(RequestsTransport):  # type: ignore[misc]  # its package 
         super().__init__(connection_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS)
         #: What went wrong with the last request, None when it was answered.
         self.trouble: str | None = None
+        #: Which host showed a certificate that is not to be trusted, and why not.
+        self.untrusted: tuple[str | None, str] | None = None
 
     def send(self, request: HttpRequest | RestRequest, **options: Any) -> Any:  # noqa: ANN401 azure-core's own signature
         """Send one request."""
@@ -55,8 +58,11 @@ class _NotingTransport(RequestsTransport):  # type: ignore[misc]  # its package 
             response = super().send(request, **options)
         except AzureError as error:
             if not metadata_service:
+                why = tls.untrusted(error)
                 self.trouble = type(error).__name__
+                self.untrusted = (urlsplit(request.url).hostname, why) if why else None
             raise
+        self.untrusted = None
         status = response.status_code
         come_again = _METADATA_COME_AGAIN if metadata_service else ()
         failed = status == _TOO_MANY or status >= _SERVER_ERROR or status in come_again
@@ -83,6 +89,8 @@ class Identity:
             with self._one_at_a_time:
                 return self._credential.get_token(*scopes, **options)
         except (AzureError, ValueError) as error:
+            if self._transport.untrusted:
+                raise tls.refused(*self._transport.untrusted) from None
             if trouble := self._transport.trouble:
                 raise Unavailable(f"Entra ID does not answer ({trouble})") from None
             raise ConfigurationError(f"Entra ID gives us no token: {self._reason(error)}") from None

@@ -124,18 +124,10 @@ def asked(method: str, url: str, timeout: float, **more: Any) -> requests.Respon
 def failure(host: str, error: Exception) -> ProcessManagerError:
     """What a request without an answer means while nothing but signing in has begun."""
     if why := tls.untrusted(error):
-        return no_tls(host, why)
+        return tls.refused(host, why)
     why = tls.no_session(error)
     what = f"no TLS with {host} ({why})" if why else f"cannot connect to {host} ({type(error).__name__})"
     return WorkspaceUnavailable(f"signing in to the workspace failed: {what}", maybe_applied=False)
-
-
-def no_tls(host: str, why: str) -> ConfigurationError:
-    """The error for a host whose certificate is not to be trusted."""
-    return ConfigurationError(
-        f"no TLS with {host}, nothing was sent: {why}; check the host's name, and if its authority is your own, name"
-        " the file with it in REQUESTS_CA_BUNDLE"
-    )
 
 
 def as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

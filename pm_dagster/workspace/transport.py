@@ -35,7 +35,7 @@ from pm_dagster.core.errors import (
 from pm_dagster.workspace.body import read_body
 from pm_dagster.workspace.hosts import is_plainly_here
 from pm_dagster.workspace.scrub import scrubbed
-from pm_dagster.workspace.token_endpoint import as_it_is, no_tls
+from pm_dagster.workspace.token_endpoint import as_it_is
 
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _MESSAGE_LIMIT = 500
@@ -122,7 +122,7 @@ class OneAttempt:
     def _no_answer(self, error: requests.RequestException) -> ProcessManagerError:
         host = self._config.host
         if why := tls.untrusted(error):
-            return no_tls(host, why)
+            return tls.refused(host, why)
         if why := tls.no_session(error):
             return WorkspaceUnavailable(f"cannot connect to {host}: no TLS ({why})", maybe_applied=False)
         if _never_connected(error):

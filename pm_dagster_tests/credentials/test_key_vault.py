@@ -143,8 +143,17 @@ def test_a_vault_out_of_reach(vault: Cloud) -> None:
 
 def test_a_vault_with_a_foreign_certificate(vault: Cloud) -> None:
     vault.net.present(VAULT_HOST, as_="somewhere-else.example.com")
-    with pytest.raises(Unavailable, match="the vault does not answer"):
+    with pytest.raises(ConfigurationError, match=f"no TLS with {VAULT_HOST}, nothing was sent: .*REQUESTS_CA_BUNDLE"):
         _read()
+    assert not [asked for asked in vault.net.asked if asked.host == VAULT_HOST]
+
+
+def test_a_directory_with_a_foreign_certificate(vault: Cloud) -> None:
+    vault.patch.setattr(RetryPolicy, "BACKOFF_MAX", 0)
+    vault.net.present(entra_site.HOST, as_="somewhere-else.example.com")
+    with pytest.raises(ConfigurationError, match=f"no TLS with {entra_site.HOST}, nothing was sent"):
+        _read()
+    assert not [asked for asked in vault.net.asked if asked.host == entra_site.HOST]
 
 
 def test_a_name_that_nobody_knows() -> None:
