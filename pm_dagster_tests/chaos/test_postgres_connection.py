@@ -32,7 +32,7 @@ COMMITS = {
 WHEN: tuple[When, ...] = ("before", "after")
 _TERMINATE = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                 WHERE application_name = 'process_manager' AND datname = current_database()"""
-_THERE = "SELECT FROM pg_stat_activity WHERE application_name = 'process_manager' AND datname = current_database()"
+_THERE = "SELECT pid FROM pg_stat_activity WHERE application_name = 'process_manager' AND datname = current_database()"
 #: What one dispatcher can do, ask or hear of an entry only once.
 _DOUBLED = """
 SELECT e.run_id, v.kind, v.call, count(*) FROM process_manager.event v JOIN process_manager.entry e USING (entry_id)
