@@ -24,6 +24,7 @@ from pm_dagster.postgres.records import (
     entry_of,
     event_record,
     intent_event,
+    intent_record,
     refused_record,
 )
 from pm_dagster.postgres.session import Session
@@ -106,15 +107,12 @@ class PostgresControlPlane:
 
     def intend(self, intents: Sequence[Intent]) -> set[int]:
         """Commit the intents; returns the ids that may be sent."""
-        rows = [
-            {"entry_id": i.entry.entry_id, "fresh_run": i.fresh_run, "latest_repair_id": i.latest_repair_id}
-            for i in intents
-        ]
+        rows = [intent_record(intent) for intent in intents]
 
         def work(cursor: Cursor) -> set[int]:
             cursor.execute(self._session.statements.intend, self._names(intents=as_json(cursor, rows)))
             granted = {entry_id for (entry_id,) in cursor.fetchall()}
-            lost = [i.entry.entry_id for i in intents if i.entry.entry_id not in granted]
+            lost = [i.entry.entry_id for i in intents if i.entry.entry_id not in granted and not i.entry.ambiguous]
             self._tell(cursor, [(i.entry.entry_id, intent_event(i)) for i in intents if i.entry.entry_id in granted])
             if lost:
                 cursor.execute(statements.WITHDRAW, self._names(entry_ids=lost))

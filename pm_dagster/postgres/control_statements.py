@@ -70,9 +70,9 @@ class Statements:
             SET state = 'SENDING', fresh_run = e.fresh_run OR i.fresh_run, sent_repair_id = i.latest_repair_id,
                 intent_at = coalesce(e.intent_at, now()), updated_at = now()
             FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(
-                entry_id bigint, fresh_run boolean, latest_repair_id bigint)
+                entry_id bigint, fresh_run boolean, latest_repair_id bigint, ambiguous boolean)
             WHERE e.entry_id = i.entry_id AND e.dispatcher_id = %(me)s AND e.open
-              AND (e.state = 'SENDING' OR e.state = 'CLAIMED' AND EXISTS (
+              AND (e.state = 'SENDING' AND i.ambiguous OR e.state IN ('CLAIMED', 'SENDING') AND EXISTS (
                   SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
             RETURNING e.entry_id""")
         self.waiting = self._waiting(self._rows())

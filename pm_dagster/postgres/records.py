@@ -76,6 +76,16 @@ def event_record(entry_id: int, event: Event) -> dict[str, Any]:
     }
 
 
+def intent_record(intent: Intent) -> dict[str, Any]:
+    """What an intent writes; an ambiguous one is about a call that may have been made already."""
+    return {
+        "entry_id": intent.entry.entry_id,
+        "fresh_run": intent.fresh_run,
+        "latest_repair_id": intent.latest_repair_id,
+        "ambiguous": intent.entry.ambiguous,
+    }
+
+
 def intent_event(intent: Intent) -> Event:
     """The event that announces a call."""
     if intent.entry.starts_new_run or intent.fresh_run:

@@ -99,7 +99,7 @@ ORDER BY v.place"""
 WITHDRAW = f"""
 UPDATE {LEDGER_SCHEMA}.entry SET state = 'WITHDRAWN', open = false, closed_at = now(), updated_at = now(),
     outcome = 'withdrawn', reason = 'the row left WAITING before anything was sent'
-WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'CLAIMED'
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('CLAIMED', 'SENDING')
 RETURNING entry_id"""
 
 RECORD = f"""

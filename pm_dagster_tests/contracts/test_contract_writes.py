@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pm_dagster.core.ledger_entry import EntryState
 from pm_dagster.core.ports import Change, Intent, Outcome
 from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, ids, quarantined, seen, send
@@ -43,13 +45,26 @@ def test_an_intent_may_be_repeated(world: World) -> None:
     assert control.intend([intent]) == control.intend([intent]) == {intent.entry.entry_id}
 
 
-def test_a_sent_row_may_be_sent_again_though_it_left_waiting(world: World) -> None:
+def test_a_row_whose_answer_was_lost_may_be_sent_again_though_it_left_waiting(world: World) -> None:
     run_id = world.add()
     control = world.dispatcher()
-    intent = Intent(claim_one(control))
-    control.intend([intent])
+    entry = claim_one(control)
+    control.intend([Intent(entry)])
     world.set_status(run_id, "RUNNING")
-    assert control.intend([intent]) == {intent.entry.entry_id}
+    again = Intent(replace(entry, state=EntryState.SENDING, ambiguous=True))
+    assert control.intend([again]) == {entry.entry_id}
+
+
+def test_a_row_that_left_waiting_after_a_clean_refusal_is_withdrawn(world: World) -> None:
+    """Throttled or refused, nothing was started: by now its owner wants it no more."""
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.intend([Intent(entry)])
+    world.set_status(run_id, "CANCELED")
+    assert control.intend([Intent(replace(entry, state=EntryState.SENDING))]) == set()
+    assert control.resume([entry.entry_id]) == []
+    assert world.status(run_id) == "CANCELED"
 
 
 def test_a_dispatcher_that_lost_its_claim_can_write_nothing(world: World) -> None:

@@ -87,10 +87,10 @@ class InMemoryControlPlane:
         granted = set()
         for intent in intents:
             for record in self._ours([intent.entry.entry_id]):
-                if self._may_send(record):
+                if self._may_send(record, intent):
                     commit(record, intent)
                     granted.add(record.entry.entry_id)
-                else:
+                elif not intent.entry.ambiguous:
                     withdraw(record)
         return granted
 
@@ -154,9 +154,11 @@ class InMemoryControlPlane:
     def _may_own(self, record: Record) -> bool:
         return record.owner == self._me or record.owner not in self.database.alive
 
-    def _may_send(self, record: Record) -> bool:
+    def _may_send(self, record: Record, intent: Intent) -> bool:
         state = record.entry.state
-        return state is EntryState.SENDING or (state is EntryState.CLAIMED and self._waits(record.entry.run_id))
+        if state is EntryState.SENDING and intent.entry.ambiguous:
+            return True
+        return state in (EntryState.CLAIMED, EntryState.SENDING) and self._waits(record.entry.run_id)
 
     def _is_orphan(self, record: Record) -> bool:
         return record.entry.state in _UNRESOLVED and record.rested and record.owner not in self.database.alive
@@ -177,17 +179,12 @@ class InMemoryControlPlane:
             replace(
                 record.entry,
                 waiting=self._waits(record.entry.run_id),
-                earlier_run_ids=self._earlier_runs(record),
+                earlier_run_ids=self.database.earlier_runs(record.entry),
                 ambiguous=record.entry.ambiguous or record.entry.state is EntryState.SENDING,
             )
             for record in records
         ]
         return sorted(entries, key=lambda entry: entry.entry_id)
-
-    def _earlier_runs(self, record: Record) -> tuple[int, ...]:
-        others = [other for other in self.database.ledger.values() if other.entry.run_id == record.entry.run_id]
-        earlier = [other.accepted_run_id for other in others if other.entry.generation < record.entry.generation]
-        return tuple(run_id for run_id in earlier if run_id is not None)
 
     def _take(self, wanted: Entry) -> Record:
         """Write the entry as ours: over the open one, else as the next generation."""
@@ -218,7 +215,7 @@ class InMemoryControlPlane:
         row = self.database.rows.get(record.entry.run_id)
         if row is None and record.entry.state is EntryState.QUARANTINED:
             return
-        if row is not None and row.status == self._settings.status_waiting:
+        if row is not None and row.status == self._settings.status_waiting and not _asked_again(record, row):
             row.status = self._status_for(record)
             row.databricks_run_id = record.accepted_run_id or row.databricks_run_id
             row.raw = replace(row.raw, previous_run_id=record.accepted_run_id or row.raw.previous_run_id)
@@ -245,3 +242,9 @@ class InMemoryControlPlane:
             reason=record.reason,
             control_status=row.status if row else None,
         )
+
+
+def _asked_again(record: Record, row: Row) -> bool:
+    """Whether the row names the run that was only just started for it: somebody saw it and asks for more."""
+    run = record.accepted_run_id
+    return run is not None and row.raw.previous_run_id == run and record.entry.previous_run_id != run

@@ -65,3 +65,9 @@ class InMemoryDatabase:
     def newest(self, run_id: object) -> Record | None:
         """The newest generation of a row's entry."""
         return next((r for r in reversed(self.ledger.values()) if r.entry.run_id == run_id), None)
+
+    def earlier_runs(self, entry: Entry) -> tuple[int, ...]:
+        """The runs of a row's earlier generations."""
+        others = (r for r in self.ledger.values() if r.entry.run_id == entry.run_id)
+        earlier = [r.accepted_run_id for r in others if r.entry.generation < entry.generation]
+        return tuple(run_id for run_id in earlier if run_id is not None)

@@ -34,8 +34,8 @@ def commit(record: Record, intent: Intent) -> None:
 
 
 def withdraw(record: Record) -> None:
-    """The row is no longer wanted; what was sent is never withdrawn."""
-    if record.entry.state is EntryState.CLAIMED:
+    """The row is no longer wanted; what may have taken effect is never withdrawn."""
+    if record.entry.state in (EntryState.CLAIMED, EntryState.SENDING):
         record.entry = replace(record.entry, state=EntryState.WITHDRAWN)
         record.open, record.outcome = False, Outcome.WITHDRAWN
         record.reason = "the row left WAITING before anything was sent"

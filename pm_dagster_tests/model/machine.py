@@ -22,17 +22,21 @@ from pm_dagster_tests.model.puppet import Clock, Killed, Puppet, Stop, StoppingC
 from pm_dagster_tests.model.worlds import JOBS, SETTINGS, UNKNOWN_JOB, ModelWorld
 
 T = TypeVar("T")
-_MOST_ROWS = 6
+_MOST_ROWS = 4
 _MOST_DISPATCHERS = 3
 _SETTLING_PASSES = 14
 _LONG = 5_000.0
-NUMBER = st.integers(0, 5)
+NUMBER = st.integers(0, 3)
+STOPS = st.integers(1, 14)
 #: A job that the row's number may lead to; mostly one that is there.
 JOB = st.sampled_from([JOBS[0], JOBS[0], JOBS[1], UNKNOWN_JOB, None])
 PAST = st.sampled_from(["fail", "fail", "fail", "succeed", "active", "skipped", "gone"])
 STATUS = st.sampled_from(["WAITING", "WAITING", "RUNNING", "SUCCESS", "FAILED", "CANCELED"])
 END = st.sampled_from(["fail", "fail", "succeed", "cancel"])
+CALL = st.sampled_from([Call.RUN_NOW, Call.RUN_NOW, Call.REPAIR, Call.REPAIR, Call.GET_RUN, Call.LIST_RUNS])
 KIND = st.sampled_from(["lost", "lost", "lost", "unsent", "throttled", "long", "credentials", "busy", "refused"])
+
+SELDOM = ["change the job's existence", "change the policy", "start by hand", "remove the row", "redrive", "redrive"]
 
 
 class DispatchMachine(RuleBasedStateMachine):
@@ -76,7 +80,7 @@ class DispatchMachine(RuleBasedStateMachine):
         self._seen()
 
     @rule(number=NUMBER, status=STATUS, keep=st.booleans())
-    def set_status(self, number: int, status: str, keep: bool) -> None:  # noqa: FBT001 hypothesis draws it
+    def set_status(self, *, number: int, status: str, keep: bool) -> None:
         """The owner or the row's job changes a row; a row that waits again may or may not keep its run."""
         for row in self._chosen(list(self.oracle.rows), number):
             now = self.oracle.rows[row]
@@ -101,13 +105,6 @@ class DispatchMachine(RuleBasedStateMachine):
         """The owner corrects the job."""
         for row in self._chosen(list(self.oracle.rows), number):
             self.world.set_job(row, job_id)
-        self._seen()
-
-    @rule(number=NUMBER)
-    def remove_row(self, number: int) -> None:
-        """The owner removes a row."""
-        for row in self._chosen(list(self.oracle.rows), number):
-            self.world.remove_row(row)
         self._seen()
 
     # ---- the workspace and others who use it
@@ -137,30 +134,18 @@ class DispatchMachine(RuleBasedStateMachine):
                 self.world.repair_elsewhere(run_id)
         self._seen()
 
-    @rule(number=NUMBER)
-    def start_elsewhere(self, number: int) -> None:
-        """Somebody starts a row's work by hand."""
-        for row in self._chosen(list(self.oracle.rows), number):
-            self.world.start_elsewhere(row)
-        self._seen()
-
-    @rule(exists=st.booleans(), job_id=st.sampled_from(JOBS))
-    def change_job(self, exists: bool, job_id: int) -> None:  # noqa: FBT001 hypothesis draws it
-        """A job is deleted, or comes back."""
-        self.world.set_job_exists(job_id, exists=exists)
-
     @rule(reads=st.integers(1, 3))
     def lag(self, reads: int) -> None:
         """What happens from now on does not show for some reads."""
         self.world.lag(reads)
 
     @rule(
-        call=st.sampled_from(list(Call)),
+        call=CALL,
         kinds=st.lists(KIND, min_size=1, max_size=3),
         after=st.booleans(),
-        good=st.integers(0, 2),
+        good=st.sampled_from([0, 0, 0, 1, 2]),
     )
-    def arm(self, call: Call, kinds: list[str], after: bool, good: int) -> None:  # noqa: FBT001 hypothesis draws it
+    def arm(self, *, call: Call, kinds: list[str], after: bool, good: int) -> None:
         """The next calls of a kind go wrong, after some good ones."""
         for kind in kinds:
             self.world.arm(call, kind, after=after, good=good)
@@ -172,28 +157,43 @@ class DispatchMachine(RuleBasedStateMachine):
         self.clock.now += seconds
         self.world.pass_time(seconds)
 
-    # ---- the operator
+    # ---- the rest of the owner, the workspace and the operator: what is seldom
 
-    @rule(number=NUMBER)
-    def redrive(self, number: int) -> None:
-        """Put a refused row back."""
+    @rule(what=st.sampled_from(SELDOM), number=NUMBER, there=st.booleans())
+    def seldom(self, *, what: str, number: int, there: bool) -> None:
+        """One step for all of it, so that it does not crowd out the others; ``there`` for what has two sides."""
+        if what == "change the job's existence":
+            self.world.set_job_exists(JOBS[number % len(JOBS)], exists=there)
+        elif what == "change the policy":
+            self.settings = replace(SETTINGS, missing_run="fresh-run" if there else "fail")
         for row in self._chosen(list(self.oracle.rows), number):
-            self.world.redrive(row)
+            if what == "start by hand":
+                self.world.start_elsewhere(row)
+            elif what == "remove the row":
+                self.world.remove_row(row)
+            elif what == "redrive":
+                self.world.redrive(row)
         self._seen()
-
-    @rule(missing_run=st.sampled_from(["fresh-run", "fail"]))
-    def set_policy(self, missing_run: str) -> None:
-        """Dispatches that begin from now on go by another policy."""
-        self.settings = replace(SETTINGS, missing_run=missing_run)
 
     # ---- the dispatchers
 
     @precondition(lambda self: self._room())
-    @rule(as_ops=st.booleans(), frame=st.booleans())
-    def begin_dispatch(self, as_ops: bool, frame: bool) -> None:  # noqa: FBT001 hypothesis draws it
+    @rule(as_ops=st.booleans(), frame=st.booleans(), stops=STOPS, trouble=st.none() | st.tuples(KIND, st.booleans()))
+    def begin_dispatch(
+        self,
+        *,
+        as_ops: bool,
+        frame: bool,
+        stops: int,
+        trouble: tuple[str, bool] | None,
+    ) -> None:
         """A dispatch begins; ``as_ops`` in the stretches that Dagster gives it, ``frame`` over rows read earlier."""
-        rows = self.read if frame else None
+        rows = self.read if frame and self.read else None
+        if trouble:
+            for call in (Call.RUN_NOW, Call.REPAIR):
+                self.world.arm(call, trouble[0], after=trouble[1], good=0)
         self.puppets.append(self._dispatcher(as_ops=as_ops, rows=rows))
+        self._advance(self.puppets[-1], stops)
 
     @rule()
     def read_rows(self) -> None:
@@ -202,19 +202,17 @@ class DispatchMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self._room())
     @rule(as_ops=st.booleans())
-    def dispatch(self, as_ops: bool) -> None:  # noqa: FBT001 hypothesis draws it
+    def dispatch(self, *, as_ops: bool) -> None:
         """A dispatch from beginning to end."""
         self.puppets.append(self._dispatcher(as_ops=as_ops))
         self._finish(self.puppets[-1])
 
     @precondition(lambda self: self._living())
-    @rule(number=NUMBER, stops=st.integers(1, 4))
+    @rule(number=NUMBER, stops=STOPS)
     def advance(self, number: int, stops: int) -> None:
         """A dispatcher does its next steps."""
         for puppet in self._chosen(self._living(), number):
-            for _ in range(stops):
-                puppet.advance()
-                self._after(puppet)
+            self._advance(puppet, stops)
 
     @precondition(lambda self: self._living())
     @rule(number=NUMBER)
@@ -275,6 +273,11 @@ class DispatchMachine(RuleBasedStateMachine):
         if puppet.error is not None and not isinstance(puppet.error, (Killed, ProcessManagerError)):
             self.oracle.check_error(puppet.error)
             self.oracle.raise_breaches()
+
+    def _advance(self, puppet: Puppet, stops: int) -> None:
+        for _ in range(stops):
+            puppet.advance()
+            self._after(puppet)
 
     def _finish(self, puppet: Puppet) -> None:
         while not puppet.done:

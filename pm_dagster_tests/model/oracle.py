@@ -194,7 +194,7 @@ class Oracle:
         alive = any(attempt.over is None or attempt.over >= since for attempt in attempts.values())
         doubts = self._doubts[number, entry.generation]
         ours = any(key[0] == number and run_id in dict(effects) for key, effects in self._effects.items())
-        excused = Call.REPAIR in doubts or Call.RUN_NOW in doubts and not ours
+        excused = Call.REPAIR in doubts or (Call.RUN_NOW in doubts and not ours)
         if not alive and not excused and row.status != "SUCCESS":
             self._broken(2, f"row {number} is {row.status} ({entry.reason}), but that run was over before: {attempts}")
 

@@ -5,15 +5,16 @@ Put here: one plain test for each hole that was found and closed. Keep out: what
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.errors import ProcessManagerError, Refused, WorkspaceUnavailable
+from pm_dagster.core.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
 from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.ports import Call, Intent
+from pm_dagster.core.ports import Call, Change, Intent
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import sort_rows
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
@@ -66,7 +67,7 @@ def story() -> Story:
 
 
 def test_somebody_elses_repair_that_failed_is_not_taken_for_ours(story: Story) -> None:
-    """The history lags: our repair is refused because of one we did not see, which is over. Ours is still to be made."""
+    """Our repair is refused because of one that the history did not show, and that is over: ours is still to be made."""
     run_id = story.runs.failed_run(repairs=1)
     story.runs.shown, story.runs.lagging_reads = {run_id: ()}, 1
     story.database.add(1, previous_run_id=run_id)
@@ -145,3 +146,24 @@ def test_the_run_of_an_earlier_generation_is_not_taken_for_this_ones(story: Stor
     assert story.runs.runs[first].started > record.entry.intent_at - timedelta(seconds=60)
     assert record.accepted_run_id is None
     assert story.database.statuses() == {1: "FAILED"}
+
+
+@pytest.mark.parametrize("call", [Call.RUN_NOW, Call.REPAIR])
+def test_a_row_that_left_waiting_while_it_was_throttled_is_not_sent(story: Story, call: Call) -> None:
+    story.database.add(1, previous_run_id=story.runs.failed_run() if call is Call.REPAIR else None)
+    before = len(story.runs.runs)
+    story.faults(call, Throttled("slow", retry_after=0.0))
+    control = InMemoryControlPlane(story.database, SETTINGS)
+
+    record = control.record
+
+    def told(changes: Sequence[Change]) -> None:
+        record(changes)
+        if story.runs.count(call):
+            story.database.rows[1].status = "CANCELED"
+
+    control.record = told  # type: ignore[method-assign]  # the owner acts between two steps of the dispatch
+    Dispatch(control, story.runs, SETTINGS).run()
+    assert story.runs.count(call) == 1
+    assert len(story.runs.runs) == before
+    assert story.entry().state is EntryState.WITHDRAWN
