@@ -101,3 +101,16 @@ def covering() -> list[Cell]:
     for call, boundary in sorted(missing):
         chosen.append(next(c for f in FAULTS for c in TABLE.of(f) if (c.call, c.boundary) == (call, boundary)))
     return chosen
+
+
+def telling() -> list[Cell]:
+    """For the short form: the varied cells in which only the recorded intent tells what was started already."""
+    told = ("what was started fails at once", "the whole run lags by 3 reads")
+    return [
+        cell
+        for cell in varied()
+        if cell.fault.name == "reset, after"
+        and cell.call == "runs/repair"
+        and cell.variant in told
+        and cell.boundary is Boundary.AFTER_REPLY
+    ]

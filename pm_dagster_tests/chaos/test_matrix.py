@@ -9,7 +9,7 @@ import pytest
 
 from pm_dagster_tests.chaos.cell import Result, run_cell
 from pm_dagster_tests.chaos.faults import FAULTS, Fault
-from pm_dagster_tests.chaos.matrix import TABLE, VARIANTS, Cell, covering, varied
+from pm_dagster_tests.chaos.matrix import TABLE, VARIANTS, Cell, covering, telling, varied
 from pm_dagster_tests.chaos.records import record
 from pm_dagster_tests.chaos.world import ChaosWorld
 
@@ -31,7 +31,7 @@ def _keep(result: Result) -> None:
     record("variants" if result.cell.variant else "matrix", result.cell.name, counts)
 
 
-@pytest.mark.parametrize("cell", covering(), ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", covering() + telling(), ids=lambda cell: cell.name)
 def test_covering_cells(cell: Cell, worlds: Worlds) -> None:
     _run([cell], worlds)
 
