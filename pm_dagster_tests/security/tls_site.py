@@ -86,6 +86,18 @@ def say_ok(_: bytes, session: ssl.SSLSocket) -> None:
     session.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
 
 
+def _request(session: ssl.SSLSocket) -> bytes:
+    """To its end: closing on what was not read would reset the connection."""
+    with session.makefile("rb") as stream:
+        head = b""
+        while (line := stream.readline()) not in (b"", b"\r\n"):
+            head += line
+        lengths = [
+            int(line.split(b":")[1]) for line in head.splitlines() if line.lower().startswith(b"content-length:")
+        ]
+        return head + stream.read(sum(lengths))
+
+
 @contextmanager
 def tls_server(
     folder: Path, wrong: str | None = None, answer: Callable[[bytes, ssl.SSLSocket], None] = say_ok
@@ -98,7 +110,7 @@ def tls_server(
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError), server.context.wrap_socket(self.request, server_side=True) as session:
-                server.heard.append(session.recv(65536))
+                server.heard.append(_request(session))
                 server.answer(server.heard[-1], session)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as tcp:
