@@ -39,6 +39,8 @@ from pm_dagster.workspace.token_endpoint import as_it_is
 
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _MESSAGE_LIMIT = 500
+#: As much of an error's text is looked at: far more than is kept, and little enough for a search that is not linear.
+_READ_LIMIT = 8192
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERROR = 200, 401, 403, 404, 429, 500
 _REDIRECT = 300
 
@@ -155,8 +157,8 @@ class OneAttempt:
         # Whatever charset the answer claims: some are none, and guessing one from a long text takes seconds.
         text = payload.get("message") if payload else content.decode("utf-8", "replace")
         # Scrubbed before it is cut: half a secret is not recognised any more.
-        first_line = self.scrub(" ".join(str(text or response.reason or "").split()))[:_MESSAGE_LIMIT]
-        name = self.scrub(code)[:_MESSAGE_LIMIT] if isinstance(code, str) and not code.isdigit() else None
+        first_line = self.scrub(" ".join(str(text or response.reason or "")[:_READ_LIMIT].split()))[:_MESSAGE_LIMIT]
+        name = self.scrub(code[:_READ_LIMIT])[:_MESSAGE_LIMIT] if isinstance(code, str) and not code.isdigit() else None
         return name, " ".join(part for part in (f"HTTP {response.status_code}", name, first_line) if part)
 
 
