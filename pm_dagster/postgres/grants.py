@@ -128,13 +128,28 @@ SELECT (SELECT c.reloptions @> ARRAY['security_invoker=true'] OR c.reloptions @>
 """
 
 
+#: An operator that is made there for the very types of the owner's columns would be taken for Postgres' own:
+#: https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATTERNS
+_OPEN_SCHEMAS = """
+SELECT n.nspname FROM pg_catalog.pg_namespace n
+WHERE n.nspname = ANY (pg_catalog.current_schemas(false)) AND EXISTS (
+    SELECT FROM pg_catalog.aclexplode(n.nspacl) a WHERE a.grantee = 0 AND a.privilege_type = 'CREATE')
+"""
+_OPEN = (
+    "Everybody may create in schema {name}, and what they create could run with the role's rights:"
+    " REVOKE CREATE ON SCHEMA {name} FROM PUBLIC;"
+)
+
+
 def _warnings(connection: Connection, settings: Settings) -> list[str]:
     """What these statements cannot do by themselves."""
     names = {"schema": settings.schema, "view": settings.wait_view, "table": settings.run_table}
     with connection.cursor() as cursor:
         cursor.execute(_TRAITS, names)
         invoker, row_security = cursor.fetchone() or (False, False)
-    found = []
+        cursor.execute(_OPEN_SCHEMAS)
+        open_schemas = [quote_ident(name, connection) for (name,) in cursor.fetchall() if "\n" not in name]
+    found = [f"-- {_OPEN.format(name=name)}" for name in open_schemas]
     if invoker:
         found.append("-- The view reads with the caller's rights: grant SELECT on what it reads, too.")
     if row_security:

@@ -168,6 +168,7 @@ def test_the_committed_script_is_what_the_command_prints(database: PostgresWorld
     [
         ("ALTER VIEW mm_run_wait_vw SET (security_invoker = true)", "reads with the caller's rights"),
         ("ALTER TABLE mm_run_plc ENABLE ROW LEVEL SECURITY", "row-level security"),
+        ("GRANT CREATE ON SCHEMA public TO PUBLIC", 'REVOKE CREATE ON SCHEMA "public" FROM PUBLIC'),
         ("SELECT", ""),
     ],
 )
