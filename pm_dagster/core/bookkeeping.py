@@ -15,6 +15,8 @@ from pm_dagster.core.ports import Change, ControlPlane, Intent
 
 #: Pauses between tries to reach a database that went away under way; their sum covers a restart.
 _RECONNECT_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+#: Where each try is itself long in failing, there are fewer: a dispatch must not outlive its deadline by much.
+_LONGEST_AWAY_SECONDS = 30.0
 #: So long may an answer be recorded before the control table says it.
 _CLOSE_EVERY_SECONDS = 1.0
 _ANSWERED = (EntryState.ACCEPTED, EntryState.QUARANTINED)
@@ -63,10 +65,13 @@ class Bookkeeper:
             self._next_closing = self._clock() + _CLOSE_EVERY_SECONDS
 
     def _persist(self, write: Callable[[], object]) -> None:
+        end = self._clock() + _LONGEST_AWAY_SECONDS
         for pause in _RECONNECT_PAUSES:
             try:
                 write()
             except ControlPlaneUnavailable:
+                if self._clock() > end:
+                    raise
                 self._stop.wait(pause)
             else:
                 return

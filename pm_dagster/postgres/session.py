@@ -32,6 +32,8 @@ _PAUSES = (0.1, 0.3)
 _REPEATED_WITHIN_SECONDS = 4.0
 #: The server gives up a statement after 60 s (``LOCAL_TIMEOUTS``); one that has said nothing for longer hangs.
 _LONGEST_TRANSACTION_SECONDS = 70.0
+#: And so long after one that hung, until the next one that works: several in a row must not outlive the deadline.
+_LONGEST_AFTER_SILENCE_SECONDS = 10.0
 _NOTHING = object()
 
 
@@ -59,6 +61,7 @@ class Session:
         self._me: int | None = None
         self._liveness = "lock"
         self._next_beat = 0.0
+        self._patience = _LONGEST_TRANSACTION_SECONDS
         self._numbers = 0
         self._write = _Write(_NOTHING, 0)
         self.environment = ""
@@ -145,29 +148,37 @@ class Session:
 
     def _transact(self, work: Callable[[Cursor], T], number: int | None = None) -> T:
         """Run ``work`` in a transaction; with a ``number`` as that write of this dispatcher."""
+        began = time.monotonic()
         try:
             with translated():
-                connection = self._connected()
-                with time_limit(connection, _LONGEST_TRANSACTION_SECONDS):
-                    if number is not None:
-                        self._register(connection)
-                    with connection, connection.cursor() as cursor:
-                        begin = statements.LOCAL_TIMEOUTS if number is None else statements.BEGIN_WRITE
-                        cursor.execute(begin, self.names | {"number": number})
-                        return work(cursor)
+                result = self._in_transaction(work, number)
         except ControlPlaneUnavailable:
+            if time.monotonic() - began >= self._patience:
+                self._patience = _LONGEST_AFTER_SILENCE_SECONDS
             if self._connection is not None and self._connection.closed:
                 self._drop()
             raise
         except psycopg2.Error:
             self._drop()
             raise
+        self._patience = _LONGEST_TRANSACTION_SECONDS
+        return result
+
+    def _in_transaction(self, work: Callable[[Cursor], T], number: int | None) -> T:
+        connection = self._connected()
+        with time_limit(connection, self._patience):
+            if number is not None:
+                self._register(connection)
+            with connection, connection.cursor() as cursor:
+                begin = statements.LOCAL_TIMEOUTS if number is None else statements.BEGIN_WRITE
+                cursor.execute(begin, self.names | {"number": number})
+                return work(cursor)
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
             connection = connect(self.settings)
             try:
-                with time_limit(connection, _LONGEST_TRANSACTION_SECONDS), connection:
+                with time_limit(connection, self._patience), connection:
                     self._get_to_know(connection)
             except BaseException:
                 connection.close()

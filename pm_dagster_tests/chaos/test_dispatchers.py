@@ -24,7 +24,7 @@ def prove(world: ChaosWorld, size: int, rows: int, kills: int) -> None:
     assert verdict.rows == rows
     counts = {"rows": rows, "dispatchers": size, **verdict.counts}
     figures = {"seconds": course.seconds, "started": course.started, "killed": course.killed}
-    record("dispatchers", f"{size} at once", counts, figures)
+    record("dispatchers", f"{size} at once, {rows} rows", counts, figures)
 
 
 def test_two_at_once_and_a_few_kills(chaos: ChaosWorld) -> None:

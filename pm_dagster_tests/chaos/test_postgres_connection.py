@@ -91,6 +91,32 @@ def test_every_commit_of_one_dispatch_is_lost_once(chaos: ChaosWorld, when: When
     assert_done_once(chaos, busy)
 
 
+@pytest.mark.parametrize("when", WHEN)
+def test_the_commit_of_a_redrive_is_lost(chaos: ChaosWorld, when: When) -> None:
+    """Whoever types it again gets the row back to WAITING once, and the event once."""
+    (row,) = chaos.add(job_id=999_999)
+    chaos.dispatch()
+    assert chaos.statuses() == {row: "FAILED"}
+    chaos.front.add(Rule("WITH refused AS", cut, when, "commit"))
+    codes = [chaos.dispatch("redrive", str(row)).process.exitcode for _ in range(2)]
+    assert codes == [1, 0]
+    assert chaos.statuses() == {row: "WAITING"}
+    assert chaos.sql("SELECT count(*) FROM process_manager.event WHERE kind = 'redriven'") == [(1,)]
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_the_commit_of_an_upgrade_is_lost(chaos: ChaosWorld, when: When) -> None:
+    """`pm init` says that the database was lost; typed again, the ledger is as it should be."""
+    chaos.sql("DROP SCHEMA process_manager CASCADE")
+    chaos.front.add(Rule("CREATE TABLE process_manager.entry", cut, when, "commit"))
+    first, again = chaos.dispatch("init"), chaos.dispatch("init")
+    assert (first.process.exitcode, again.process.exitcode) == (1, 0), first.err + again.err
+    assert "the database does not answer" in first.err
+    chaos.add()
+    assert chaos.dispatch().process.exitcode == 0
+    assert_clean(chaos, may_fail=())
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("way", _WAYS)
 @pytest.mark.parametrize("when", WHEN)
