@@ -13,6 +13,7 @@ from psycopg2.extensions import parse_dsn
 
 from pm_dagster_tests.chaos.boundaries import Boundary, moment
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, settled, story
+from pm_dagster_tests.chaos.wire import Rule, Then
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment
 from pm_dagster_tests.postgres.world import eventually
 
@@ -72,33 +73,25 @@ def test_a_locked_table_is_told_and_nothing_hangs(chaos: ChaosWorld, table: str)
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 def test_a_database_with_a_stricter_isolation(chaos: ChaosWorld, level: str) -> None:
-    """Two dispatches, and an owner who keeps writing."""
+    """And an owner who writes to the rows each time before they are locked: our transactions see what was committed."""
     name = sql.Identifier(str(parse_dsn(chaos.database_url)["dbname"]))
     with closing(psycopg2.connect(chaos.database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
             sql.SQL("ALTER DATABASE {} SET default_transaction_isolation = {}").format(name, sql.Literal(level))
         )
-    rows = chaos.add(40)
-    stop, failed = threading.Event(), []
+    chaos.add(20)
+    chaos.add_repair(repairs=1)
 
-    def write() -> None:
-        while not stop.is_set():
-            try:
-                chaos.sql("UPDATE mm_run_plc SET msg = 'seen' WHERE run_id % 3 = 0")
-            except psycopg2.errors.SerializationFailure as error:
-                failed.append(error)
+    def touch() -> Then:
+        chaos.sql("UPDATE mm_run_plc SET msg = 'seen'")
+        return "go on"
 
-    owner = threading.Thread(target=write)
-    owner.start()
-    try:
-        both = [chaos.start(PM_CONCURRENCY="4") for _ in range(2)]
-        codes = [process.wait() for process in both]
-    finally:
-        stop.set()
-        owner.join()
-    assert codes == [0, 0], story(chaos)
-    finish(chaos)
-    assert len(rows) == len(chaos.oracle.starts())
+    # After the snapshot that such a transaction would have, and before it locks the rows: each time anew.
+    touched = chaos.front.add(Rule("FOR NO KEY UPDATE SKIP LOCKED", touch, count=10**6))
+    done = chaos.dispatch(PM_CONCURRENCY="4")
+    assert done.process.exitcode == 0, story(chaos)
+    assert touched.fired.is_set()
+    assert settled(chaos)
     assert_clean(chaos, may_fail=())
 
 
