@@ -19,6 +19,7 @@ _SOURCES = sorted(path for path in _ROOT.rglob("*.py") if "sandbox" not in path.
 _EXECUTES = frozenset({"execute", "executemany", "mogrify", "SQL", "copy_expert"})
 #: Where texts are made that begin like statements, each with its reason.
 _MADE = {
+    "postgres/catalog.py",  # the name of a missing privilege, for people
     "postgres/grants.py",  # printed for the owner, never run; names are quoted by the driver
     "postgres/migrations/versions/0002_writes.py",  # the ledger's schema, a constant, is put in
 }
