@@ -21,10 +21,13 @@ RUNTIME := .venv-runtime
 RUNTIME_PYTHON ?= python3.11
 RUNTIME_TESTS := pm_dagster_tests/runtime
 
+# What the trials of `make chaos` found, from which the page is made.
+PROOF := .proof
+
 # For the time of a test only: the licence of the CLI and of this package is not open source.
 BUNDLES := databricks-bundles==1.22.1
 
-.PHONY: python-is-new-enough help setup demo dev test test-browser test-bundle test-runtime bench check format lock clean
+.PHONY: python-is-new-enough help setup demo dev test test-browser test-bundle test-runtime chaos bench check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -73,6 +76,11 @@ $(RUNTIME)/.ready: $(RUNTIME_TESTS)/requirements.lock $(RUNTIME_TESTS)/place.py 
 	$(BIN)/python -m pm_dagster_tests.runtime.jdbc_driver
 	@touch $@
 
+chaos: setup  ## the long form of the proof; writes docs/proof.md
+	rm -rf $(PROOF)
+	PROOF_RECORDS=$(CURDIR)/$(PROOF) $(BIN)/python -m pytest -n auto -m chaos
+	$(BIN)/python -m pm_dagster_tests.chaos.report $(PROOF)
+
 bench: setup  ## measure how fast a dispatch is
 	$(BIN)/python -m pm_dagster_tests.bench
 
@@ -94,5 +102,5 @@ lock:  ## resolve the dependencies anew within their bounds
 clean:  ## remove what the other targets made, the sandbox's data included
 	@# Ends what still runs there first: a server must not lose its folder.
 	@if [ -d .sandbox ] && [ -x $(BIN)/pm ]; then $(BIN)/pm sandbox reset; fi
-	rm -rf .venv .venv-runtime .uv .sandbox .databricks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-runtime .uv .sandbox .proof .databricks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find pm_dagster pm_dagster_tests -name __pycache__ -prune -exec rm -rf {} +
