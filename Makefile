@@ -27,7 +27,7 @@ PROOF := .proof
 # For the time of a test only: the licence of the CLI and of this package is not open source.
 BUNDLES := databricks-bundles==1.22.1
 
-.PHONY: python-is-new-enough help setup demo dev test test-browser test-bundle test-runtime chaos bench check format lock clean
+.PHONY: python-is-new-enough help setup demo dev test test-browser test-bundle test-runtime chaos bench audit check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -83,6 +83,9 @@ chaos: setup  ## the long form of the proof; writes docs/proof.md
 
 bench: setup  ## measure how fast a dispatch is
 	$(BIN)/python -m pm_dagster_tests.bench
+
+audit: setup  ## known vulnerabilities of what is locked; asks api.osv.dev
+	$(UV) audit --preview-features audit-command --locked $(if $(OSV_URL),--service-url $(OSV_URL))
 
 check: setup  ## format, lint, types, import contracts; changes nothing
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ from pm_dagster.core.bookkeeping import Bookkeeper
 from pm_dagster.core.decisions import Decision, Policy
 from pm_dagster.core.errors import (
     AuthenticationFailed,
+    ConfigurationError,
     ProcessManagerError,
     Refused,
     Throttled,
@@ -231,7 +232,7 @@ def _intent(work: Work) -> Intent:
 
 
 def _not_applied(error: ProcessManagerError) -> bool:
-    return isinstance(error, AuthenticationFailed) or (
+    return isinstance(error, (AuthenticationFailed, ConfigurationError)) or (
         isinstance(error, WorkspaceUnavailable) and not error.maybe_applied
     )
 
