@@ -17,6 +17,44 @@ from pm_dagster.postgres.statements import ALIVE, CLAIMABLE
 _ENTRY_COLUMNS = """e.entry_id, e.run_id, e.generation, e.branch, e.state, e.job_id, e.previous_run_id, e.parameters,
     e.idempotency_token, e.fresh_run, e.sent_repair_id, e.attempts, e.ambiguous, e.intent_at"""
 
+_LOCK_WAITING = """
+SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
+ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED"""
+_LOCK_ROWS = """
+SELECT t.{run_id}, t.{status}::text, coalesce(t.{status} = %(waiting)s, false), {run}
+FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
+ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED"""
+_WAITING_STILL = """
+SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s"""
+_ENTRIES = """
+SELECT {entry}, EXISTS (
+    SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s), ARRAY(
+    SELECT o.accepted_run_id FROM {ledger}.entry o
+    WHERE o.control_table = e.control_table AND o.run_id = e.run_id AND o.generation < e.generation
+      AND o.accepted_run_id IS NOT NULL)
+FROM {ledger}.entry e
+WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id"""
+_INTEND = """
+UPDATE {ledger}.entry e
+SET state = 'SENDING', fresh_run = e.fresh_run OR i.fresh_run, sent_repair_id = i.latest_repair_id,
+    intent_at = coalesce(e.intent_at, now()), updated_at = now()
+FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(
+    entry_id bigint, fresh_run boolean, latest_repair_id bigint, ambiguous boolean)
+WHERE e.entry_id = i.entry_id AND e.dispatcher_id = %(me)s AND e.open
+  AND (e.state = 'SENDING' AND i.ambiguous OR e.state IN ('CLAIMED', 'SENDING') AND EXISTS (
+      SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
+RETURNING e.entry_id"""
+_CLOSED = """
+SELECT e.entry_id, e.run_id, e.state, e.outcome, e.accepted_run_id, e.accepted_repair_id, e.page_url,
+       coalesce(e.reason, ''), (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id
+                               ORDER BY t.{status} = %(waiting)s DESC LIMIT 1)
+FROM {ledger}.entry e
+WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s
+  AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id"""
+_LEFT_BEHIND = """e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
+    OR e.state = 'QUARANTINED' AND EXISTS (
+        SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))"""
+
 #: The types whose values the driver gives back unchanged, or as text where Python cannot hold them (``connection``).
 #: Python's times end before Postgres' do, its JSON forgets how a number was written, a range is no range any more.
 _HELD_AS_IT_IS = frozenset({
@@ -40,54 +78,24 @@ class Statements:
             "alive": sql.SQL(ALIVE),
             "entry": sql.SQL(_ENTRY_COLUMNS),
         }
-        self.lock_waiting = self._build("""
-            SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
-            ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""")
+        self.lock_waiting = self._build(_LOCK_WAITING)
         self.lock_rows = self._build(
-            """
-            SELECT t.{run_id}, t.{status}::text, coalesce(t.{status} = %(waiting)s, false), {run}
-            FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
-            ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED""",
+            _LOCK_ROWS,
             run=self._run_named(),
         )
-        self.waiting_still = self._build("""
-            SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s""")
+        self.waiting_still = self._build(_WAITING_STILL)
         self.existing = self._build("SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
-        self.entries = self._build("""
-            SELECT {entry}, EXISTS (
-                SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s), ARRAY(
-                SELECT o.accepted_run_id FROM {ledger}.entry o
-                WHERE o.control_table = e.control_table AND o.run_id = e.run_id AND o.generation < e.generation
-                  AND o.accepted_run_id IS NOT NULL)
-            FROM {ledger}.entry e
-            WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id""")
-        self.take_over = self._take_over("""e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
-            OR e.state = 'QUARANTINED' AND EXISTS (
-                SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))""")
+        self.entries = self._build(_ENTRIES)
+        self.take_over = self._take_over(_LEFT_BEHIND)
         self.resume = self._take_over("e.entry_id = ANY(%(entry_ids)s)")
-        self.intend = self._build("""
-            UPDATE {ledger}.entry e
-            SET state = 'SENDING', fresh_run = e.fresh_run OR i.fresh_run, sent_repair_id = i.latest_repair_id,
-                intent_at = coalesce(e.intent_at, now()), updated_at = now()
-            FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(
-                entry_id bigint, fresh_run boolean, latest_repair_id bigint, ambiguous boolean)
-            WHERE e.entry_id = i.entry_id AND e.dispatcher_id = %(me)s AND e.open
-              AND (e.state = 'SENDING' AND i.ambiguous OR e.state IN ('CLAIMED', 'SENDING') AND EXISTS (
-                  SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
-            RETURNING e.entry_id""")
+        self.intend = self._build(_INTEND)
         self.waiting = self._waiting(self._rows())
         self.waiting_ids = self._waiting(self._rows(whole=False))
         self.current = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows())
         self.current_ids = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows(whole=False))
         self.backlog = self._backlog()
         self.write_rows = self._write_rows()
-        self.closed = self._build("""
-            SELECT e.entry_id, e.run_id, e.state, e.outcome, e.accepted_run_id, e.accepted_repair_id, e.page_url,
-                   coalesce(e.reason, ''), (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id
-                                           ORDER BY t.{status} = %(waiting)s DESC LIMIT 1)
-            FROM {ledger}.entry e
-            WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s
-              AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id""")
+        self.closed = self._build(_CLOSED)
 
     def _build(self, text: str, **more: sql.Composable) -> sql.Composed:
         return sql.SQL(text).format(**{**self._names, **more})
