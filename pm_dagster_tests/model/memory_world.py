@@ -25,8 +25,9 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import RawRow
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase, Row
 from pm_dagster_tests.fakes.runs import Fault, InMemoryRuns, Run
-from pm_dagster_tests.model.worlds import FILE_NAME, JOBS, SECRET, EntryNow, RowNow, RunNow
+from pm_dagster_tests.model.worlds import FILE_NAME, JOBS, EntryNow, RowNow, RunNow
 
+SECRET = "dapi-s3cret-0123"
 _ENDS = {
     "fail": ("INTERNAL_ERROR", "FAILED"),
     "succeed": ("TERMINATED", "SUCCESS"),
@@ -73,6 +74,7 @@ class MemoryWorld:
     """See ``ModelWorld``."""
 
     def __init__(self) -> None:
+        self.secret = SECRET
         self.database = InMemoryDatabase()
         self.workspace = LaggingRuns()
         self._ids = itertools.count(1)
@@ -93,6 +95,7 @@ class MemoryWorld:
                 record.entry.branch.value,
                 record.accepted_run_id,
                 record.reason,
+                record.owner,
             )
             for record in self.database.ledger.values()
         ]
@@ -198,6 +201,11 @@ class MemoryWorld:
     def control(self, settings: Settings) -> ControlPlane:
         """A dispatcher's control plane."""
         return InMemoryControlPlane(self.database, settings)
+
+    def identity(self, control: ControlPlane) -> int:
+        """Its number."""
+        assert isinstance(control, InMemoryControlPlane)
+        return control._me
 
     def jobs_api(self) -> LaggingRuns:
         """The workspace."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Call
-from pm_dagster_tests.model.worlds import FILE_NAME, SECRET, SETTINGS, EntryNow, ModelWorld, RowNow, RunNow
+from pm_dagster_tests.model.worlds import FILE_NAME, SETTINGS, EntryNow, ModelWorld, RowNow, RunNow
 
 #: The ledger says of these that something is still to be done.
-UNRESOLVED = ("CLAIMED", "SENDING", "ACCEPTED")
+UNRESOLVED = ("SENDING", "ACCEPTED")
 _WAITING = "WAITING"
 
 
@@ -49,7 +49,9 @@ class Oracle:
         self._effects: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
         #: The calls for a row and generation that may have been made without anybody's knowing.
         self._doubts: dict[tuple[int, int], set[Call]] = defaultdict(set)
+        #: When each entry was first seen, and how it was last.
         self._entries: dict[int, int] = {}
+        self._ledger: dict[int, EntryNow] = {}
         self._runs: dict[int, RunNow] = {}
 
     # ---- told by the dispatchers, in their own threads
@@ -100,11 +102,11 @@ class Oracle:
 
     # ---- after each step
 
-    def observe(self, *, dispatcher: bool) -> None:
+    def observe(self, *, dispatcher: bool, identity: int | None = None) -> None:
         """Look at everything; ``dispatcher`` when it was a dispatcher's step. Raises the first Breach."""
         self.steps += 1
         self._see_runs(self._world.runs())
-        self._see_entries(self._world.ledger())
+        self._see_entries(self._world.ledger(), identity)
         rows = self._world.rows()
         for number, row in rows.items():
             before = self.rows.get(number)
@@ -122,19 +124,21 @@ class Oracle:
     def check_secrets(self) -> None:
         """5: no word that is kept holds the secret."""
         for text in self._world.texts():
-            if SECRET in text:
+            if self._world.secret in text:
                 self._broken(5, f"a secret is kept in: {text}")
         self.raise_breaches()
 
+    def settled(self) -> bool:
+        """Nothing waits, and nothing is unresolved."""
+        return not self._waiting() and not self._unresolved()
+
     def check_settled(self) -> None:
-        """2 and 4: nothing waits, and nothing is unresolved."""
-        stuck = [number for number, row in self._world.rows().items() if row.status == _WAITING]
-        if stuck:
-            entries = [entry for entry in self._world.ledger() if entry.row in stuck and entry.open]
-            self._broken(2, f"rows {stuck} still wait; {entries}")
-        for entry in self._world.ledger():
-            if entry.open and entry.state in UNRESOLVED and entry.state != "CLAIMED":
-                self._broken(2, f"{entry} is never resolved")
+        """2 and 4: so it is in the end."""
+        for number in self._waiting():
+            entries = [entry for entry in self._world.ledger() if entry.row == number and entry.open]
+            self._broken(2, f"row {number} still waits; {entries}")
+        for entry in self._unresolved():
+            self._broken(2, f"{entry} is never resolved")
         self.raise_breaches()
 
     def raise_breaches(self) -> None:
@@ -143,6 +147,12 @@ class Oracle:
             raise self.breaches[0]
 
     # ---- inside
+
+    def _waiting(self) -> list[int]:
+        return [number for number, row in self._world.rows().items() if row.status == _WAITING]
+
+    def _unresolved(self) -> list[EntryNow]:
+        return [entry for entry in self._world.ledger() if entry.open and entry.state in UNRESOLVED]
 
     def _broken(self, invariant: int, what: str) -> None:
         self.breaches.append(Breach(invariant, what))
@@ -157,10 +167,15 @@ class Oracle:
             if run_id not in runs and attempt.over is None:
                 attempt.over = self.steps
 
-    def _see_entries(self, entries: Sequence[EntryNow]) -> None:
+    def _see_entries(self, entries: Sequence[EntryNow], identity: int | None) -> None:
+        """1: nobody writes what somebody else owns, and no generation comes before the row asks again."""
         rows = self._world.rows()
         for entry in entries:
             self._entries.setdefault(entry.entry_id, self.steps)
+            before = self._ledger.get(entry.entry_id, entry)
+            if before != entry and before.owner == entry.owner != identity:
+                self._broken(1, f"dispatcher {identity} wrote what it does not own: {before} became {entry}")
+            self._ledger[entry.entry_id] = entry
             waits = len(self.waits[entry.row]) + (entry.row in rows and entry.row not in self.rows)
             if entry.generation > waits:
                 self._broken(1, f"{entry}: the row asked only {waits} times")

@@ -67,7 +67,7 @@ def story() -> Story:
 
 
 def test_somebody_elses_repair_that_failed_is_not_taken_for_ours(story: Story) -> None:
-    """Our repair is refused because of one that the history did not show, and that is over: ours is still to be made."""
+    """Our repair is refused because of one the history did not show, and that is over: ours is still to be made."""
     run_id = story.runs.failed_run(repairs=1)
     story.runs.shown, story.runs.lagging_reads = {run_id: ()}, 1
     story.database.add(1, previous_run_id=run_id)

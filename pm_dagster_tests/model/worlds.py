@@ -14,8 +14,6 @@ from pm_dagster.core.settings import Settings
 
 JOBS = (7, 8)
 UNKNOWN_JOB = 99
-#: Stands in the error texts of the workspace; must be found nowhere.
-SECRET = "dapi-s3cret-0123"
 #: Hard to get into SQL and back whole.
 FILE_NAME = 'o\'rders; %s {0} "x".csv'
 SETTINGS = replace(
@@ -54,7 +52,7 @@ class RunNow:
 
 @dataclass(frozen=True)
 class EntryNow:
-    """An entry of the ledger."""
+    """An entry of the ledger; ``owner`` is the dispatcher that may write it."""
 
     entry_id: int
     row: int
@@ -64,10 +62,16 @@ class EntryNow:
     branch: str
     accepted_run_id: int | None
     reason: str
+    owner: int | None
 
 
 class ModelWorld(Protocol):
-    """One control plane and one workspace. Runs and rows are named by their ids."""
+    """One control plane and one workspace. Runs and rows are named by their ids.
+
+    ``secret`` stands in the error texts of the workspace and must be found nowhere.
+    """
+
+    secret: str
 
     def rows(self) -> dict[int, RowNow]:
         """The control table."""
@@ -128,6 +132,9 @@ class ModelWorld(Protocol):
 
     def control(self, settings: Settings) -> ControlPlane:
         """A dispatcher's control plane."""
+
+    def identity(self, control: ControlPlane) -> int | None:
+        """The number under which a dispatcher owns entries, None before it owned any."""
 
     def jobs_api(self) -> DatabricksRuns:
         """A dispatcher's workspace."""

@@ -1,0 +1,176 @@
+"""The ports of a dispatcher that somebody else moves: they stop it before each write, and tell what it does.
+
+Put here: where a dispatcher stops, and what the oracle hears. Keep out: the moving itself (``puppet``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from pm_dagster.core.errors import WorkspaceUnavailable
+from pm_dagster.core.ledger_entry import Entry
+from pm_dagster.core.ports import Backlog, Call, Change, Closed, ControlPlane, DatabricksRuns, Intent
+from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
+from pm_dagster_tests.model.puppet import Killed, Puppet
+
+
+class Witness(Protocol):
+    """Who is told, in the dispatcher's thread, what a dispatcher does."""
+
+    def asked(self, moment: float) -> None:
+        """A call or an intent begins; ``moment`` is in seconds since the dispatch began."""
+
+    def claimed(self, entries: Sequence[Entry]) -> None:
+        """Rows were taken."""
+
+    def inherited(self, entries: Sequence[Entry]) -> None:
+        """What somebody left was taken over."""
+
+    def granted(self, entry: Entry, call: Call) -> None:
+        """A call for an entry may be made now."""
+
+    def before_call(self) -> None:
+        """A call that may start something begins."""
+
+    def after_call(self, row: int, generation: int, call: Call, *, lost: bool) -> None:
+        """It ended; ``lost`` when its answer was lost."""
+
+
+class StoppingControl:
+    """A control plane that stops its dispatcher before each write, and after an intent, when the call is on its way."""
+
+    def __init__(self, inner: ControlPlane, puppet: Puppet, witness: Witness) -> None:
+        self._inner = inner
+        self._puppet = puppet
+        self._witness = witness
+        #: The generation of each row that this dispatcher took, as far as it knows.
+        self.generations: dict[int, int] = {}
+
+    def backlog(self) -> Backlog:
+        """As it is."""
+        return self._inner.backlog()
+
+    def waiting(self, limit: int) -> list[RawRow]:
+        """Stops before."""
+        self._puppet.stop_at("before waiting")
+        return self._inner.waiting(limit)
+
+    def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
+        """Stops before."""
+        self._puppet.stop_at("before claim")
+        entries = self._inner.claim(jobs)
+        self._witness.claimed(entries)
+        return self._took(entries)
+
+    def refuse(self, rows: Sequence[RefusedRow]) -> None:
+        """Stops before."""
+        self._puppet.stop_at("before refuse")
+        self._inner.refuse(rows)
+
+    def take_over(self, limit: int) -> list[Entry]:
+        """Stops before."""
+        self._puppet.stop_at("before take over")
+        return self._inherit(self._inner.take_over(limit))
+
+    def resume(self, entry_ids: Collection[int]) -> list[Entry]:
+        """Stops before."""
+        self._puppet.stop_at("before resume")
+        return self._inherit(self._inner.resume(entry_ids))
+
+    def intend(self, intents: Sequence[Intent]) -> set[int]:
+        """Stops before and after."""
+        self._witness.asked(self._puppet.clock.now - self._puppet.began)
+        self._puppet.stop_at("before intend")
+        granted = self._inner.intend(intents)
+        for intent in intents:
+            if intent.entry.entry_id in granted:
+                starts = intent.fresh_run or intent.entry.starts_new_run
+                self._witness.granted(intent.entry, Call.RUN_NOW if starts else Call.REPAIR)
+        self._puppet.stop_at("after intend")
+        return granted
+
+    def record(self, changes: Sequence[Change]) -> None:
+        """Stops before."""
+        self._puppet.stop_at("before record")
+        self._inner.record(changes)
+
+    def close(self, entry_ids: Collection[int]) -> list[Closed]:
+        """Stops before."""
+        self._puppet.stop_at("before close")
+        return self._inner.close(entry_ids)
+
+    def heartbeat(self) -> None:
+        """As it is, without a stop."""
+        if self._puppet.killed:
+            raise Killed("heartbeat")
+        self._inner.heartbeat()
+
+    def end(self) -> None:
+        """Stops before."""
+        self._puppet.stop_at("before end")
+        self._inner.end()
+
+    def _inherit(self, entries: list[Entry]) -> list[Entry]:
+        self._witness.inherited(entries)
+        return self._took(entries)
+
+    def _took(self, entries: list[Entry]) -> list[Entry]:
+        self.generations.update({entry.run_id: entry.generation for entry in entries})
+        return entries
+
+
+class WatchedRuns:
+    """The Jobs API as one dispatcher uses it, each call a second long and told to the witness."""
+
+    def __init__(self, inner: DatabricksRuns, puppet: Puppet, control: StoppingControl, witness: Witness) -> None:
+        self._inner = inner
+        self._puppet = puppet
+        self._control = control
+        self._witness = witness
+
+    def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
+        """run-now."""
+        return self._effective(
+            Call.RUN_NOW, parameters, lambda: self._inner.start(job_id, parameters, idempotency_token)
+        )
+
+    def look_up(self, run_id: int) -> RunSnapshot:
+        """runs/get."""
+        self._witness.asked(self._puppet.clock.now - self._puppet.began)
+        self._puppet.clock.now += 1.0
+        return self._inner.look_up(run_id)
+
+    def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
+        """runs/repair."""
+        return self._effective(
+            Call.REPAIR, parameters, lambda: self._inner.repair(run_id, parameters, latest_repair_id)
+        )
+
+    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
+        """runs/list."""
+        self._puppet.clock.now += 1.0
+        return self._inner.find_started(job_id, since, parameters)
+
+    def page_url(self, job_id: int, run_id: int) -> str:
+        """As it is."""
+        return self._inner.page_url(job_id, run_id)
+
+    def scrub(self, text: str) -> str:
+        """As it is."""
+        return self._inner.scrub(text)
+
+    def _effective(self, kind: Call, parameters: Mapping[str, str], call: Callable[[], int]) -> int:
+        self._puppet.clock.now += 1.0
+        self._witness.before_call()
+        row = int(parameters["RUN_ID"])
+        lost = False
+        try:
+            return call()
+        except WorkspaceUnavailable as error:
+            lost = error.maybe_applied
+            raise
+        finally:
+            self._witness.after_call(row, self._control.generations.get(row, 0), kind, lost=lost)
