@@ -19,8 +19,6 @@ from pm_dagster_tests.chaos.records import Record, read
 
 PAGE = Path(__file__).parents[2] / "docs" / "proof.md"
 NOT_RUN = "not run"
-#: What each cell shows, in this order.
-_SHOWN = ("duplicate_starts", "duplicate_repairs", "lost", "stuck", "set_back", "leaked")
 _OWN = ("matrix", "variants", "recovery")
 _BREACHES = frozenset(PROMISES) | {"broken"}
 
@@ -43,7 +41,7 @@ that was written.
 
 ## The matrix
 
-Each cell: {shown} (breaches of each). n/a: the reason stands below the table.
+Each cell: how often one of the promises above was broken, and which. n/a: the reason stands below the table.
 """
 
 
@@ -52,10 +50,9 @@ def page(records: Sequence[Record]) -> str:
     known = {(record.suite, record.name): record for record in records}
     run = [record for record in records if record.suite in ("matrix", "variants")]
     rows = max((record.counts.get("rows", 0) for record in run), default=0)
-    names = ", ".join(_words(name) for name in _SHOWN)
     tried = f"{len(run)} cells and {len(records) - len(run)} longer trials stand in it."
     parts = [
-        _HEAD.format(tried=tried, rows=rows, promises="\n".join(_promises(records)), shown=names),
+        _HEAD.format(tried=tried, rows=rows, promises="\n".join(_promises(records))),
         *(_matrix(call, known) for call in CALLS),
         _variants(known),
         _trials("Recovery", [record for record in records if record.suite == "recovery"]),
@@ -112,7 +109,10 @@ def _cell(cell: Cell, known: dict[tuple[str, str], Record]) -> str:
     if cell.without_meaning:
         return "n/a"
     record = known.get((_suite(cell), cell.name))
-    return NOT_RUN if record is None else " ".join(str(record.counts[name]) for name in _SHOWN)
+    if record is None:
+        return NOT_RUN
+    broken = [f"{_words(name)} {record.counts[name]}" for name in PROMISES if record.counts.get(name)]
+    return ", ".join(broken) or "0"
 
 
 def _variants(known: dict[tuple[str, str], Record]) -> str:
