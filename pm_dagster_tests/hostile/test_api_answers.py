@@ -107,7 +107,7 @@ def test_any_json_is_a_usable_value_or_an_error_of_ours(
 
 @pytest.mark.chaos
 @given(st.sampled_from(sorted(_CALLS)), _ANSWERS, _STATUSES)
-@settings(max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_for_long(server: RawServer, call: str, value: object, status: str) -> None:
     _fuzz(server, call, value, status)
 
