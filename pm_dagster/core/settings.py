@@ -12,75 +12,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.core.setting_values import between, names, one_of, pairs, rate, switch
 
 #: The most rows that one dispatch takes; a sheet of its report holds as many.
 MOST_ROWS = 1_000_000
 _HOUR, _DAY, _WEEK = 3_600, 86_400, 604_800
-_LOWEST_RATE, _HIGHEST_RATE = 0.01, 10_000
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    pairs = [part.partition("=") for part in _names(text)]
-    if any(not name.strip() or not column.strip() for name, _, column in pairs):
-        message = "expected PARAMETER=column, separated by commas"
-        raise ValueError(message)
-    names = [name.strip() for name, _, _ in pairs]
-    if len(set(names)) < len(names):
-        message = "a parameter stands twice"
-        raise ValueError(message)
-    return tuple((name.strip(), column.strip()) for name, _, column in pairs)
-
-
-def _switch(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if text.strip().lower() not in words:
-        message = "expected true or false"
-        raise ValueError(message)
-    return words[text.strip().lower()]
-
-
-def _between(low: float, high: float, kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Beyond the bounds no setting makes sense, and sums with it leave what clocks, threads or Postgres can hold."""
-
-    def read(text: str) -> Any:  # noqa: ANN401
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            what = "whole number" if kind is int else "number"
-            message = f"expected a {what} from {_plain(low)} to {_plain(high)}"
-            raise ValueError(message)
-        return value
-
-    return read
-
-
-def _rate(text: str) -> float:
-    """A rate, or 0 for none: slower than one call in 100 s would be a standstill."""
-    value: float = _between(0, _HIGHEST_RATE, float)(text)
-    if 0 < value < _LOWEST_RATE:
-        message = f"expected 0 or a number from {_plain(_LOWEST_RATE)} to {_plain(_HIGHEST_RATE)}"
-        raise ValueError(message)
-    return value
-
-
-def _plain(number: float) -> str:
-    return f"{number:f}".rstrip("0").rstrip(".")
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in words:
-            message = f"expected one of {', '.join(words)}"
-            raise ValueError(message)
-        return text
-
-    return read
 
 
 def _setting(variable: str, default: Any, help_: str, read: Callable[[str], Any] = str, *, shown: bool = True) -> Any:  # noqa: ANN401
@@ -113,7 +49,7 @@ class Settings:
         "PM_POSTGRES_AUTH",
         "password",
         "How the database knows us: password, or entra (an Entra ID token, fetched for every connection)",
-        _one_of("password", "entra"),
+        one_of("password", "entra"),
     )
     #: libpq's own variables as they were given, for what neither URL nor parts say. A reference to a secret stands in
     #: the process environment, where libpq would take it for the secret itself.
@@ -134,7 +70,7 @@ class Settings:
         "PM_COLUMN_PAGE_URL", "run_page_url", "Column for the run page link; written where the table has it"
     )
     columns_message: tuple[str, ...] = _setting(
-        "PM_COLUMNS_MESSAGE", ("state_msg", "msg"), "Columns for the reason; written where the table has them", _names
+        "PM_COLUMNS_MESSAGE", ("state_msg", "msg"), "Columns for the reason; written where the table has them", names
     )
     status_waiting: str = _setting("PM_STATUS_WAITING", "WAITING", "Status of a row that waits")
     status_scheduled: str = _setting("PM_STATUS_SCHEDULED", "SCHEDULED", "Status written when a run or repair exists")
@@ -146,57 +82,57 @@ class Settings:
         "PM_JOB_PARAMETERS",
         (("RUN_ID", "run_id"), ("CNTRT_ID", "cntrt_id"), ("FILE_NAME", "file_name")),
         "Job parameters to send, each from a column of the view",
-        _pairs,
+        pairs,
     )
-    concurrency: int = _setting("PM_CONCURRENCY", 16, "API calls in flight at once", _between(1, 1000, int))
-    rate_run_now: float = _setting("PM_RATE_RUN_NOW", 18.0, "run-now calls per second; 0: no pacing", _rate)
-    rate_repair: float = _setting("PM_RATE_REPAIR", 4.5, "repair calls per second; 0: no pacing", _rate)
-    rate_get_run: float = _setting("PM_RATE_GET_RUN", 90.0, "runs/get calls per second; 0: no pacing", _rate)
+    concurrency: int = _setting("PM_CONCURRENCY", 16, "API calls in flight at once", between(1, 1000, int))
+    rate_run_now: float = _setting("PM_RATE_RUN_NOW", 18.0, "run-now calls per second; 0: no pacing", rate)
+    rate_repair: float = _setting("PM_RATE_REPAIR", 4.5, "repair calls per second; 0: no pacing", rate)
+    rate_get_run: float = _setting("PM_RATE_GET_RUN", 90.0, "runs/get calls per second; 0: no pacing", rate)
     dispatch_limit: int = _setting(
-        "PM_DISPATCH_LIMIT", 1000, "Rows that one dispatch takes, oldest first", _between(1, MOST_ROWS, int)
+        "PM_DISPATCH_LIMIT", 1000, "Rows that one dispatch takes, oldest first", between(1, MOST_ROWS, int)
     )
     deadline_seconds: float = _setting(
-        "PM_DEADLINE_SECONDS", 780.0, "A dispatch stops sending after this many seconds", _between(1, _WEEK, float)
+        "PM_DEADLINE_SECONDS", 780.0, "A dispatch stops sending after this many seconds", between(1, _WEEK, float)
     )
     http_timeout_seconds: float = _setting(
-        "PM_HTTP_TIMEOUT_SECONDS", 60.0, "Time that one API call may take", _between(0.1, _HOUR, float)
+        "PM_HTTP_TIMEOUT_SECONDS", 60.0, "Time that one API call may take", between(0.1, _HOUR, float)
     )
     allow_http: bool = _setting(
-        "PM_ALLOW_HTTP", False, "Talk to a workspace on another machine without TLS, the token readable", _switch
+        "PM_ALLOW_HTTP", False, "Talk to a workspace on another machine without TLS, the token readable", switch
     )
     call_tries: int = _setting(
-        "PM_CALL_TRIES", 4, "Tries of one call before its row is left for later", _between(1, 20, int)
+        "PM_CALL_TRIES", 4, "Tries of one call before its row is left for later", between(1, 20, int)
     )
     call_backoff_seconds: float = _setting(
         "PM_CALL_BACKOFF_SECONDS",
         1.0,
         "Pause before the second try of a call; doubles each time",
-        _between(0, _HOUR, float),
+        between(0, _HOUR, float),
     )
     max_attempts: int = _setting(
-        "PM_MAX_ATTEMPTS", 5, "Definite refusals that may pass, before a row is quarantined", _between(1, 20, int)
+        "PM_MAX_ATTEMPTS", 5, "Definite refusals that may pass, before a row is quarantined", between(1, 20, int)
     )
     settle_seconds: float = _setting(
         "PM_SETTLE_SECONDS",
         30.0,
         "How long a refused repair is left alone before its history is read again",
-        _between(0, _DAY, float),
+        between(0, _DAY, float),
     )
     missing_run: str = _setting(
         "PM_MISSING_RUN",
         "fresh-run",
         "What to do for a repair whose run is gone or never ran: fresh-run or fail",
-        _one_of("fresh-run", "fail"),
+        one_of("fresh-run", "fail"),
     )
-    queue: bool = _setting("PM_QUEUE", True, "Send queue.enabled=true, so that a busy job queues its run", _switch)
+    queue: bool = _setting("PM_QUEUE", True, "Send queue.enabled=true, so that a busy job queues its run", switch)
     liveness: str = _setting(
         "PM_LIVENESS",
         "auto",
         "How a dead dispatcher is noticed: lock (session lock), lease (behind a pooler), auto",
-        _one_of("auto", "lock", "lease"),
+        one_of("auto", "lock", "lease"),
     )
     lease_seconds: float = _setting(
-        "PM_LEASE_SECONDS", 30.0, "Length of the heartbeat lease behind a pooler", _between(2, _DAY, float)
+        "PM_LEASE_SECONDS", 30.0, "Length of the heartbeat lease behind a pooler", between(2, _DAY, float)
     )
 
     @property
