@@ -9,6 +9,7 @@ import pytest
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.cli.world import World
 from pm_dagster_tests.hostile.world import JOB, HostileWorld
 
 if TYPE_CHECKING:
@@ -22,3 +23,12 @@ def world(database_url: str) -> Iterator[HostileWorld]:
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=None, max_concurrent_runs=10_000)
         yield HostileWorld(database_url, workspace)
+
+
+@pytest.fixture
+def shell(database_url: str) -> Iterator[World]:
+    """A world for the command."""
+    initialise(Settings(postgres_url=database_url))
+    with LocalWorkspace() as workspace:
+        workspace.state.add_job("ingest", job_id=JOB, seconds=None, max_concurrent_runs=10_000)
+        yield World(database_url, workspace)

@@ -77,6 +77,11 @@ class HostileWorld:
         """How many Databricks runs carry this row's id."""
         return sum(run.parameters.get("RUN_ID") == str(run_id) for run in self.workspace.state.runs())
 
+    def sent(self, run_id: int) -> dict[str, str]:
+        """The parameters with which the row was started, once."""
+        (run,) = [run for run in self.workspace.state.runs() if run.parameters.get("RUN_ID") == str(run_id)]
+        return dict(run.parameters)
+
     def events(self, run_id: int) -> list[str]:
         """What the ledger tells of the row: kind and detail of each event."""
         query = """SELECT v.kind || ': ' || v.detail FROM process_manager.event v JOIN process_manager.entry e

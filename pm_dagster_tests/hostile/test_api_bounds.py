@@ -1,0 +1,107 @@
+"""Answers of the Jobs API without measure: pages, bytes, time, redirects. Each reading ends, with an error of ours."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.workspace.runs import SdkRuns
+from pm_dagster_tests.hostile.raw_server import RawServer, answer, json_answer, raw_server
+
+_SINCE = datetime(2024, 1, 1, tzinfo=UTC)
+_FAILED = {"life_cycle_state": "INTERNAL_ERROR", "result_state": "FAILED"}
+_RUN: dict[str, Any] = {"run_id": 7, "job_id": 3, "state": _FAILED, "repair_history": []}
+_CALLS: dict[str, Callable[[SdkRuns], object]] = {
+    "start": lambda runs: runs.start(1, {"A": "b"}, "t" * 64),
+    "repair": lambda runs: runs.repair(7, {"A": "b"}, 5),
+    "look_up": lambda runs: runs.look_up(7),
+    "find_started": lambda runs: runs.find_started(1, _SINCE, {"A": "b"}),
+    "check": lambda runs: runs.check(),
+    "job_name": lambda runs: runs.job_name(1),
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RawServer]:
+    """One server for all tests of a process: each sets its answer first."""
+    with raw_server() as running:
+        yield running
+
+
+def _outcome(call: str, runs: SdkRuns) -> str:
+    """The kind of error of ours, which there must be."""
+    with pytest.raises(ProcessManagerError) as caught:
+        _CALLS[call](runs)
+    return type(caught.value).__name__
+
+
+def test_ten_thousand_repairs_over_pages(server: RawServer) -> None:
+    def pages(line: str) -> Iterable[bytes]:
+        page = int(line.partition("page_token=")[2].split(" ")[0].split("&")[0] or 0)
+        history = [{"type": "REPAIR", "id": page * 100 + number} for number in range(1, 101)]
+        more = {"next_page_token": str(page + 1)} if page < 99 else {}
+        return [json_answer({**_RUN, "repair_history": history, **more})]
+
+    server.answer = pages
+    assert server.runs().look_up(7).latest_repair_id == 10_000
+
+
+@pytest.mark.parametrize("call", ["look_up", "find_started"])
+def test_a_page_that_comes_again_ends_the_reading(server: RawServer, call: str) -> None:
+    server.says(json_answer({**_RUN, "runs": [], "next_page_token": "again"}))
+    assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
+
+
+def test_pages_without_end_end(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pm_dagster.workspace.pages._MOST_PAGES", 20)
+    numbers = iter(range(10_000))
+    server.answer = lambda _line: [json_answer({**_RUN, "runs": [], "next_page_token": str(next(numbers))})]
+    for call in ("look_up", "find_started"):
+        assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
+    assert next(numbers) < 50
+
+
+def test_a_body_of_100_megabytes_is_not_read_to_its_end(server: RawServer) -> None:
+    sent = 0
+
+    def much(_line: str) -> Iterator[bytes]:
+        nonlocal sent
+        yield answer(b"", "200 OK", f"Content-Length: {100 * 2**20}")
+        for _ in range(100):
+            yield b" " * 2**20
+            sent += 1
+
+    server.answer = much
+    assert _outcome("look_up", server.runs()) == "WorkspaceUnavailable"
+    assert sent < 60
+
+
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"])
+def test_a_small_body_that_unpacks_to_a_gigabyte_is_not_unpacked_to_its_end(server: RawServer, status: str) -> None:
+    bomb = gzip.compress(b" " * 2**28, 9)
+    server.says(answer(bomb, status, "Content-Encoding: gzip"))
+    assert _outcome("start", server.runs()) == "WorkspaceUnavailable"
+
+
+def test_a_body_that_drips_ends_with_the_time_of_a_call(server: RawServer) -> None:
+    def drips(_line: str) -> Iterator[bytes]:
+        yield answer(b"", "200 OK", "Content-Length: 1000000")
+        while not server.released.wait(0.02):
+            yield b" "
+
+    server.answer = drips
+    assert _outcome("look_up", server.runs(timeout=0.5)) == "WorkspaceUnavailable"
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_a_redirect_is_not_followed_and_takes_no_token_along(server: RawServer, status: str) -> None:
+    with raw_server() as elsewhere:
+        server.says(answer(b"", status, f"Location: {elsewhere.host}/api/2.2/jobs/runs/get"))
+        for call in _CALLS:
+            assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
+        assert elsewhere.asked == []
