@@ -139,12 +139,17 @@ class RealWorld:
         redrive(self._servers.connection, self._servers.settings, [row], "the model")
 
     def past_run(self, outcome: str, repairs: int) -> int:
-        """A run that was there before."""
-        if outcome == "active":
-            return self._state.start_run(JOBS[0])[0].run_id
+        """A run that was there before; its job was there at its time."""
         if outcome == "skipped":
             return self._state.start_run(_NARROW_JOB, queue=False)[0].run_id
-        return self._state.add_run(JOBS[0], outcome=outcome, repairs=repairs).run_id
+        gone = not any(job.job_id == JOBS[0] for job in self._state.jobs())
+        self.set_job_exists(JOBS[0], exists=True)
+        if outcome == "active":
+            run = self._state.start_run(JOBS[0])[0]
+        else:
+            run = self._state.add_run(JOBS[0], outcome=outcome, repairs=repairs)
+        self.set_job_exists(JOBS[0], exists=not gone)
+        return run.run_id
 
     def finish(self, run_id: int, outcome: str) -> None:
         """End a run."""

@@ -60,7 +60,7 @@ def test_every_invariant_holds_in_memory_for_long() -> None:
 
 @pytest.mark.chaos
 def test_every_invariant_holds_on_real_servers_for_long(servers: RealServers) -> None:
-    _holds("on Postgres and the local workspace, by chance", servers.world, 150, _chance())
+    _holds("on Postgres and the local workspace, by chance", servers.world, 120, _chance())
 
 
 def _catch(variant: Variant, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
