@@ -123,7 +123,11 @@ def _privileges(connection: Connection, settings: Settings) -> Finding:
 
     missing = catalog.missing_privileges(connection, settings)
     if not missing:
-        return Finding("privileges", ok=True, found="reads the view, updates the status, writes the ledger")
+        open_schemas = ", ".join(catalog.open_schemas(connection))
+        more = (
+            f"; EVERYBODY may create in schema {open_schemas}: `pm grants` says what to revoke" if open_schemas else ""
+        )
+        return Finding("privileges", ok=True, found=f"reads the view, updates the status, writes the ledger{more}")
     found = f"missing: {', '.join(missing)}"
     return Finding("privileges", ok=False, found=found, remedy="have the owner GRANT them to this user")
 

@@ -17,6 +17,13 @@ _TABLE = "SELECT has_table_privilege(format('%%I.%%I', %s::text, %s::text), %s)"
 _COLUMN = "SELECT has_column_privilege(format('%%I.%%I', %s::text, %s::text), %s, 'UPDATE')"
 _VERIFYING = ("verify-ca", "verify-full")
 _SEQUENCE = "SELECT has_sequence_privilege(%s, 'USAGE')"
+#: An operator that is made there for the very types of the owner's columns would be taken for Postgres' own:
+#: https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATTERNS
+_OPEN_SCHEMAS = """
+SELECT n.nspname FROM pg_catalog.pg_namespace n
+WHERE n.nspname = ANY (pg_catalog.current_schemas(false)) AND EXISTS (
+    SELECT FROM pg_catalog.aclexplode(n.nspacl) a WHERE a.grantee = 0 AND a.privilege_type = 'CREATE')
+"""
 _LEDGER_RIGHTS = {
     "alembic_version": ("SELECT",),
     "identity": ("SELECT",),
@@ -55,6 +62,13 @@ def liveness(connection: Connection, settings: Settings) -> str:
     if pid == connection.get_backend_pid():
         return "lock: a dead dispatcher is noticed at once"
     return f"lease: behind a pooler a dead dispatcher is noticed after {settings.lease_seconds:g} s"
+
+
+def open_schemas(connection: Connection) -> list[str]:
+    """The schemas of the search path in which everybody may create: what is made there could run with our rights."""
+    with translated(), connection.cursor() as cursor:
+        cursor.execute(_OPEN_SCHEMAS)
+        return [name for (name,) in cursor.fetchall()]
 
 
 def missing_privileges(connection: Connection, settings: Settings) -> list[str]:

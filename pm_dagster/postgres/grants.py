@@ -14,6 +14,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import quote_ident
 
 from pm_dagster.core.settings import Settings
+from pm_dagster.postgres import catalog
 from pm_dagster.postgres.layout import Layout, read_layout
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, LEDGER_SEQUENCE
 
@@ -128,13 +129,6 @@ SELECT (SELECT c.reloptions @> ARRAY['security_invoker=true'] OR c.reloptions @>
 """
 
 
-#: An operator that is made there for the very types of the owner's columns would be taken for Postgres' own:
-#: https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATTERNS
-_OPEN_SCHEMAS = """
-SELECT n.nspname FROM pg_catalog.pg_namespace n
-WHERE n.nspname = ANY (pg_catalog.current_schemas(false)) AND EXISTS (
-    SELECT FROM pg_catalog.aclexplode(n.nspacl) a WHERE a.grantee = 0 AND a.privilege_type = 'CREATE')
-"""
 _OPEN = (
     "Everybody may create in schema {name}, and what they create could run with the role's rights:"
     " REVOKE CREATE ON SCHEMA {name} FROM PUBLIC;"
@@ -147,8 +141,7 @@ def _warnings(connection: Connection, settings: Settings) -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute(_TRAITS, names)
         invoker, row_security = cursor.fetchone() or (False, False)
-        cursor.execute(_OPEN_SCHEMAS)
-        open_schemas = [quote_ident(name, connection) for (name,) in cursor.fetchall() if "\n" not in name]
+    open_schemas = [quote_ident(name, connection) for name in catalog.open_schemas(connection) if "\n" not in name]
     found = [f"-- {_OPEN.format(name=name)}" for name in open_schemas]
     if invoker:
         found.append("-- The view reads with the caller's rights: grant SELECT on what it reads, too.")

@@ -148,3 +148,10 @@ def test_doctor_names_missing_privileges(world: World) -> None:
     found = {check["check"]: check["found"] for check in checks if not check["ok"]}
     assert "UPDATE (run_sttus_name) on public.mm_run_plc" in found["privileges"]
     assert "INSERT on process_manager.entry" in found["privileges"]
+
+
+def test_doctor_tells_of_a_schema_in_which_everybody_may_create(world: World) -> None:
+    """What somebody makes there, an operator for one, could run with our rights; Postgres before 15 began so."""
+    world.sql("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    found = {check["check"]: check["found"] for check in world.json("doctor")["checks"]}
+    assert "EVERYBODY may create in schema public" in found["privileges"]
