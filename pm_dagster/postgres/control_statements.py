@@ -52,8 +52,7 @@ FROM {ledger}.entry e
 WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s
   AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id"""
 _LEFT_BEHIND = """e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
-    OR e.state = 'QUARANTINED' AND EXISTS (
-        SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))"""
+    OR e.state = 'QUARANTINED' AND EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id))"""
 
 #: The types whose values the driver gives back unchanged, or as text where Python cannot hold them (``connection``).
 #: Python's times end before Postgres' do, its JSON forgets how a number was written, a range is no range any more.

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pm_dagster.core.ports import Change, Event, Intent
 from pm_dagster.core.waiting_job import sort_rows
-from pm_dagster_tests.contracts.steps import claim_one, deferred, ids, seen, send
+from pm_dagster_tests.contracts.steps import claim_one, deferred, ids, quarantined, seen, send
 from pm_dagster_tests.contracts.worlds import World
 
 
@@ -159,3 +159,17 @@ def test_a_heartbeat_may_come_at_any_time(world: World) -> None:
     claim_one(control)
     control.heartbeat()
     control.heartbeat()
+
+
+def test_an_old_refusal_does_not_meet_a_new_request(world: World) -> None:
+    """Its dispatcher died before the control table said it, and the owner took the row back himself."""
+    run_id = world.add()
+    dead, heir = world.dispatcher(), world.dispatcher()
+    dead.record([quarantined(claim_one(dead))])
+    world.die(dead)
+    world.set_status(run_id, "CANCELED")
+    heir.close([entry.entry_id for entry in heir.take_over(10)])
+    assert world.status(run_id) == "CANCELED"
+    world.set_status(run_id, "WAITING")
+    assert heir.take_over(10) == []
+    assert claim_one(heir).generation == 2

@@ -164,7 +164,7 @@ class InMemoryControlPlane:
         return record.entry.state in _UNRESOLVED and record.rested and record.owner not in self.database.alive
 
     def _is_left_over(self, record: Record) -> bool:
-        unwritten = record.entry.state is EntryState.QUARANTINED and self._waits(record.entry.run_id)
+        unwritten = record.entry.state is EntryState.QUARANTINED and record.entry.run_id in self.database.rows
         return unwritten or record.entry.state in _UNRESOLVED
 
     def _inherit(self, records: Sequence[Record], limit: int) -> list[Entry]:
