@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import tempfile
 from contextlib import closing
 from importlib.resources import files
@@ -25,7 +26,11 @@ _names = (f"test_{number}" for number in itertools.count())
 
 @pytest.fixture(autouse=True, scope="session")
 def clean_environment() -> Iterator[None]:
-    """Keep the settings of the person who runs the tests out of them, the server's start included."""
+    """Keep the settings of the person who runs the tests out of them, the server's start included.
+
+    A shell that starts them in the background has them ignore SIGINT, and so every process that they start.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.upper().startswith(_FOREIGN):

@@ -62,6 +62,13 @@ class World:
         self.settings = replace(self.settings, **values)
 
 
+@pytest.fixture(autouse=True)
+def _an_instance_of_its_own() -> Iterator[None]:
+    """Dagster 1.13 leaves the storage of an instance that was entered twice behind for whoever comes next."""
+    with dg.DagsterInstance.ephemeral():
+        yield
+
+
 @pytest.fixture
 def world() -> Iterator[World]:
     with dg.DagsterInstance.ephemeral() as instance:
