@@ -119,7 +119,12 @@ class PostgresControlPlane:
                 self._tell(cursor, [(entry_id, Event("withdrawn")) for (entry_id,) in cursor.fetchall()])
             return granted
 
-        return self._session.write(work, ("intend", list(intents)))
+        def still(cursor: Cursor, granted: set[int]) -> set[int]:
+            # Our lock was gone with the connection: an heir may have resolved them, and let the row go.
+            cursor.execute(statements.STILL_SENDING, self._names(entry_ids=list(granted)))
+            return {entry_id for (entry_id,) in cursor.fetchall()}
+
+        return self._session.write(work, ("intend", list(intents)), still)
 
     def record(self, changes: Sequence[Change]) -> None:
         """Write what was learned, with its events."""

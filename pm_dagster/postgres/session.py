@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg2
@@ -87,26 +88,29 @@ class Session:
         """Run ``work`` in a transaction without becoming a dispatcher."""
         return self._repeat(lambda: self._transact(work))
 
-    def write(self, work: Callable[[Cursor], T], of: object) -> T:
+    def write(
+        self, work: Callable[[Cursor], T], of: object, still: Callable[[Cursor, T], T] = lambda _cursor, given: given
+    ) -> T:
         """Run ``work`` in a transaction as a registered, living dispatcher.
 
         ``of`` says what is written. The same again, right after a failure, is a repetition: it is done once and gives
-        what it gave. ``work`` may run more than once. Raises ControlPlaneUnavailable or ConfigurationError.
+        ``still`` of what it gave, for others may have written since. ``work`` may run more than once. Raises
+        ControlPlaneUnavailable or ConfigurationError.
         """
         if self._write.of != of:
             self._numbers += 1
             self._write = _Write(of, self._numbers)
         write = self._write
-        result: T = self._repeat(lambda: self._transact(lambda cursor: self._once(cursor, write, work), write.number))
+        once = partial(self._once, write=write, work=work, still=still)
+        result: T = self._repeat(lambda: self._transact(once, write.number))
         self._write = _Write(_NOTHING, 0)
         return result
 
-    def _once(self, cursor: Cursor, write: _Write, work: Callable[[Cursor], T]) -> T:
+    def _once(self, cursor: Cursor, write: _Write, work: Callable[[Cursor], T], still: Callable[[Cursor, T], T]) -> T:
         """Do the write, unless it turns out to be committed."""
         if cursor.fetchone() is None:
             if write.result is not _NOTHING:
-                done: T = write.result
-                return done
+                return still(cursor, write.result)
             self._locked = False
             message = f"the ledger has no dispatcher {self._me} any more"
             raise ControlPlaneUnavailable(message)

@@ -96,6 +96,11 @@ FROM jsonb_to_recordset(%(events)s::jsonb) AS v(
     entry_id bigint, kind text, call text, status integer, seconds double precision, detail text, place bigint)
 ORDER BY v.place"""
 
+#: Of entries whose intent was committed: those that nobody took over while our connection was lost.
+STILL_SENDING = f"""
+SELECT entry_id FROM {LEDGER_SCHEMA}.entry
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'SENDING'"""
+
 WITHDRAW = f"""
 UPDATE {LEDGER_SCHEMA}.entry SET state = 'WITHDRAWN', open = false, closed_at = now(), updated_at = now(),
     outcome = 'withdrawn', reason = 'the row left WAITING before anything was sent'

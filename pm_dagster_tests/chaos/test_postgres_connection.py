@@ -5,6 +5,7 @@ The same dispatch goes on, and what it wrote is there once: runs, events, attemp
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -12,6 +13,10 @@ from itertools import count
 
 import pytest
 
+from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ports import Change, Event, Outcome
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.control_plane import PostgresControlPlane
 from pm_dagster_tests.chaos.finishing import assert_clean, story
 from pm_dagster_tests.chaos.records import record
 from pm_dagster_tests.chaos.wire import Rule, Then, When
@@ -133,3 +138,25 @@ def test_the_connection_is_lost_at_every_message(worlds: Worlds, when: When, way
             assert_done_once(world, busy)
     assert skip > 50
     record("postgres", f"connection lost at every message: {way}, {when}", {"broken": 0}, {"messages": skip})
+
+
+def test_an_heir_settles_what_the_lost_commit_announced(chaos: ChaosWorld) -> None:
+    """Its lock is gone with the connection: what another dispatcher has let go meanwhile is not sent any more."""
+    (row,) = chaos.add()
+    heir = PostgresControlPlane(Settings(postgres_url=chaos.database_url), "heir")
+
+    def inherit() -> Then:
+        terminate(chaos)
+        chaos.sql("UPDATE mm_run_plc SET run_sttus_name = 'HELD'")
+        (entry,) = heir.take_over(10)
+        heir.record([Change(entry.entry_id, (Event("withdrawn"),), EntryState.WITHDRAWN, Outcome.WITHDRAWN)])
+        return "cut"
+
+    lost = chaos.front.add(Rule(COMMITS["intend"], inherit, "after", "commit"))
+    done = chaos.dispatch("dispatch", "--json")
+    heir.end()
+    assert lost.fired.is_set(), story(chaos)
+    assert done.process.exitcode == 0, story(chaos)
+    assert json.loads(done.out)["withdrawn"] == 1
+    assert chaos.workspace.log.count("run-now") == 0, story(chaos)
+    assert chaos.statuses() == {row: "HELD"}
