@@ -187,7 +187,7 @@ class Statements:
                 SELECT count(*) FILTER (WHERE e.state = 'DEFERRED' AND e.not_before > now()) AS backing_off,
                        count(*) FILTER (WHERE e.state = 'QUARANTINED') AS quarantined,
                        count(*) FILTER (WHERE e.dispatcher_id IN (SELECT dispatcher_id FROM alive)) AS in_hand,
-                       count(*) FILTER (WHERE e.state IN ('SENDING', 'ACCEPTED')
+                       count(*) FILTER (WHERE {left_behind}
                            AND coalesce(e.not_before <= now(), true)
                            AND e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)) AS orphans
                 FROM {ledger}.entry e WHERE e.open AND e.control_table = %(control_table)s)
@@ -195,6 +195,7 @@ class Statements:
             FROM free, held""",
             age=age if self._layout.order_is_time else sql.SQL("NULL::double precision"),
             free=self._free(),
+            left_behind=self._build(_LEFT_BEHIND),
         )
 
     def _write_rows(self) -> sql.Composed:

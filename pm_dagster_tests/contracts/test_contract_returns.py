@@ -152,6 +152,21 @@ def test_the_backlog_counts_what_a_dispatch_would_take(world: World) -> None:
     assert reader.backlog().ready == 2
 
 
+def test_a_refused_row_that_still_says_waiting_calls_for_a_dispatch(world: World) -> None:
+    """Its dispatcher died before the control table said FAILED: no other row has to come for somebody to look."""
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.intend([Intent(entry)])
+    control.record([quarantined(entry)])
+    assert control.backlog().ready == 0
+    world.die(control)
+    heir = world.dispatcher()
+    assert heir.backlog().ready == 1
+    heir.close([left.entry_id for left in heir.take_over(10)])
+    assert (world.status(run_id), heir.backlog().ready) == ("FAILED", 0)
+
+
 def test_a_heartbeat_may_come_at_any_time(world: World) -> None:
     control = world.dispatcher()
     control.heartbeat()

@@ -161,7 +161,7 @@ class InMemoryControlPlane:
         return state in (EntryState.CLAIMED, EntryState.SENDING) and self._waits(record.entry.run_id)
 
     def _is_orphan(self, record: Record) -> bool:
-        return record.entry.state in _UNRESOLVED and record.rested and record.owner not in self.database.alive
+        return self._is_left_over(record) and record.rested and record.owner not in self.database.alive
 
     def _is_left_over(self, record: Record) -> bool:
         unwritten = record.entry.state is EntryState.QUARANTINED and record.entry.run_id in self.database.rows
