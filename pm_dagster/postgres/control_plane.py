@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-from pm_dagster.core.ledger_entry import Entry, idempotency_token
+from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
 from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -92,18 +92,23 @@ class PostgresControlPlane:
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take what a dead dispatcher left in SENDING or ACCEPTED."""
-        inherited = self._session.write(
-            lambda cursor: self._inherit(cursor, self._session.statements.take_over, limit=limit), ("take over", limit)
-        )
-        return [replace(entry, taken_over=True) for entry in inherited]
+
+        def work(cursor: Cursor) -> list[Entry]:
+            entries, _ = self._inherit(cursor, self._session.statements.take_over, self._names(limit=limit))
+            return [replace(entry, taken_over=True) for entry in entries]
+
+        return self._session.write(work, ("take over", limit))
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """The named entries that are ours or can be taken over now."""
         ids = list(entry_ids)
-        return self._session.write(
-            lambda cursor: self._inherit(cursor, self._session.statements.resume, limit=len(ids), entry_ids=ids),
-            ("resume", ids),
-        )
+
+        def work(cursor: Cursor) -> list[Entry]:
+            names = self._names(limit=len(ids), entry_ids=ids)
+            entries, others = self._inherit(cursor, self._session.statements.resume, names)
+            return self._as_now(cursor, entries, others)
+
+        return self._session.write(work, ("resume", ids))
 
     def intend(self, intents: Sequence[Intent]) -> set[int]:
         """Commit the intents; returns the ids that may be sent."""
@@ -184,13 +189,35 @@ class PostgresControlPlane:
         names = (self._session.environment, self._settings.control_table)
         return {"idempotency_token": idempotency_token(*names, record["run_id"], generation, record["job_id"])}
 
-    def _inherit(self, cursor: Cursor, statement: Any, **names: object) -> list[Entry]:  # noqa: ANN401
-        cursor.execute(statement, self._names(**names))
+    def _inherit(
+        self,
+        cursor: Cursor,
+        statement: Any,  # noqa: ANN401 composed
+        names: dict[str, Any],
+    ) -> tuple[list[Entry], set[int]]:
+        """Run a statement that takes over; gives the entries, and the ids of those that were another dispatcher's."""
+        cursor.execute(statement, names)
         rows = cursor.fetchall()
-        me = self._session.names["me"]
-        others = [(entry_id, before) for entry_id, before in rows if before != me]
-        self._tell(cursor, [(e, Event("taken over", f"from dispatcher {before}")) for e, before in others])
-        return self._entries(cursor, [entry_id for entry_id, _ in rows])
+        others = {entry_id: before for entry_id, before in rows if before != names["me"]}
+        self._tell(cursor, [(e, Event("taken over", f"from dispatcher {before}")) for e, before in others.items()])
+        return self._entries(cursor, [entry_id for entry_id, _ in rows]), set(others)
+
+    def _as_now(self, cursor: Cursor, entries: list[Entry], others: set[int]) -> list[Entry]:
+        """The entries, those that others claimed as their rows are now: a re-execution may come hours after the claim.
+
+        A row that still waits and can no more be read is left out, for the next dispatch to refuse.
+        """
+        stale = {
+            entry.run_id: entry
+            for entry in entries
+            if entry.entry_id in others and entry.state is EntryState.CLAIMED and entry.waiting
+        }
+        if not stale:
+            return entries
+        current, _ = self._current(cursor, list(stale))
+        taken = set(self._take(cursor, [claimed_record(job) for job in current]))
+        lost = {entry.entry_id for entry in stale.values()} - taken
+        return self._entries(cursor, [entry.entry_id for entry in entries if entry.entry_id not in lost])
 
     def _entries(self, cursor: Cursor, entry_ids: list[int]) -> list[Entry]:
         cursor.execute(self._session.statements.entries, self._names(entry_ids=entry_ids))

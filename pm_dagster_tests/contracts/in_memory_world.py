@@ -41,6 +41,11 @@ class InMemoryWorld:
         row = self.database.rows[run_id]
         row.raw = replace(row.raw, job_id=job_id)
 
+    def name_run(self, run_id: int, previous: int) -> None:
+        """Give the row the Databricks run that is to be repaired."""
+        row = self.database.rows[run_id]
+        row.raw = replace(row.raw, previous_run_id=previous)
+
     def remove(self, run_id: int) -> None:
         """Delete the row."""
         del self.database.rows[run_id]

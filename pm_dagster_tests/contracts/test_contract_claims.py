@@ -229,3 +229,37 @@ def test_resume_takes_over_a_dead_dispatchers_claim(world: World) -> None:
     entry = claim_one(dead)
     world.die(dead)
     assert [e.entry_id for e in heir.resume([entry.entry_id])] == [entry.entry_id]
+
+
+def test_a_claim_resumed_later_takes_the_row_as_it_is_then(world: World) -> None:
+    """A re-execution from failure may come hours later: the row was corrected, or a run of it is to be repaired."""
+    corrected, run_since, broken, gone = (world.add() for _ in range(4))
+    control = world.dispatcher()
+    entries = control.claim(seen(control))
+    control.end()
+    world.correct(corrected, 2002)
+    world.name_run(run_since, 555)
+    world.correct(broken, None)
+    world.set_status(gone, "HELD")
+    heir = world.dispatcher()
+    resumed = {entry.run_id: entry for entry in heir.resume([entry.entry_id for entry in entries])}
+    assert sorted(resumed) == [corrected, run_since, gone]
+    assert (resumed[corrected].job_id, resumed[corrected].generation) == (2002, 1)
+    assert resumed[corrected].idempotency_token != entries[0].idempotency_token
+    assert (resumed[run_since].branch, resumed[run_since].previous_run_id) == (Branch.REPAIR, 555)
+    assert not resumed[gone].waiting
+    heir.end()
+    late = world.dispatcher()
+    late.refuse(sort_rows(late.waiting(10))[1])
+    assert world.status(broken) == "FAILED"
+
+
+def test_what_was_sent_is_resumed_as_it_was_sent(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.intend([Intent(entry)])
+    control.end()
+    world.correct(run_id, 2002)
+    (resumed,) = world.dispatcher().resume([entry.entry_id])
+    assert (resumed.job_id, resumed.idempotency_token) == (1001, entry.idempotency_token)

@@ -24,6 +24,9 @@ class World(Protocol):
     def correct(self, run_id: int, job_id: int | None) -> None:
         """Give the row a job id, or take it away."""
 
+    def name_run(self, run_id: int, previous: int) -> None:
+        """Give the row the Databricks run that is to be repaired."""
+
     def remove(self, run_id: int) -> None:
         """Delete the row."""
 

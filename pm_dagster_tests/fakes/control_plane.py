@@ -12,7 +12,7 @@ from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Row
-from pm_dagster_tests.fakes.records import apply, claimed, commit, refused, withdraw
+from pm_dagster_tests.fakes.records import apply, asked_again, claimed, commit, refused, withdraw
 
 __all__ = ["InMemoryControlPlane", "InMemoryDatabase", "Row"]
 
@@ -79,7 +79,10 @@ class InMemoryControlPlane:
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """The named entries as they stand."""
         self._meet("resume")
-        return self._inherit(self._named(entry_ids), len(entry_ids))
+        named = self._named(entry_ids)
+        others = {record.entry.entry_id for record in named if record.owner != self._me}
+        taken = self._inherit(named, len(entry_ids))
+        return [now for entry in taken for now in (self._as_now(entry) if entry.entry_id in others else [entry])]
 
     def intend(self, intents: Sequence[Intent]) -> set[int]:
         """Commit the intents of entries that are ours and still wanted, and withdraw the others."""
@@ -173,6 +176,13 @@ class InMemoryControlPlane:
             record.owner = self._me
         return self._read(taken)
 
+    def _as_now(self, entry: Entry) -> list[Entry]:
+        """The entry with what its row says now, as far as nothing was sent; none when the row is to be refused."""
+        if entry.state is not EntryState.CLAIMED or not entry.waiting:
+            return [entry]
+        current, _ = self._current([entry.run_id])
+        return self._read([self._take(claimed(job)) for job in current])
+
     def _read(self, records: Sequence[Record]) -> list[Entry]:
         """The entries as the ledger and the control table have them; one in SENDING may have taken effect."""
         entries = [
@@ -215,7 +225,7 @@ class InMemoryControlPlane:
         row = self.database.rows.get(record.entry.run_id)
         if row is None and record.entry.state is EntryState.QUARANTINED:
             return
-        if row is not None and row.status == self._settings.status_waiting and not _asked_again(record, row):
+        if row is not None and row.status == self._settings.status_waiting and not asked_again(record, row):
             row.status = self._status_for(record)
             row.databricks_run_id = record.accepted_run_id or row.databricks_run_id
             row.raw = replace(row.raw, previous_run_id=record.accepted_run_id or row.raw.previous_run_id)
@@ -242,9 +252,3 @@ class InMemoryControlPlane:
             reason=record.reason,
             control_status=row.status if row else None,
         )
-
-
-def _asked_again(record: Record, row: Row) -> bool:
-    """Whether the row names the run that was only just started for it: somebody saw it and asks for more."""
-    run = record.accepted_run_id
-    return run is not None and row.raw.previous_run_id == run and record.entry.previous_run_id != run

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Change, Intent, Outcome
 from pm_dagster.core.waiting_job import Branch, WaitingJob
-from pm_dagster_tests.fakes.database import Record
+from pm_dagster_tests.fakes.database import Record, Row
 
 
 def claimed(job: WaitingJob) -> Entry:
@@ -60,3 +60,9 @@ def apply(record: Record, change: Change) -> None:
     record.not_before = None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
     record.open = record.open and record.entry.state is not EntryState.WITHDRAWN
     record.events += change.events
+
+
+def asked_again(record: Record, row: Row) -> bool:
+    """Whether the row names the run that was only just started for it: somebody saw it and asks for more."""
+    run = record.accepted_run_id
+    return run is not None and row.raw.previous_run_id == run and record.entry.previous_run_id != run

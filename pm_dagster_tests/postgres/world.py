@@ -64,6 +64,10 @@ class PostgresWorld:
         """Give the row a job id, or take it away."""
         self.ask("UPDATE mm_run_plc SET wkf_job_id = %s WHERE run_id = %s", job_id, run_id)
 
+    def name_run(self, run_id: int, previous: int) -> None:
+        """Give the row the Databricks run that is to be repaired."""
+        self.ask("UPDATE mm_run_plc SET wkf_job_run_id = %s WHERE run_id = %s", previous, run_id)
+
     def remove(self, run_id: int) -> None:
         """Delete the row."""
         self.ask("DELETE FROM mm_run_plc WHERE run_id = %s", run_id)
