@@ -168,7 +168,8 @@ class ControlPlane(Protocol):
     def close(self, entry_ids: Collection[int]) -> list[Closed]:
         """Write the control table for entries that are ACCEPTED or QUARANTINED, and close them.
 
-        Rows that somebody else holds locked stay for the next dispatch.
+        Rows that somebody else holds locked stay for the next dispatch. Entries closed before are told again, whoever
+        closed them: an earlier step may have been another dispatcher.
         """
 
     def heartbeat(self) -> None:

@@ -22,14 +22,22 @@ from pm_dagster.waiting_frame import from_frame
 
 @contextmanager
 def _closing(session: DispatchSession, ids: list[int]) -> Iterator[None]:
-    """Close what is known when the op fails: rows that went well do not wait for the retry of the others."""
+    """Close what is known, also when the op fails: rows that went well wait neither for its retry nor for other ops.
+
+    One of those may fail for good, and then the last op, which closes what could not be closed here, never comes.
+    """
     with translated():
         try:
             yield
         except ProcessManagerError:
-            with suppress(ProcessManagerError):
-                session.dispatch.close(ids)
+            _close(session, ids)
             raise
+        _close(session, ids)
+
+
+def _close(session: DispatchSession, ids: list[int]) -> None:
+    with suppress(ProcessManagerError):
+        session.dispatch.close(ids)
 
 
 @dg.op(

@@ -49,8 +49,7 @@ SELECT e.entry_id, e.run_id, e.state, e.outcome, e.accepted_run_id, e.accepted_r
        coalesce(e.reason, ''), (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id
                                ORDER BY t.{status} = %(waiting)s DESC LIMIT 1)
 FROM {ledger}.entry e
-WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s
-  AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id"""
+WHERE e.entry_id = ANY(%(entry_ids)s) AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id"""
 _LEFT_BEHIND = """e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
     OR e.state = 'QUARANTINED' AND EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id))"""
 

@@ -125,6 +125,20 @@ def test_closing_schedules_the_row_and_may_be_repeated(world: World) -> None:
     assert control.close([]) == []
 
 
+def test_what_an_earlier_step_closed_is_told_to_the_next(world: World) -> None:
+    """With an executor of many processes each step is a dispatcher of its own; the last one reports."""
+    run_id = world.add()
+    step = world.dispatcher()
+    entry = claim_one(step)
+    send(step, entry)
+    step.close([entry.entry_id])
+    step.end()
+    last = world.dispatcher()
+    assert last.resume([entry.entry_id]) == []
+    (told,) = last.close([entry.entry_id])
+    assert (told.run_id, told.state, told.control_status) == (run_id, EntryState.SCHEDULED, "SCHEDULED")
+
+
 def test_closing_a_row_whose_run_succeeded_says_so(world: World) -> None:
     run_id = world.add(previous=5)
     control = world.dispatcher()

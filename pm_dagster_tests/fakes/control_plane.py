@@ -12,7 +12,7 @@ from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Row
-from pm_dagster_tests.fakes.records import apply, asked_again, claimed, commit, refused, withdraw
+from pm_dagster_tests.fakes.records import apply, asked_again, claimed, closed, commit, refused, withdraw
 
 __all__ = ["InMemoryControlPlane", "InMemoryDatabase", "Row"]
 
@@ -110,8 +110,9 @@ class InMemoryControlPlane:
         for record in self._ours(entry_ids):
             if record.entry.state in _ANSWERED:
                 self._close_one(record)
-        mine = [record for record in self._named(entry_ids) if record.owner == self._me]
-        return [self._closed(r) for r in mine if r.entry.state in (EntryState.SCHEDULED, EntryState.QUARANTINED)]
+        named = self._named(entry_ids)
+        told = [r for r in named if r.entry.state in (EntryState.SCHEDULED, EntryState.QUARANTINED)]
+        return [closed(record, self.database.rows.get(record.entry.run_id)) for record in told]
 
     def heartbeat(self) -> None:
         """Nothing: a dispatcher in memory lives until it ends."""
@@ -238,17 +239,3 @@ class InMemoryControlPlane:
         if record.entry.state is EntryState.QUARANTINED:
             return self._settings.status_failed
         return self._settings.status_succeeded if record.succeeded else self._settings.status_scheduled
-
-    def _closed(self, record: Record) -> Closed:
-        row = self.database.rows.get(record.entry.run_id)
-        return Closed(
-            entry_id=record.entry.entry_id,
-            run_id=record.entry.run_id,
-            state=record.entry.state,
-            outcome=record.outcome,
-            accepted_run_id=record.accepted_run_id,
-            accepted_repair_id=record.accepted_repair_id,
-            page_url=record.page_url,
-            reason=record.reason,
-            control_status=row.status if row else None,
-        )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.ports import Change, Intent, Outcome
+from pm_dagster.core.ports import Change, Closed, Intent, Outcome
 from pm_dagster.core.waiting_job import Branch, WaitingJob
 from pm_dagster_tests.fakes.database import Record, Row
 
@@ -60,6 +60,21 @@ def apply(record: Record, change: Change) -> None:
     record.not_before = None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
     record.open = record.open and record.entry.state is not EntryState.WITHDRAWN
     record.events += change.events
+
+
+def closed(record: Record, row: Row | None) -> Closed:
+    """What is told of a closed entry, and of its row if it is still there."""
+    return Closed(
+        entry_id=record.entry.entry_id,
+        run_id=record.entry.run_id,
+        state=record.entry.state,
+        outcome=record.outcome,
+        accepted_run_id=record.accepted_run_id,
+        accepted_repair_id=record.accepted_repair_id,
+        page_url=record.page_url,
+        reason=record.reason,
+        control_status=row.status if row else None,
+    )
 
 
 def asked_again(record: Record, row: Row) -> bool:

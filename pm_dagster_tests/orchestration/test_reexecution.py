@@ -23,7 +23,7 @@ def test_it_continues_from_the_ledger_and_repeats_no_call() -> None:
         _worlds.append(world)
         world.database.add(1)
         world.database.add(2, previous_run_id=world.runs.failed_run())
-        world.faults["close"] = [ConfigurationError("the column is gone")]
+        world.faults["close"] = [ConfigurationError("the column is gone")] * 4
         job = dg.reconstructable(process_manager_job)
         with dg.execute_job(job, instance) as first:
             assert not first.success

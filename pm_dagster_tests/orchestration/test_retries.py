@@ -75,6 +75,15 @@ def test_what_went_well_is_closed_although_the_op_fails(world: World) -> None:
     assert world.database.statuses() == {1: "SCHEDULED", 2: "WAITING"}
 
 
+def test_what_went_well_is_closed_although_the_other_branch_fails_for_good(world: World) -> None:
+    """One run that never answers fails its op in every dispatch, and the last op, which closes, is never reached."""
+    world.database.add(1)
+    world.database.add(2, previous_run_id=world.runs.failed_run())
+    world.runs.faults[Call.GET_RUN] = [Fault(ConfigurationError("every answer is too long"))]
+    assert not world.dispatch().success
+    assert world.database.statuses() == {1: "SCHEDULED", 2: "WAITING"}
+
+
 @pytest.mark.parametrize("error", [Unavailable(f"Bearer {_TOKEN}"), ConfigurationError(f"token {_TOKEN}")])
 def test_no_token_stays_in_a_translated_error_or_its_traceback(error: Exception) -> None:
     with pytest.raises(Exception) as caught, translated():  # noqa: PT011 two kinds, told apart below
