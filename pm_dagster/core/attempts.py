@@ -43,6 +43,11 @@ class Work:
         return _CALL_OF[type(self.step)]
 
     @property
+    def kind(self) -> tuple[Call, int]:
+        """What may be in trouble as a whole: this call for this job."""
+        return self.call, self.entry.job_id
+
+    @property
     def changes_workspace(self) -> bool:
         """True when the call starts something, so that its intent has to be committed first."""
         return self.call in (Call.RUN_NOW, Call.REPAIR)

@@ -116,7 +116,7 @@ class Sender:
             if prepare_only:
                 self._sent.prepared += self._agenda.set_aside((Call.RUN_NOW, Call.REPAIR))
             if not self._ending():
-                self._submit(pool, self._agenda.take(self._room()))
+                self._submit(pool, self._next())
             if not self._in_flight and (self._ending() or self._nothing_in_time()):
                 return
             self._collect(self._pause())
@@ -133,6 +133,11 @@ class Sender:
         if self._silence.delay > 0:
             return 0
         return (1 if self._silence.spell else self._limits.concurrency) - len(self._in_flight)
+
+    def _next(self) -> list[Work]:
+        room = self._room()
+        probing = room > 0 and self._silence.spell
+        return self._agenda.probe(self._silence.met) if probing else self._agenda.take(room)
 
     def _take_step(self, work: Work, step: Decision, delay: float) -> None:
         work.step = step
@@ -185,7 +190,7 @@ class Sender:
 
     def _note_error(self, work: Work, error: ProcessManagerError | None) -> bool:
         """Keep the counts that an error moves; true when a call may have taken effect unseen."""
-        self._silence.note(error)
+        self._silence.note(error, work.kind)
         if isinstance(error, WorkspaceUnavailable):
             work.unanswered[work.call] += 1
         elif work.call is Call.GET_RUN:

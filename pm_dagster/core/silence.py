@@ -17,7 +17,8 @@ class Silence:
     """Counts calls in a row that brought no answer. For the one deciding thread.
 
     Once as many calls as fit in flight were met by silence, calls go one by one, each after a pause that doubles from
-    ``backoff`` seconds on; after ``tries`` of these it is ``lasting``. Any answer ends it.
+    ``backoff`` seconds on; after ``tries`` of these it is ``lasting``. Any answer ends it. ``met`` are the kinds of
+    calls that were met by it: the single calls should be of others, for it may be one job alone that has no answer.
     """
 
     def __init__(self, concurrency: int, tries: int, backoff: float, clock: Callable[[], float]) -> None:
@@ -30,13 +31,16 @@ class Silence:
         self._probes = 0
         self._quiet_until = 0.0
         self._ever_answered = False
+        self.met: set[object] = set()
 
-    def note(self, error: ProcessManagerError | None) -> None:
-        """Hear how a call ended; None for a good answer."""
+    def note(self, error: ProcessManagerError | None, kind: object = None) -> None:
+        """Hear how a call of a kind ended; None for a good answer."""
         if not _is_silence(error):
             self._ever_answered = True
             self._unanswered = self._probes = 0
+            self.met.clear()
             return
+        self.met.add(kind)
         self._unanswered += 1
         now = self._clock()
         if self._unanswered >= self._enough and now >= self._quiet_until:

@@ -80,6 +80,16 @@ def test_bad_rows_do_not_stop_good_ones(world: World) -> None:
     assert "null" in failed[malformed]
 
 
+def test_a_job_that_has_no_answer_does_not_stop_the_others_however_many_its_rows(world: World) -> None:
+    """More rows, and older ones, than a workspace that is away would be tried with."""
+    world.workspace.state.add_job("silent", 1002, seconds=None)
+    world.workspace.faults.add("run-now", "status", status=503, match='"job_id": 1002', count=None)
+    world.add(60, job_id=1002)
+    world.add(5)
+    assert world.pm("dispatch", PM_RATE_RUN_NOW="0").returncode == 1
+    assert world.statuses() == {"WAITING": 60, "SCHEDULED": 5}
+
+
 def test_limit_leaves_the_rest_waiting(world: World) -> None:
     world.add(5)
     assert world.json("dispatch", "--limit", "2")["scheduled"] == 2

@@ -72,3 +72,11 @@ def test_a_row_that_gives_up_is_enough_only_during_silence() -> None:
     assert silence(Time(), AWAY).lasting(row_gives_up=True)
     assert silence(Time(), None, *[AWAY] * 4).lasting(row_gives_up=True)
     assert not silence(Time(), None, AWAY).lasting(row_gives_up=True)
+
+
+def test_the_kinds_that_met_silence_are_known_until_an_answer() -> None:
+    made = silence(Time())
+    made.note(AWAY, ("run-now", 7))
+    assert made.met == {("run-now", 7)}
+    made.note(None, ("run-now", 8))
+    assert made.met == set()
