@@ -47,7 +47,7 @@ class Agenda:
         return taken
 
     def probe(self, met: Collection[object]) -> list[Work]:
-        """One work whose time and pace have come, rather of a kind that is not among ``met``; empty if there is none."""
+        """One work whose time and pace have come, rather of a kind that is not among ``met``; empty without one."""
         now = self._clock()
         paced = [queue for call, queue in self._due.items() if self._governor.delay(call) <= 0]
         ready = [item for queue in paced for item in queue if item[0] <= now]

@@ -25,6 +25,11 @@ from pm_dagster.postgres.connection import in_our_words
 from pm_dagster.postgres.control_statements import Statements
 from pm_dagster.postgres.text import as_json, storable
 
+#: A lock that the owner's triggers wait for is looked for with short waits, and not for ever: so many find one row
+#: among a thousand, and more of them take 10 s. What is left then is put off untried.
+_SHORT_WAIT = "SET LOCAL lock_timeout = '500ms'"
+_MOST_LOCK_WAITS = 20
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -43,6 +48,7 @@ class Closing:
         self._owners = owners
         self._settings = settings
         self._names = names
+        self._lock_waits = 0
 
     def close(self, entry_ids: Sequence[int]) -> list[tuple[int, Event]]:
         """Write the rows and close what may be closed; gives the events to tell."""
@@ -72,11 +78,15 @@ class Closing:
             return self._try(rows)
         except psycopg2.Error as error:
             what = in_our_words(error)
-            if not isinstance(what, ConfigurationError) or error.pgcode == errorcodes.INSUFFICIENT_PRIVILEGE:
+            if not _is_of_the_rows(error, what):
                 raise
             self._cursor.execute("ROLLBACK TO SAVEPOINT closing")
-        if len(rows) == 1:
-            return {rows[0]["run_id"]: f"{self._settings.control_table} does not take the row: {what}"}
+            if error.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
+                self._lock_waits += 1
+                self._cursor.execute(_SHORT_WAIT)
+        if len(rows) == 1 or self._lock_waits > _MOST_LOCK_WAITS:
+            why = f"{self._settings.control_table} does not take the row: {what}"
+            return {row["run_id"]: why for row in rows}
         half = len(rows) // 2
         return self._write(rows[:half]) | self._write(rows[half:])
 
@@ -113,6 +123,13 @@ class Closing:
         if seen is not None and seen.waits:
             return Event("closed", f"control table set from {seen.status} to {self._status_for(row[2], row[3])}")
         return Event("closed", f"control table already says {seen and seen.status}; left as it is")
+
+
+def _is_of_the_rows(error: psycopg2.Error, what: Exception) -> bool:
+    """Whether what went wrong may be about some of the rows; a lock is one that a trigger waits for."""
+    if error.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
+        return True
+    return isinstance(what, ConfigurationError) and error.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE
 
 
 def _to_write(row: tuple[Any, ...], seen: Seen | None) -> bool:

@@ -127,3 +127,29 @@ def test_a_workspaces_strange_words_do_not_stop_the_recording(world: PostgresWor
     control.record([replace(accepted(entry), reason=text, events=(Event("answer", text),), page_url=text)])
     assert control.close([entry.entry_id])[0].state is EntryState.SCHEDULED
     assert world.status(run_id) == "SCHEDULED"
+
+
+def test_a_lock_that_one_rows_trigger_waits_for_holds_up_no_other_row(world: PostgresWorld) -> None:
+    """The owner's table keeps sums by contract, and somebody holds that of one contract."""
+    world.ask("""
+        CREATE TABLE sums (cntrt_id int PRIMARY KEY, changes int);
+        INSERT INTO sums VALUES (7, 0), (8, 0);
+        CREATE FUNCTION add_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE sums SET changes = changes + 1 WHERE cntrt_id = NEW.cntrt_id; RETURN NEW; END $$;
+        CREATE TRIGGER add_up AFTER UPDATE OF run_sttus_name ON mm_run_plc FOR EACH ROW EXECUTE FUNCTION add_up()""")
+    held, *others = (world.add() for _ in range(5))
+    world.ask("UPDATE mm_run_plc SET cntrt_id = 8 WHERE run_id <> %s", held)
+    control = world.dispatcher()
+    entries = control.claim(seen(control))
+    for number, entry in enumerate(entries, 100):
+        control.intend([Intent(entry)])
+        control.record([accepted(entry, number)])
+    with closing(psycopg2.connect(world.url)) as somebody, somebody.cursor() as cursor:
+        cursor.execute("SELECT FROM sums WHERE cntrt_id = 7 FOR UPDATE")
+        assert len(control.close([entry.entry_id for entry in entries])) == len(others)
+        assert world.status(held) == "WAITING"
+        assert {world.status(run_id) for run_id in others} == {"SCHEDULED"}
+        assert "not closed" in world.events(held)
+        somebody.rollback()
+    control.close([entry.entry_id for entry in entries])
+    assert world.status(held) == "SCHEDULED"
