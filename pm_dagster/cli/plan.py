@@ -16,8 +16,8 @@ import click
 from pm_dagster.cli import connections
 from pm_dagster.cli.numbers import LIMIT
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
-from pm_dagster.core import decisions
-from pm_dagster.core.decisions import Decision, Policy
+from pm_dagster.core import decisions, steps
+from pm_dagster.core.decisions import Policy
 from pm_dagster.core.dispatch import policy_of
 from pm_dagster.core.errors import Refused, Throttled
 from pm_dagster.core.governor import Governor
@@ -25,6 +25,7 @@ from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Call, DatabricksRuns
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.steps import Decision
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 
 _COLUMNS = (
@@ -35,13 +36,13 @@ _COLUMNS = (
     Column("why", folds=True),
 )
 _WORDS: dict[type, str] = {
-    decisions.StartRun: "start",
-    decisions.RepairRun: "repair",
-    decisions.FindRun: "search",
-    decisions.Adopt: "adopt",
-    decisions.Defer: "defer",
-    decisions.Quarantine: "refuse",
-    decisions.Withdraw: "withdraw",
+    steps.StartRun: "start",
+    steps.RepairRun: "repair",
+    steps.FindRun: "search",
+    steps.Adopt: "adopt",
+    steps.Defer: "defer",
+    steps.Quarantine: "refuse",
+    steps.Withdraw: "withdraw",
 }
 _LOOK_UP_TRIES = 3
 #: Who types `pm plan` sits and waits; a longer Retry-After is for a dispatch.
@@ -106,7 +107,7 @@ def _plan(
     with ThreadPoolExecutor(settings.concurrency) as pool:
         asked = {}
         for entry in entries:
-            if runs is not None and isinstance(decisions.first_step(entry), decisions.LookUp):
+            if runs is not None and isinstance(decisions.first_step(entry), steps.LookUp):
                 time.sleep(governor.delay(Call.GET_RUN))
                 governor.take(Call.GET_RUN)
                 asked[entry.entry_id] = pool.submit(_look_up, runs, entry, policy)
@@ -134,7 +135,7 @@ def _entry(job: WaitingJob, known: dict[str, Any]) -> Entry:
 
 def _look_up(runs: DatabricksRuns, entry: Entry, policy: Policy) -> Decision:
     if entry.previous_run_id is None:
-        return decisions.StartRun()
+        return steps.StartRun()
     try:
         return decisions.after_look_up(entry, _patiently(runs.look_up, entry.previous_run_id), policy)
     except Refused as error:
@@ -152,14 +153,14 @@ def _patiently(look_up: Callable[[int], RunSnapshot], run_id: int) -> RunSnapsho
 
 def _planned(entry: Entry, decision: Decision | None) -> Planned:
     decision = decision or decisions.first_step(entry)
-    if isinstance(decision, decisions.Stop):
+    if isinstance(decision, steps.Stop):
         raise decision.error
     would = _WORDS.get(type(decision), "look up")
     return Planned(entry.run_id, entry.branch.value, entry.job_id, would, _why(entry, decision))
 
 
 def _why(entry: Entry, decision: Decision) -> str:
-    if isinstance(decision, decisions.RepairRun):
+    if isinstance(decision, steps.RepairRun):
         if decision.latest_repair_id is None:
             return f"run {entry.previous_run_id} can be repaired; it was never repaired before"
         return f"run {entry.previous_run_id} can be repaired after repair {decision.latest_repair_id}"

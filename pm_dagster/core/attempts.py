@@ -10,18 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from pm_dagster.core import decisions
-from pm_dagster.core.decisions import Decision, Policy
+from pm_dagster.core import decisions, steps
+from pm_dagster.core.decisions import Policy
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.ledger_entry import Entry
 from pm_dagster.core.ports import Call, DatabricksRuns, Event
 from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.core.steps import Decision
 
 _CALL_OF: dict[type, Call] = {
-    decisions.StartRun: Call.RUN_NOW,
-    decisions.RepairRun: Call.REPAIR,
-    decisions.LookUp: Call.GET_RUN,
-    decisions.FindRun: Call.LIST_RUNS,
+    steps.StartRun: Call.RUN_NOW,
+    steps.RepairRun: Call.REPAIR,
+    steps.LookUp: Call.GET_RUN,
+    steps.FindRun: Call.LIST_RUNS,
 }
 
 
@@ -73,11 +74,11 @@ def attempt(work: Work, runs: DatabricksRuns, clock: Callable[[], float]) -> Ans
 
 def _call(work: Work, runs: DatabricksRuns) -> object:
     entry, step = work.entry, work.step
-    if isinstance(step, decisions.StartRun):
+    if isinstance(step, steps.StartRun):
         return runs.start(entry.job_id, entry.parameters, entry.idempotency_token)
-    if isinstance(step, decisions.RepairRun):
+    if isinstance(step, steps.RepairRun):
         return runs.repair(_previous(entry), entry.parameters, step.latest_repair_id)
-    if isinstance(step, decisions.FindRun):
+    if isinstance(step, steps.FindRun):
         since = entry.intent_at or datetime.fromtimestamp(0, UTC)
         return runs.find_started(entry.job_id, since, entry.parameters)
     return runs.look_up(_previous(entry))
@@ -115,6 +116,6 @@ def decide(work: Work, answer: Answer, policy: Policy) -> Decision:
     if work.call is Call.LIST_RUNS or number is None:
         return decisions.after_find(entry, number)
     if work.call is Call.REPAIR:
-        return decisions.Accept(_previous(entry), number, f"repair {number} of run {entry.previous_run_id}")
-    why = work.step.reason if isinstance(work.step, decisions.StartRun) else ""
-    return decisions.Accept(number, None, f"new run {number}" + (f": {why}" if why else ""))
+        return steps.Accept(_previous(entry), number, f"repair {number} of run {entry.previous_run_id}")
+    why = work.step.reason if isinstance(work.step, steps.StartRun) else ""
+    return steps.Accept(number, None, f"new run {number}" + (f": {why}" if why else ""))

@@ -18,6 +18,19 @@ from pm_dagster.core.errors import (
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Call
 from pm_dagster.core.run_state import RunSnapshot, Standing
+from pm_dagster.core.steps import (
+    Adopt,
+    Again,
+    Decision,
+    Defer,
+    FindRun,
+    LookUp,
+    Quarantine,
+    RepairRun,
+    StartRun,
+    Stop,
+    Withdraw,
+)
 
 #: The only refusal that passes by itself.
 _CONFLICT = 409
@@ -34,91 +47,6 @@ class Policy:
     call_backoff_seconds: float = 1.0
     max_attempts: int = 5
     settle_seconds: float = 30.0
-
-
-@dataclass(frozen=True)
-class StartRun:
-    """Send run-now; ``reason`` says why a repair row gets a fresh run, empty for a new row."""
-
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class RepairRun:
-    """Send a repair that names this latest repair id."""
-
-    latest_repair_id: int | None
-
-
-@dataclass(frozen=True)
-class LookUp:
-    """Read the run and its history, after ``delay`` seconds."""
-
-    delay: float = 0.0
-
-
-@dataclass(frozen=True)
-class FindRun:
-    """Search the job's runs for the one that a lost answer may have started."""
-
-
-@dataclass(frozen=True)
-class Again:
-    """Make the same call again after ``delay`` seconds."""
-
-    delay: float
-
-
-@dataclass(frozen=True)
-class Accept:
-    """The workspace took the call: the row's work is a new run, or a repair of its run."""
-
-    run_id: int
-    repair_id: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
-class Adopt:
-    """The work is under way or done without us: take it as the row's."""
-
-    run_id: int
-    repair_id: int | None
-    reason: str
-    succeeded: bool = False
-
-
-@dataclass(frozen=True)
-class Defer:
-    """Leave the row for a later dispatch. ``counts`` when it uses up one of the row's attempts."""
-
-    reason: str
-    seconds: float
-    counts: bool = False
-
-
-@dataclass(frozen=True)
-class Quarantine:
-    """Refuse the row for good."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Withdraw:
-    """Close the entry without a run: nobody asks for the work any more."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Stop the dispatch: the fault is not this row's."""
-
-    error: ProcessManagerError
-
-
-Decision = StartRun | RepairRun | LookUp | FindRun | Again | Accept | Adopt | Defer | Quarantine | Withdraw | Stop
 
 
 def first_step(entry: Entry) -> Decision:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pm_dagster.core.attempts import Work
-from pm_dagster.core.decisions import Policy, RepairRun, StartRun, first_step
+from pm_dagster.core.decisions import Policy, first_step
 from pm_dagster.core.governor import Governor
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.outcomes import RowOutcome
@@ -20,6 +20,7 @@ from pm_dagster.core.ports import Call, Closed, ControlPlane, DatabricksRuns, Ou
 from pm_dagster.core.report import Report, outcome_rows, refused_rows
 from pm_dagster.core.sending import Limits, Sender, Sent
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.steps import RepairRun, StartRun
 from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, sort_rows
 
 _ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pm_dagster.core import decisions
-from pm_dagster.core.decisions import Decision
+from pm_dagster.core import steps
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Change, Event, Outcome
+from pm_dagster.core.steps import Decision
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class RowOutcome:
 
 def outcome_of(entry: Entry, decision: Decision) -> RowOutcome | None:
     """The outcome that a decision means, or None when the row goes on."""
-    if isinstance(decision, decisions.Accept):
+    if isinstance(decision, steps.Accept):
         return RowOutcome(entry, Outcome.ACCEPTED, decision.reason, decision.run_id, decision.repair_id)
-    if isinstance(decision, decisions.Adopt):
+    if isinstance(decision, steps.Adopt):
         return RowOutcome(
             entry, Outcome.ADOPTED, decision.reason, decision.run_id, decision.repair_id, succeeded=decision.succeeded
         )
-    if isinstance(decision, decisions.Defer):
+    if isinstance(decision, steps.Defer):
         return RowOutcome(
             entry,
             Outcome.DEFERRED,
@@ -40,9 +40,9 @@ def outcome_of(entry: Entry, decision: Decision) -> RowOutcome | None:
             defer_seconds=decision.seconds,
             counts_as_attempt=decision.counts,
         )
-    if isinstance(decision, decisions.Quarantine):
+    if isinstance(decision, steps.Quarantine):
         return RowOutcome(entry, Outcome.QUARANTINED, decision.reason)
-    if isinstance(decision, decisions.Withdraw):
+    if isinstance(decision, steps.Withdraw):
         return RowOutcome(entry, Outcome.WITHDRAWN, decision.reason)
     return None
 

@@ -1,8 +1,7 @@
 """The loop of a dispatch: many calls in flight, one thread that decides.
 
 Worker threads make one HTTP attempt each and know nothing; this thread paces, commits intents before the calls they
-announce, records what came back, and asks ``decisions`` what is next. All that came back together is written together,
-so the ledger costs one commit per round, not per row.
+announce, records what came back, and asks ``decisions`` what is next. What came back together is written together.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 
-from pm_dagster.core import decisions
+from pm_dagster.core import steps
 from pm_dagster.core.agenda import Agenda
 from pm_dagster.core.attempts import Answer, Work, attempt, decide, event_of
 from pm_dagster.core.bookkeeping import Bookkeeper
-from pm_dagster.core.decisions import Decision, Policy
+from pm_dagster.core.decisions import Policy
 from pm_dagster.core.errors import (
     AuthenticationFailed,
     ConfigurationError,
@@ -31,6 +30,7 @@ from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.outcomes import RowOutcome, change_for, outcome_of
 from pm_dagster.core.ports import Call, Change, ControlPlane, DatabricksRuns, Intent, Outcome
 from pm_dagster.core.silence import Silence
+from pm_dagster.core.steps import Decision
 
 #: Longest sleep of the loop, so that stop requests and heartbeats are met in time.
 _LONGEST_WAIT = 0.5
@@ -207,22 +207,22 @@ class Sender:
         if isinstance(error, Throttled):
             pause = self._governor.throttle(work.call, error.retry_after)
             if pause > min(_LONGEST_THROTTLE, self._limits.deadline - self._clock()):
-                return decisions.Defer(f"{work.call.value}: {error}", min(pause, _LONGEST_DEFERRAL))
-        gives_up = isinstance(decision, decisions.Defer)
+                return steps.Defer(f"{work.call.value}: {error}", min(pause, _LONGEST_DEFERRAL))
+        gives_up = isinstance(decision, steps.Defer)
         if isinstance(error, WorkspaceUnavailable) and self._silence.lasting(row_gives_up=gives_up):
-            return decisions.Stop(error)
+            return steps.Stop(error)
         return decision
 
     def _go_on(self, work: Work, decision: Decision) -> EntryState | None:
         """Queue what follows, or stop; returns the state to which an entry that was never sent goes back."""
-        if isinstance(decision, decisions.Stop):
+        if isinstance(decision, steps.Stop):
             self._failure = self._failure or decision.error
             self._sent.left.append(work.entry)
             return EntryState.CLAIMED if _not_applied(decision.error) and not work.entry.ambiguous else None
-        if isinstance(decision, decisions.Again):
+        if isinstance(decision, steps.Again):
             self._take_step(work, work.step, decision.delay)
             return None
-        self._take_step(work, decision, decision.delay if isinstance(decision, decisions.LookUp) else 0.0)
+        self._take_step(work, decision, decision.delay if isinstance(decision, steps.LookUp) else 0.0)
         return None
 
     def _finish(self, outcome: RowOutcome) -> None:
@@ -231,7 +231,7 @@ class Sender:
 
 
 def _intent(work: Work) -> Intent:
-    if isinstance(work.step, decisions.RepairRun):
+    if isinstance(work.step, steps.RepairRun):
         return Intent(work.entry, latest_repair_id=work.step.latest_repair_id)
     return Intent(work.entry, fresh_run=not work.entry.starts_new_run)
 
@@ -243,7 +243,7 @@ def _not_applied(error: ProcessManagerError) -> bool:
 
 
 def _announced(work: Work) -> Entry:
-    if isinstance(work.step, decisions.RepairRun):
+    if isinstance(work.step, steps.RepairRun):
         return replace(work.entry, state=EntryState.SENDING, sent_repair_id=work.step.latest_repair_id)
     return replace(
         work.entry, state=EntryState.SENDING, fresh_run=not work.entry.starts_new_run or work.entry.fresh_run

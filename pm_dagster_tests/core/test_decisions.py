@@ -6,28 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from pm_dagster.core import decisions
-from pm_dagster.core.decisions import (
+from pm_dagster.core.decisions import Policy, after_failure, after_find, after_look_up, first_step
+from pm_dagster.core.errors import AuthenticationFailed, Refused, Throttled, WorkspaceUnavailable
+from pm_dagster.core.ledger_entry import Entry, EntryState
+from pm_dagster.core.ports import Call
+from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.core.steps import (
     Adopt,
     Again,
+    Decision,
     Defer,
     FindRun,
     LookUp,
-    Policy,
     Quarantine,
     RepairRun,
     StartRun,
     Stop,
     Withdraw,
-    after_failure,
-    after_find,
-    after_look_up,
-    first_step,
 )
-from pm_dagster.core.errors import AuthenticationFailed, Refused, Throttled, WorkspaceUnavailable
-from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.ports import Call
-from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.waiting_job import Branch
 
 NEW = Entry(1, 10, 1, Branch.NEW, EntryState.CLAIMED, 1001, None, {}, "t")
@@ -56,7 +52,7 @@ FAILED = run("INTERNAL_ERROR", "FAILED")
         (replace(REPAIR, fresh_run=True), StartRun()),
     ],
 )
-def test_the_first_step_follows_from_the_ledger(entry: Entry, step: decisions.Decision) -> None:
+def test_the_first_step_follows_from_the_ledger(entry: Entry, step: Decision) -> None:
     assert first_step(entry) == step
 
 
@@ -72,7 +68,7 @@ def test_the_first_step_follows_from_the_ledger(entry: Entry, step: decisions.De
     ],
 )
 def test_a_failed_run_is_repaired_naming_its_latest_repair(
-    entry: Entry, snapshot: RunSnapshot, decided: decisions.Decision
+    entry: Entry, snapshot: RunSnapshot, decided: Decision
 ) -> None:
     assert after_look_up(entry, snapshot, POLICY) == decided
 

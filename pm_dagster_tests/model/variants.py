@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pm_dagster.core import attempts, decisions, dispatch, sending
+from pm_dagster.core import attempts, decisions, dispatch, sending, steps
 from pm_dagster.core.attempts import Work
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import DatabricksRuns, Intent
@@ -121,9 +121,9 @@ def _dead_are_forgotten(patch: Patch) -> None:
 
 
 def _failed_in_doubt(patch: Patch) -> None:
-    def in_doubt(entry: Entry, call: object, error: object, reason: str, policy: object) -> decisions.Decision:
+    def in_doubt(entry: Entry, call: object, error: object, reason: str, policy: object) -> steps.Decision:
         del entry, call, error, policy
-        return decisions.Quarantine(reason)
+        return steps.Quarantine(reason)
 
     patch.setattr(decisions, "_in_doubt", in_doubt)
 
@@ -131,9 +131,9 @@ def _failed_in_doubt(patch: Patch) -> None:
 def _decided_by_text(patch: Patch) -> None:
     after = decisions._after_refused_repair
 
-    def read(entry: Entry, reason: str, refusals: int, policy: decisions.Policy) -> decisions.Decision:
+    def read(entry: Entry, reason: str, refusals: int, policy: decisions.Policy) -> steps.Decision:
         if "is active" in reason:
-            return decisions.Adopt(entry.previous_run_id or 0, None, reason)
+            return steps.Adopt(entry.previous_run_id or 0, None, reason)
         return after(entry, reason, refusals, policy)
 
     patch.setattr(decisions, "_after_refused_repair", read)
