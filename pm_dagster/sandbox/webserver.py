@@ -50,7 +50,7 @@ def objection(scope: Scope) -> str:
     host, origin = headers.get("host", ""), headers.get("origin")
     if _name(f"//{host}") not in _OURS:
         return "Invalid host header"
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and _authority(origin) != host:
         return "Only this server's own pages may ask"
     moves_here = headers.get("sec-fetch-mode") == "navigate"
     if headers.get("sec-fetch-site", "") not in _OWN_PAGES and not moves_here:
@@ -58,6 +58,13 @@ def objection(scope: Scope) -> str:
     if scope.get("method") == "GET" and scope["path"].endswith("/graphql") and scope["query_string"]:
         return "Queries come by POST"
     return ""
+
+
+def _authority(url: str) -> str:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
 
 
 def _name(url: str) -> str:

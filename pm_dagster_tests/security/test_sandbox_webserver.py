@@ -67,6 +67,7 @@ def test_own_pages_and_programs(headers: dict[str, str]) -> None:
         {"origin": f"http://{HOST}.evil.example.com"},
         {"origin": "null"},
         {"origin": ""},
+        {"origin": "http://[::1"},
         {"host": "evil.example.com", "origin": "http://evil.example.com"},
         {"host": "127.0.0.1.example.com:3000"},
         {"host": "[::1"},
