@@ -36,17 +36,16 @@ def command(*, as_json: bool) -> None:
 
 def _read(settings: Settings) -> dict[str, Any]:
     from pm_dagster.postgres import history  # noqa: PLC0415
-    from pm_dagster.postgres.layout import check_ledger  # noqa: PLC0415
 
+    # First, because it looks at the names in the settings, and says which of them leads nowhere.
+    with connections.control_plane(settings) as control:
+        backlog = control.backlog()
     with connections.reader(settings) as connection:
-        check_ledger(connection)
         found = {
             "ledger": history.ledger_states(connection, settings),
             "dispatchers": history.last_dispatchers(connection),
             "quarantined": history.quarantined(connection, settings),
         }
-    with connections.control_plane(settings) as control:
-        backlog = control.backlog()
     counts = {
         "ready": backlog.ready,
         "oldest_seconds": backlog.oldest_seconds,

@@ -70,6 +70,16 @@ def test_setting_that_cannot_be_used(world: World) -> None:
     assert "PM_CONCURRENCY" in _one_line(done.stderr)
 
 
+@pytest.mark.parametrize("arguments", [["status"], ["plan"], ["dispatch"], ["explain", "1"], ["redrive", "1"]])
+def test_a_setting_that_names_what_does_not_exist(world: World, arguments: list[str]) -> None:
+    """The line says which, and what there is instead."""
+    done = world.pm(*arguments, PM_RUN_TABLE="nowhere")
+    assert done.returncode == 1
+    line = _one_line(done.stderr)
+    assert "there is no public.nowhere (PM_RUN_TABLE)" in line
+    assert "mm_run_plc" in line
+
+
 @pytest.mark.parametrize("arguments", [["dispatch", "--limit", "0"], ["explain"], ["explain", "x"], ["nonsense"]])
 def test_wrong_usage(world: World, arguments: list[str]) -> None:
     assert world.pm(*arguments).returncode == 2
