@@ -16,8 +16,14 @@ from urllib.parse import quote, quote_plus
 
 MASK = "***"
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]+")
-#: The forms of Databricks personal access tokens and of JSON web tokens.
-_TOKENS = re.compile(r"\b(dapi[a-z0-9-]{16,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)")
+#: The form of Databricks personal access tokens.
+_ACCESS_TOKEN = re.compile(r"\bdapi[a-z0-9-]{16,}")
+#: That of JSON web tokens. The first line looks once at each run of characters whether two dots follow as they must; a
+#: search from every "eyJ" in it would look at a long one again and again.
+_WEB_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9_-])(?=[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.)"
+    r"([A-Za-z0-9_-]*?)\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
+)
 _SHORTEST_SECRET = 4
 #: Of a secret at least this long, a beginning or end of ``_PIECE`` characters is masked as well: whoever wrote the text
 #: may have cut it. A shorter one may share as much with a word that people have to read.
@@ -39,7 +45,8 @@ def scrubbed(text: str, secrets: Iterable[str | None] = ()) -> str:
         text = text.replace(written, MASK)
     for secret in known:
         text = _without_ends(text, secret)
-    return _TOKENS.sub(MASK, _BEARER.sub(rf"\1 {MASK}", text))
+    text = _WEB_TOKEN.sub(rf"\1{MASK}", _BEARER.sub(rf"\1 {MASK}", text))
+    return _ACCESS_TOKEN.sub(MASK, text)
 
 
 @lru_cache(maxsize=64)
@@ -80,19 +87,16 @@ def _without_ends(text: str, secret: str) -> str:
     """``text`` without a beginning or an end of a long secret."""
     if len(secret) < _LONG_SECRET:
         return text
-    for start, step in ((secret[:_PIECE], 1), (secret[-_PIECE:], -1)):
-        while (at := text.find(start)) >= 0:
-            text = _cut(text, secret, at, step)
-    return text
+    # Back to front, an end is a beginning; the mask is the same both ways.
+    return _without_beginnings(_without_beginnings(text, secret)[::-1], secret[::-1])[::-1]
 
 
-def _cut(text: str, secret: str, at: int, step: int) -> str:
-    """``text`` without the piece of the secret that begins (ends, for ``step`` -1) with what was found ``at``."""
-    length = _PIECE
-    if step > 0:
-        while length < len(secret) and text[at : at + length + 1] == secret[: length + 1]:
-            length += 1
-        return text[:at] + MASK + text[at + length :]
-    while length < len(secret) and at > 0 and text[at - 1] == secret[-length - 1]:
-        at, length = at - 1, length + 1
-    return text[:at] + MASK + text[at + length :]
+def _without_beginnings(text: str, secret: str) -> str:
+    """In one pass: a long text may hold many of them."""
+    start, kept, done = secret[:_PIECE], [], 0
+    while (at := text.find(start, done)) >= 0:
+        kept += [text[done:at], MASK]
+        done = at + _PIECE
+        while done - at < len(secret) and text[done : done + 1] == secret[done - at]:
+            done += 1
+    return "".join([*kept, text[done:]])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.workspace.scrub import scrubbed
 from pm_dagster_tests.security.scanner import Scanner
 from pm_dagster_tests.workspace.tiny_server import TOKEN, Reply, TinyServer, json_reply, tiny_server
 
@@ -34,6 +35,27 @@ def test_no_text_takes_longer_than_its_length(server: TinyServer, text: str) -> 
     """A search that looks again from each of a million places would not end within the test."""
     assert len(_told(server, Reply(400, text))) < 600
     assert len(_told(server, json_reply(404, error_code=text, message=text))) < 1100
+
+
+@pytest.mark.parametrize(
+    "text", ["-eyJ" * _MILLION, "-eyJa." * _MILLION, "a.eyJa." * _MILLION, "dapi-" * _MILLION, "bearer " * _MILLION]
+)
+def test_a_task_may_write_anything(text: str) -> None:
+    """The output of a cluster's task is masked before it is cut, and there can be 5 MB of it."""
+    assert len(scrubbed(text)) <= len(text)
+
+
+@pytest.mark.parametrize("secret", ["databricks-of-prod-2026", "prod-2026-of-databricks"])
+def test_a_secret_that_begins_or_ends_like_a_common_word(secret: str) -> None:
+    assert scrubbed("databricks " * _MILLION, [secret]) == "*** " * _MILLION
+
+
+@pytest.mark.parametrize("before", ["", " ", "-", "a-", "eyJ", "eyJ-", "_-", "a.b.", "a.b.c.d.", "é-"])
+@pytest.mark.parametrize("after", ["", ".", ".x", "-", " eyJ.", "\n"])
+def test_a_web_token_is_seen_wherever_it_stands(before: str, after: str) -> None:
+    token = "eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl"
+    assert "hbGciOi" not in scrubbed(f"{before}{token}{after}")
+    assert "c2lnbmF0dXJl" not in scrubbed(f"{before}{token}{after}")
 
 
 @pytest.mark.parametrize("before", range(0, 40, 3))
