@@ -352,3 +352,36 @@ def test_a_repair_row_gets_what_its_run_needs(stage: Stage, name: str) -> None:
     stage.run()
     assert stage.database.statuses() == {1: status}
     assert (stage.runs.count(Call.RUN_NOW), stage.runs.count(Call.REPAIR)) == (started, repaired)
+
+
+def test_credentials_that_expire_while_a_repair_is_in_doubt_do_not_release_it(stage: Stage) -> None:
+    """Else the next dispatch would not know of the repair, whose run may have failed again by then."""
+    run_id = stage.runs.failed_run()
+    stage.database.add(1, previous_run_id=run_id)
+    stage.fault(Call.REPAIR, WorkspaceUnavailable("lost"), after=True)
+    stage.fault(Call.GET_RUN, None, AuthenticationFailed("expired"))
+    with pytest.raises(AuthenticationFailed):
+        stage.run()
+    run = stage.runs.runs[run_id]
+    assert len(run.repairs) == 1
+    run.life_cycle, run.result = "INTERNAL_ERROR", "FAILED"
+    stage.run()
+    assert len(run.repairs) == 1
+    assert stage.database.statuses() == {1: "SCHEDULED"}
+
+
+def test_credentials_that_expire_while_a_new_run_is_in_doubt_do_not_release_it(stage: Stage) -> None:
+    """Else nobody would find the run of a row that left WAITING meanwhile."""
+    stage.database.add(1)
+    stage.runs.faults[Call.RUN_NOW] = [
+        Fault(WorkspaceUnavailable("lost"), after_effect=True),
+        Fault(AuthenticationFailed("expired")),
+    ]
+    with pytest.raises(AuthenticationFailed):
+        stage.run()
+    (run_id,) = stage.runs.runs
+    stage.database.rows[1].status = "RUNNING"
+    stage.run()
+    record = stage.database.newest(1)
+    assert record is not None
+    assert (record.entry.state, record.accepted_run_id) == (EntryState.SCHEDULED, run_id)
