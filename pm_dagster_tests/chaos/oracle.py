@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Start:
     row: int
     repaired_run: int | None
     known_repair: int | None
+    at: float = 0.0
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Oracle:
     def starts(self) -> list[Start]:
         """Every run and repair that began, in the order in which the workspace took the requests."""
         effects = self._workspace.log.entries(effect=True)
-        return [_start(request.body) for request in effects if request.endpoint in ("run-now", "runs/repair")]
+        return [_start(each.body, each.time) for each in effects if each.endpoint in ("run-now", "runs/repair")]
 
     def verdict(
         self,
@@ -145,13 +147,7 @@ class _Facts:
 class _Judgement:
     """Holds the facts of one world against each promise."""
 
-    def __init__(
-        self,
-        facts: _Facts,
-        starts: list[Start],
-        workspace: LocalWorkspace,
-        allowed: Allowed,
-    ) -> None:
+    def __init__(self, facts: _Facts, starts: list[Start], workspace: LocalWorkspace, allowed: Allowed) -> None:
         self._facts = facts
         self._starts = starts
         self._allowed = allowed
@@ -163,10 +159,7 @@ class _Judgement:
     def verdict(self) -> Verdict:
         verdict = Verdict(rows=len(self._facts.rows), starts=len(self._starts))
         found = verdict.breaches
-        asked = Counter(
-            c["run_id"] for c in self._facts.changes if c["after"] == "WAITING" and c["before"] != "WAITING"
-        )
-        found["duplicate_starts"] = [row for row, starts in self._of_row.items() if len(starts) > asked[row]]
+        found["duplicate_starts"] = [row for row in self._of_row if self._started_too_often(row)]
         found["duplicate_repairs"] = self._repaired_twice()
         found["lost"] = self._gone() + [row for row in self._with_status("SCHEDULED") if not self._has_work(row)]
         found["stuck"] = self._waiting_without_reason() + self._open_entries()
@@ -180,6 +173,17 @@ class _Judgement:
 
     def _with_status(self, status: str) -> list[int]:
         return [row for row, record in self._facts.rows.items() if record["run_sttus_name"] == status]
+
+    def _started_too_often(self, row: int) -> bool:
+        """Whether at any time more was started than had been asked for: a later request pays for no earlier start."""
+        changes = [change for change in self._facts.changes if change["run_id"] == row]
+        asked = [
+            datetime.fromisoformat(c["at"]).timestamp()
+            for c in changes
+            if c["after"] == "WAITING" and c["before"] != "WAITING"
+        ]
+        started = sorted(start.at for start in self._of_row[row])
+        return any(sum(moment <= at for moment in asked) < number for number, at in enumerate(started, start=1))
 
     def _repaired_twice(self) -> list[int | str]:
         known = Counter((s.repaired_run, s.known_repair) for s in self._starts if s.repaired_run is not None)
@@ -238,10 +242,10 @@ class _Judgement:
         ]
 
 
-def _start(request: str) -> Start:
+def _start(request: str, at: float) -> Start:
     body = json.loads(request)
     row = int((body.get("job_parameters") or {}).get("RUN_ID", 0))
-    return Start(row, body.get("run_id"), body.get("latest_repair_id"))
+    return Start(row, body.get("run_id"), body.get("latest_repair_id"), at)
 
 
 def _records(cursor: Any, query: str) -> list[dict[str, Any]]:  # noqa: ANN401 the driver's cursor

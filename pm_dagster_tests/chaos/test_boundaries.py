@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -100,6 +101,20 @@ def test_a_verdict_sees_each_kind_of_breach(chaos: ChaosWorld) -> None:
     chaos.sql("UPDATE mm_run_plc SET run_sttus_name = 'SCHEDULED', wkf_job_run_id = 1 WHERE run_id = %s", (twice,))
     assert chaos.verdict().breaches["wrong_run"] == [twice]
     assert run.run_id != 1
+
+
+def test_a_row_that_waits_again_pays_for_no_earlier_start(chaos: ChaosWorld) -> None:
+    """Two starts, then a second request: as many starts as requests, and still one too many."""
+    (row,) = chaos.add()
+    for latest in (6, 7):
+        body = f'{{"job_parameters": {{"RUN_ID": "{row}"}}, "run_id": 5, "latest_repair_id": {latest}}}'
+        chaos.workspace.log.add(
+            time=time.time(), seconds=0.0, method="POST", path="", endpoint="runs/repair", body=body, token_hash="",
+            connection="", status=200, effect=True, fault="",
+        )  # fmt: skip
+    for status in ("SCHEDULED", "WAITING", "SCHEDULED"):
+        chaos.sql("UPDATE mm_run_plc SET run_sttus_name = %s WHERE run_id = %s", (status, row))
+    assert chaos.verdict().breaches["duplicate_starts"] == [row]
 
 
 def _query(chaos: ChaosWorld, statement: str) -> list[tuple[object, ...]]:
