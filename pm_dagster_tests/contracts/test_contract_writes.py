@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pm_dagster.core.ledger_entry import EntryState
 from pm_dagster.core.ports import Change, Intent, Outcome
-from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, ids, quarantined, seen, send
+from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, deferred, ids, quarantined, seen, send
 from pm_dagster_tests.contracts.worlds import World
 
 
@@ -187,3 +187,27 @@ def test_closing_a_quarantined_row_marks_it_failed(world: World) -> None:
     (closed,) = control.close([entry.entry_id])
     assert (closed.state, closed.reason, closed.control_status) == (EntryState.QUARANTINED, "unknown job", "FAILED")
     assert world.status(run_id) == "FAILED"
+
+
+def test_what_is_closed_is_not_written_again(world: World) -> None:
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    send(control, entry)
+    before = control.close([entry.entry_id])
+    control.record([deferred(entry, 0)])
+    assert control.close([entry.entry_id]) == before
+    assert (control.resume([entry.entry_id]), control.take_over(10), ids(control)) == ([], [], [])
+    assert world.status(run_id) == "SCHEDULED"
+
+
+def test_an_answer_that_was_lost_stays_so(world: World) -> None:
+    """A later answer that was heard, such as a refusal, says nothing of the call before it."""
+    world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.intend([Intent(entry)])
+    control.record([Change(entry.entry_id, ANSWER, ambiguous=True)])
+    control.record([deferred(entry, 0)])
+    (resumed,) = control.resume([entry.entry_id])
+    assert (resumed.state, resumed.ambiguous) == (EntryState.DEFERRED, True)
