@@ -45,6 +45,43 @@ def test_an_intent_may_be_repeated(world: World) -> None:
     assert control.intend([intent]) == control.intend([intent]) == {intent.entry.entry_id}
 
 
+def test_a_repeated_intent_keeps_the_time_of_the_first(world: World) -> None:
+    """A run whose answer was lost is searched for from there on."""
+    world.add()
+    control = world.dispatcher()
+    intent = Intent(claim_one(control))
+    control.intend([intent])
+    (first,) = control.resume([intent.entry.entry_id])
+    control.intend([intent])
+    (second,) = control.resume([intent.entry.entry_id])
+    assert first.intent_at is not None
+    assert second.intent_at == first.intent_at
+
+
+def test_a_fresh_run_that_is_sent_again_stays_one(world: World) -> None:
+    """Else an heir would look for a repair that was never made, and refuse the row."""
+    world.add(previous=5)
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.intend([Intent(entry, fresh_run=True)])
+    (sent,) = control.resume([entry.entry_id])
+    control.intend([Intent(sent)])
+    (again,) = control.resume([entry.entry_id])
+    assert (sent.fresh_run, again.fresh_run) == (True, True)
+
+
+def test_what_was_intended_before_a_refusal_binds_no_later_claim(world: World) -> None:
+    world.add(previous=5)
+    control = world.dispatcher()
+    entry = claim_one(control)
+    control.intend([Intent(entry, latest_repair_id=6)])
+    control.intend([Intent(entry, fresh_run=True)])
+    control.record([deferred(entry, 0)])
+    again = claim_one(control)
+    assert again.entry_id == entry.entry_id
+    assert (again.fresh_run, again.sent_repair_id) == (False, None)
+
+
 def test_a_row_whose_answer_was_lost_may_be_sent_again_though_it_left_waiting(world: World) -> None:
     run_id = world.add()
     control = world.dispatcher()
@@ -211,3 +248,15 @@ def test_an_answer_that_was_lost_stays_so(world: World) -> None:
     control.record([deferred(entry, 0)])
     (resumed,) = control.resume([entry.entry_id])
     assert (resumed.state, resumed.ambiguous) == (EntryState.DEFERRED, True)
+
+
+def test_a_refusal_that_a_dead_dispatcher_recorded_is_closed_by_its_heir(world: World) -> None:
+    run_id = world.add()
+    dead, heir = world.dispatcher(), world.dispatcher()
+    entry = claim_one(dead)
+    dead.record([quarantined(entry)])
+    world.die(dead)
+    assert [each.entry_id for each in heir.take_over(10)] == [entry.entry_id]
+    (closed,) = heir.close([entry.entry_id])
+    assert (closed.reason, closed.control_status) == ("unknown job", "FAILED")
+    assert world.status(run_id) == "FAILED"

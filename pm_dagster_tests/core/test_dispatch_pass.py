@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -385,3 +386,43 @@ def test_credentials_that_expire_while_a_new_run_is_in_doubt_do_not_release_it(s
     record = stage.database.newest(1)
     assert record is not None
     assert (record.entry.state, record.accepted_run_id) == (EntryState.SCHEDULED, run_id)
+
+
+class Slow(InMemoryRuns):
+    """Says when a run-now is under way, and answers when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way, self.go_on = threading.Event(), threading.Event()
+
+    def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
+        """run-now."""
+        run_id = super().start(job_id, parameters, idempotency_token)
+        self.under_way.set()
+        assert self.go_on.wait(20)
+        return run_id
+
+
+@pytest.mark.parametrize("way", ["asked to stop", "broken off"])
+def test_a_call_under_way_is_awaited_and_recorded(stage: Stage, way: str) -> None:
+    stage.runs = slow = Slow()
+    stage.database.add(1)
+    stop = threading.Event()
+
+    class Ended(InMemoryControlPlane):
+        def heartbeat(self) -> None:
+            assert slow.under_way.wait(20)
+            if stop.is_set() or way == "broken off":
+                slow.go_on.set()
+            if way == "broken off":
+                raise KeyboardInterrupt
+            stop.set()
+
+    dispatch = Dispatch(Ended(stage.database, SETTINGS), slow, SETTINGS, stop=stop)
+    entries = dispatch.claim(dispatch.read()).new
+    with pytest.raises(KeyboardInterrupt) if way == "broken off" else nullcontext():
+        dispatch.send(entries)
+    record = stage.database.newest(1)
+    assert record is not None
+    assert record.entry.state in (EntryState.ACCEPTED, EntryState.SCHEDULED)
+    assert [record.accepted_run_id] == list(slow.runs)
