@@ -45,6 +45,18 @@ def test_an_intent_may_be_repeated(world: World) -> None:
     assert control.intend([intent]) == control.intend([intent]) == {intent.entry.entry_id}
 
 
+def test_an_intent_for_what_is_answered_takes_nothing_back(world: World) -> None:
+    """Else the answer would be forgotten, and the row start a second time."""
+    run_id = world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    send(control, entry)
+    assert control.intend([Intent(entry)]) == set()
+    (closed,) = control.close([entry.entry_id])
+    assert (closed.state, closed.accepted_run_id) == (EntryState.SCHEDULED, 5)
+    assert world.status(run_id) == "SCHEDULED"
+
+
 def test_a_repeated_intent_keeps_the_time_of_the_first(world: World) -> None:
     """A run whose answer was lost is searched for from there on."""
     world.add()
