@@ -171,7 +171,14 @@ FAULTS: tuple[Fault, ...] = (
     Fault("403, invalid token", _expired(403, "PERMISSION_DENIED", "Invalid access token."), stops=True),
     Fault("run deleted", _delete_run, may_fail=CALLS, announces_no_repair=True),
     Fault("answer lost, run deleted", _delete_run_unheard, _STARTING, "a read has no effect", may_fail=CALLS),
-    Fault("answer lost, then 403", _forbid_looking, ("runs/repair",), "nothing is looked up after it"),
+    Fault(
+        "answer lost, then 403",
+        _forbid_looking,
+        ("runs/repair",),
+        "nothing is looked up after it",
+        # After a death it may meet the first look-up of a row; "wrongly failed" still counts those under repair.
+        may_fail=("runs/repair",),
+    ),
     Fault("job deleted", _delete_job, _STARTING, "a run can be read without its job", may_fail=("run-now",)),
     Fault("a new state", _new_words, ("runs/get",), "only a run's state has such words", announces_no_repair=True),
     Fault("a stale history", _stale, ("runs/get", "runs/repair"), "a new run has no history"),
