@@ -20,7 +20,7 @@ from pm_dagster_tests.chaos.records import Record, read
 PAGE = Path(__file__).parents[2] / "docs" / "proof.md"
 NOT_RUN = "not run"
 _OWN = ("matrix", "variants", "recovery")
-_BREACHES = frozenset(PROMISES) | {"broken"}
+_BREACHES = frozenset(PROMISES) | {"breaches", "broken"}
 
 _HEAD = """# The proof
 
@@ -138,7 +138,9 @@ def _trials(title: str, records: Iterable[Record]) -> str:
         size = ", ".join(
             f"{_words(name)} {count}" for name, count in sorted(record.counts.items()) if name not in _BREACHES
         )
-        figures = "; ".join(f"{_words(name)}: {value:.1f}" for name, value in sorted(record.figures.items()))
+        figures = "; ".join(
+            f"{_words(name)}: {value:.1f}".removesuffix(".0") for name, value in sorted(record.figures.items())
+        )
         name = f"{record.name}: {record.note}" if record.note else record.name
         lines.append(_line([name, size, str(breaches(record)), figures]))
     return "\n".join([*lines, ""])
