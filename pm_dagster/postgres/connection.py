@@ -6,18 +6,16 @@ The driver is psycopg2 because Databricks Runtime 16.4 carries it, and dagster-p
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg2
 from psycopg2 import errorcodes, extensions
 from psycopg2.extensions import connection as Connection  # noqa: N812 the driver's class has a lower-case name
 
+from pm_dagster.core import time_limit as core_time_limit
 from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.parameters import parameters
@@ -77,26 +75,13 @@ def connect(settings: Settings) -> Connection:
         return connection
 
 
-@contextmanager
-def time_limit(connection: Connection, seconds: float) -> Iterator[None]:
+def time_limit(connection: Connection, seconds: float) -> AbstractContextManager[None]:
     """Break the connection if what is inside takes longer: its driver then raises as for any lost connection.
 
     For a peer that takes what is sent and never answers, such as a pooler or a server that hangs: the server's own
     time-outs do not reach us through it, and to the kernel the connection is well.
     """
-    timer = threading.Timer(seconds, _break, [connection])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _break(connection: Connection) -> None:
-    # psycopg2's own close() would wait for the statement under way. A duplicate's shutdown reaches the connection.
-    with suppress(psycopg2.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
+    return core_time_limit.time_limit(connection.fileno, seconds, psycopg2.Error)
 
 
 def _lenient(base: Callable[..., object]) -> Callable[[Any, Any], object]:

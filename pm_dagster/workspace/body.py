@@ -5,15 +5,10 @@ Put here: reading it. Keep out: what it says.
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
 import requests
 
 from pm_dagster.core.errors import WorkspaceUnavailable
+from pm_dagster.core.time_limit import time_limit
 
 #: Unpacked. The longest answers that the Jobs API documents, a page of 100 tasks or of 25 runs, are far below a tenth.
 MOST_BYTES = 16 * 2**20
@@ -28,7 +23,7 @@ def read_body(response: requests.Response, seconds: float) -> bytes:
     """
     parts: list[bytes] = []
     size = 0
-    with _time_limit(response, seconds), response:
+    with time_limit(response.raw.fileno, seconds, ValueError), response:
         for part in response.iter_content(_CHUNK_BYTES):
             parts.append(part)
             size += len(part)
@@ -36,20 +31,3 @@ def read_body(response: requests.Response, seconds: float) -> bytes:
                 message = f"the workspace answered HTTP {response.status_code} with more than {MOST_BYTES} bytes"
                 raise WorkspaceUnavailable(message, status=response.status_code)
     return b"".join(parts)
-
-
-@contextmanager
-def _time_limit(response: requests.Response, seconds: float) -> Iterator[None]:
-    timer = threading.Timer(seconds, _break, [response])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _break(response: requests.Response) -> None:
-    # A duplicate's shutdown reaches the connection that another thread reads from; to close it would not wake that.
-    with suppress(OSError, ValueError), socket.socket(fileno=os.dup(response.raw.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)
