@@ -20,6 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import trustme
 
+from pm_dagster_tests.serving import serving
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -165,13 +167,8 @@ def listening(handler: type[BaseHTTPRequestHandler], **attributes: Any) -> Itera
     own = type("Own", (handler,), attributes)
     with ThreadingHTTPServer(("127.0.0.1", 0), own) as server:
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
+        with serving(server):
             yield int(server.server_address[1])
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @contextmanager

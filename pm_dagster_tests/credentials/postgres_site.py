@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pm_dagster_tests.serving import serving
+
 _SSL_REQUEST, _GSS_REQUEST, _VERSION_3 = 80877103, 80877104, 196608
 _SUPERUSER = "postgres"
 
@@ -123,10 +125,5 @@ def postgres_front(context: ssl.SSLContext, backend: Path, accepts: Callable[[st
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
         front.port = int(server.server_address[1])
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
+        with serving(server):
             yield front
-        finally:
-            server.shutdown()
-            thread.join()

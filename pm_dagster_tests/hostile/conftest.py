@@ -10,6 +10,7 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import World
+from pm_dagster_tests.hostile.raw_server import RawServer, raw_server
 from pm_dagster_tests.hostile.world import JOB, HostileWorld
 
 if TYPE_CHECKING:
@@ -32,3 +33,10 @@ def shell(database_url: str) -> Iterator[World]:
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=None, max_concurrent_runs=10_000)
         yield World(database_url, workspace)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RawServer]:
+    """One server for all tests of a process: each sets its answer first."""
+    with raw_server() as running:
+        yield running

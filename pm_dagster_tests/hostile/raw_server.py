@@ -16,6 +16,7 @@ from databricks.sdk.core import Config
 
 from pm_dagster.core.settings import Settings
 from pm_dagster.workspace.runs import SdkRuns
+from pm_dagster_tests.serving import serving
 
 #: Neither of a known token's form nor guessable: only knowing it can hide it.
 TOKEN = "another-ordinary-looking-word"
@@ -85,11 +86,8 @@ def raw_server() -> Iterator[RawServer]:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _handler(server)) as tcp:
         tcp.daemon_threads = True
         server.host = f"http://127.0.0.1:{tcp.server_address[1]}"
-        thread = threading.Thread(target=tcp.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.released.set()
-            tcp.shutdown()
-            thread.join()
+        with serving(tcp):
+            try:
+                yield server
+            finally:
+                server.released.set()

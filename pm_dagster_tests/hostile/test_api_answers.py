@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from typing import Any
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,26 +10,8 @@ from pm_dagster.core.errors import ProcessManagerError, Refused, WorkspaceUnavai
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.waiting_job import INT64_MAX
 from pm_dagster.workspace.runs import SdkRuns
-from pm_dagster_tests.hostile.raw_server import TOKEN, RawServer, answer, json_answer, raw_server
-
-_SINCE = datetime(2024, 1, 1, tzinfo=UTC)
-_FAILED = {"life_cycle_state": "INTERNAL_ERROR", "result_state": "FAILED"}
-_RUN: dict[str, Any] = {"run_id": 7, "job_id": 3, "state": _FAILED, "repair_history": []}
-_CALLS: dict[str, Callable[[SdkRuns], object]] = {
-    "start": lambda runs: runs.start(1, {"A": "b"}, "t" * 64),
-    "repair": lambda runs: runs.repair(7, {"A": "b"}, 5),
-    "look_up": lambda runs: runs.look_up(7),
-    "find_started": lambda runs: runs.find_started(1, _SINCE, {"A": "b"}),
-    "check": lambda runs: runs.check(),
-    "job_name": lambda runs: runs.job_name(1),
-}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RawServer]:
-    """One server for all tests of a process: each sets its answer first."""
-    with raw_server() as running:
-        yield running
+from pm_dagster_tests.hostile.adapter_calls import CALLS, RUN
+from pm_dagster_tests.hostile.raw_server import TOKEN, RawServer, answer, json_answer
 
 
 def _usable(value: object) -> bool:
@@ -51,7 +29,7 @@ def _outcome(call: str, runs: SdkRuns) -> str:
     caught: ProcessManagerError | None = None
     value: object = None
     try:
-        value = _CALLS[call](runs)
+        value = CALLS[call](runs)
     except ProcessManagerError as error:
         caught = error
     assert _usable(value), value
@@ -77,7 +55,7 @@ _KEYS = st.sampled_from(
 _JSON = st.recursive(
     _SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_KEYS, inner, max_size=5), max_leaves=12
 )
-_STATES = st.sampled_from([_FAILED, {"life_cycle_state": "RUNNING"}, {}, None, {"life_cycle_state": "NEW"}])
+_STATES = st.sampled_from([RUN["state"], {"life_cycle_state": "RUNNING"}, {}, None, {"life_cycle_state": "NEW"}])
 _RUNS = st.fixed_dictionaries(
     {"run_id": st.just(7) | _SCALARS, "state": _STATES | _JSON},
     optional={
@@ -96,7 +74,7 @@ def _fuzz(server: RawServer, call: str, value: object, status: str) -> None:
     _outcome(call, server.runs())
 
 
-@given(st.sampled_from(sorted(_CALLS)), _ANSWERS, _STATUSES)
+@given(st.sampled_from(sorted(CALLS)), _ANSWERS, _STATUSES)
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_is_a_usable_value_or_an_error_of_ours(
     server: RawServer, call: str, value: object, status: str
@@ -105,13 +83,13 @@ def test_any_json_is_a_usable_value_or_an_error_of_ours(
 
 
 @pytest.mark.chaos
-@given(st.sampled_from(sorted(_CALLS)), _ANSWERS, _STATUSES)
+@given(st.sampled_from(sorted(CALLS)), _ANSWERS, _STATUSES)
 @settings(max_examples=5_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_json_for_long(server: RawServer, call: str, value: object, status: str) -> None:
     _fuzz(server, call, value, status)
 
 
-@given(st.sampled_from(sorted(_CALLS)), st.binary(max_size=200), _STATUSES, st.sampled_from(
+@given(st.sampled_from(sorted(CALLS)), st.binary(max_size=200), _STATUSES, st.sampled_from(
     ["X: y", "Content-Type: text/html; charset=undefined", "Content-Type: text/html; charset=idna",
      "Content-Encoding: gzip", "Content-Encoding: deflate", "Content-Encoding: zzz", "Transfer-Encoding: chunked",
      "Content-Length: 99999", "Retry-After: 1e999", "Retry-After: Wed, 99 Foo 99999", "Location: http://example.com/"]
@@ -145,7 +123,7 @@ def test_a_start_or_repair_without_a_usable_id_may_have_taken_effect(server: Raw
     server.says(answer(body))
     for call in ("repair", "start"):
         with pytest.raises(WorkspaceUnavailable) as caught:
-            _CALLS[call](server.runs())
+            CALLS[call](server.runs())
         assert caught.value.maybe_applied
 
 
@@ -158,14 +136,14 @@ def test_a_run_without_a_state_is_not_taken_for_one_under_way(server: RawServer,
 
 @pytest.mark.parametrize("run_id", [8, "7", 7.0, True, None, -7, 2**63 + 7])
 def test_an_answer_about_another_run_says_nothing(server: RawServer, run_id: object) -> None:
-    server.says(json_answer({**_RUN, "run_id": run_id}))
+    server.says(json_answer({**RUN, "run_id": run_id}))
     with pytest.raises(WorkspaceUnavailable):
         server.runs().look_up(7)
 
 
 @pytest.mark.parametrize("repair", [2**63, "5", 5.5, True, [5], -5])
 def test_a_repair_that_cannot_be_named_leaves_the_row_alone(server: RawServer, repair: object) -> None:
-    server.says(json_answer({**_RUN, "repair_history": [{"type": "REPAIR", "id": repair}]}))
+    server.says(json_answer({**RUN, "repair_history": [{"type": "REPAIR", "id": repair}]}))
     with pytest.raises(WorkspaceUnavailable):
         server.runs().look_up(7)
 

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.workspace.runs import SdkRuns
+from pm_dagster_tests.hostile.adapter_calls import CALLS, RUN
 from pm_dagster_tests.hostile.raw_server import RawServer, answer, json_answer, raw_server
-
-_SINCE = datetime(2024, 1, 1, tzinfo=UTC)
-_FAILED = {"life_cycle_state": "INTERNAL_ERROR", "result_state": "FAILED"}
-_RUN: dict[str, Any] = {"run_id": 7, "job_id": 3, "state": _FAILED, "repair_history": []}
-_CALLS: dict[str, Callable[[SdkRuns], object]] = {
-    "start": lambda runs: runs.start(1, {"A": "b"}, "t" * 64),
-    "repair": lambda runs: runs.repair(7, {"A": "b"}, 5),
-    "look_up": lambda runs: runs.look_up(7),
-    "find_started": lambda runs: runs.find_started(1, _SINCE, {"A": "b"}),
-    "check": lambda runs: runs.check(),
-    "job_name": lambda runs: runs.job_name(1),
-}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RawServer]:
-    """One server for all tests of a process: each sets its answer first."""
-    with raw_server() as running:
-        yield running
 
 
 def _outcome(call: str, runs: SdkRuns) -> str:
     """The kind of error of ours, which there must be."""
     with pytest.raises(ProcessManagerError) as caught:
-        _CALLS[call](runs)
+        CALLS[call](runs)
     return type(caught.value).__name__
 
 
@@ -45,7 +25,7 @@ def test_ten_thousand_repairs_over_pages(server: RawServer) -> None:
         page = int(line.partition("page_token=")[2].split(" ")[0].split("&")[0] or 0)
         history = [{"type": "REPAIR", "id": page * 100 + number} for number in range(1, 101)]
         more = {"next_page_token": str(page + 1)} if page < 99 else {}
-        return [json_answer({**_RUN, "repair_history": history, **more})]
+        return [json_answer({**RUN, "repair_history": history, **more})]
 
     server.answer = pages
     assert server.runs().look_up(7).latest_repair_id == 10_000
@@ -53,14 +33,14 @@ def test_ten_thousand_repairs_over_pages(server: RawServer) -> None:
 
 @pytest.mark.parametrize("call", ["look_up", "find_started"])
 def test_a_page_that_comes_again_ends_the_reading(server: RawServer, call: str) -> None:
-    server.says(json_answer({**_RUN, "runs": [], "next_page_token": "again"}))
+    server.says(json_answer({**RUN, "runs": [], "next_page_token": "again"}))
     assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
 
 
 def test_pages_without_end_end(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pm_dagster.workspace.pages._MOST_PAGES", 20)
     numbers = iter(range(10_000))
-    server.answer = lambda _line: [json_answer({**_RUN, "runs": [], "next_page_token": str(next(numbers))})]
+    server.answer = lambda _line: [json_answer({**RUN, "runs": [], "next_page_token": str(next(numbers))})]
     for call in ("look_up", "find_started"):
         assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
     assert next(numbers) < 50
@@ -102,6 +82,6 @@ def test_a_body_that_drips_ends_with_the_time_of_a_call(server: RawServer) -> No
 def test_a_redirect_is_not_followed_and_takes_no_token_along(server: RawServer, status: str) -> None:
     with raw_server() as elsewhere:
         server.says(answer(b"", status, f"Location: {elsewhere.host}/api/2.2/jobs/runs/get"))
-        for call in _CALLS:
+        for call in CALLS:
             assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
         assert elsewhere.asked == []

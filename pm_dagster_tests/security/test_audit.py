@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from pm_dagster_tests.serving import serving
 
 _ROOT = Path(__file__).parents[2]
 _ID = "TEST-2026-1"
@@ -48,12 +49,8 @@ def _handler(vulnerable: str) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def _service(vulnerable: str = "") -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(vulnerable)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(vulnerable)) as server, serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def _audit(service: str) -> subprocess.CompletedProcess[str]:

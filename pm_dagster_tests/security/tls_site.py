@@ -8,13 +8,14 @@ from __future__ import annotations
 import datetime as dt
 import socketserver
 import ssl
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trustme
+
+from pm_dagster_tests.serving import serving
 
 _LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 NAME = "localhost"
@@ -116,10 +117,5 @@ def tls_server(
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as tcp:
         tcp.daemon_threads = True
         server.port = int(tcp.server_address[1])
-        thread = threading.Thread(target=tcp.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
+        with serving(tcp):
             yield server
-        finally:
-            tcp.shutdown()
-            thread.join()

@@ -18,6 +18,7 @@ from databricks.sdk.core import Config
 from pm_dagster.core.settings import Settings
 from pm_dagster.workspace.runs import SdkRuns
 from pm_dagster.workspace.transport import OneAttempt
+from pm_dagster_tests.serving import serving
 
 #: Neither of a known token's form nor guessable: only knowing it can hide it.
 TOKEN = "quite-an-ordinary-looking-word"
@@ -133,11 +134,8 @@ def tiny_server() -> Iterator[TinyServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(server)) as http:
         http.daemon_threads = True
         server.host = f"http://127.0.0.1:{http.server_address[1]}"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.released.set()
-            http.shutdown()
-            thread.join()
+        with serving(http):
+            try:
+                yield server
+            finally:
+                server.released.set()
