@@ -8,7 +8,7 @@ LEDGER_SCHEMA = "process_manager"
 #: Gives dispatchers their ids; the one sequence that is used by its name.
 LEDGER_SEQUENCE = f"{LEDGER_SCHEMA}.dispatcher_dispatcher_id_seq"
 #: The migration that must have been applied; ``pm init`` brings the database there.
-LEDGER_VERSION = "0002"
+LEDGER_VERSION = "0003"
 #: First key of the advisory locks that living dispatchers hold; the second is the dispatcher's id.
 LOCK_CLASS = 0x504D
 
