@@ -34,7 +34,9 @@ from pm_dagster.core.steps import (
 
 #: The only refusal that passes by itself.
 _CONFLICT = 409
+#: No pause doubles beyond an hour: a row that is left for longer looks as if it were forgotten.
 _LONGEST_PAUSE = 3600.0
+#: Of a second, eighteen hours; attempts are counted without an end while a row is in doubt.
 _DOUBLINGS = 16
 
 
@@ -135,7 +137,7 @@ def after_failure(
 
 
 def _after_no_answer(call: Call, error: WorkspaceUnavailable, tries: int, policy: Policy) -> Decision:
-    pause = policy.call_backoff_seconds * 2 ** (tries - 1)
+    pause = _doubled(policy.call_backoff_seconds, tries - 1)
     if tries >= policy.call_tries:
         return Defer(f"{call.value}: {error}", max(pause, policy.settle_seconds if error.maybe_applied else 0.0))
     if call is Call.REPAIR and error.maybe_applied:
@@ -170,7 +172,7 @@ def _in_doubt(entry: Entry, call: Call, error: Refused, reason: str, policy: Pol
     last = entry.attempts + 1 >= policy.max_attempts
     if call is Call.RUN_NOW and (last or error.status != _CONFLICT):
         return FindRun()
-    pause = min(policy.settle_seconds * 2 ** min(entry.attempts, _DOUBLINGS), _LONGEST_PAUSE)
+    pause = _doubled(policy.settle_seconds, entry.attempts)
     return Defer(f"{reason}; an earlier call may have taken effect, so the row is not given up", pause, counts=True)
 
 
@@ -189,4 +191,9 @@ def _after_refused_repair(entry: Entry, reason: str, refusals: int, policy: Poli
 def _count(entry: Entry, reason: str, policy: Policy) -> Decision:
     if entry.attempts + 1 >= policy.max_attempts:
         return Quarantine(f"{reason} ({entry.attempts + 1} attempts)")
-    return Defer(reason, policy.settle_seconds * 2**entry.attempts, counts=True)
+    return Defer(reason, _doubled(policy.settle_seconds, entry.attempts), counts=True)
+
+
+def _doubled(seconds: float, times: int) -> float:
+    """A setting's pause after so many doublings: at most an hour, unless the setting itself is longer."""
+    return max(seconds, min(seconds * 2 ** min(times, _DOUBLINGS), _LONGEST_PAUSE))

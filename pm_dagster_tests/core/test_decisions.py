@@ -171,6 +171,41 @@ def test_pauses_double_and_a_lost_answer_is_left_to_settle() -> None:
     assert (left.seconds, left.counts) == (POLICY.settle_seconds, False)
 
 
+@pytest.mark.parametrize(("attempts", "seconds"), [(0, 30.0), (1, 60.0), (6, 1920.0), (7, 3600.0), (18, 3600.0)])
+def test_a_refusal_that_passes_never_leaves_its_row_for_more_than_an_hour(attempts: int, seconds: float) -> None:
+    """With as many refusals as the settings take; what is in doubt is tried without an end."""
+    policy = Policy(max_attempts=20)
+    decided = after_failure(replace(NEW, attempts=attempts), Call.RUN_NOW, BUSY, 0, 0, policy)
+    assert _pause_of(decided) == seconds
+    repair = replace(SENT, attempts=attempts)
+    assert _pause_of(after_failure(repair, Call.REPAIR, NO, 0, 2, policy)) == seconds
+    for number in (attempts, attempts + 5_000):
+        decided = after_failure(replace(SENT, attempts=number), Call.GET_RUN, NO, 0, 0, policy)
+        assert _pause_of(decided) == (seconds if number == attempts else 3600.0)
+
+
+@pytest.mark.parametrize(("call", "error"), [(Call.RUN_NOW, NEVER_SENT), (Call.RUN_NOW, LOST), (Call.REPAIR, LOST)])
+def test_silence_never_leaves_a_row_for_more_than_an_hour(call: Call, error: WorkspaceUnavailable) -> None:
+    policy = Policy(call_tries=20)
+    pauses = [_pause_of(after_failure(REPAIR, call, error, tries, 0, policy)) for tries in range(1, 21)]
+    assert pauses[:3] == [1.0, 2.0, 4.0]
+    assert pauses[12:] == [3600.0] * 8
+
+
+def _pause_of(decided: Decision) -> float:
+    if isinstance(decided, Defer):
+        return decided.seconds
+    assert isinstance(decided, (Again, LookUp))
+    return decided.delay
+
+
+def test_a_pause_that_is_set_longer_than_an_hour_is_kept() -> None:
+    policy = Policy(settle_seconds=86_400.0, call_backoff_seconds=3600.0)
+    for entry in (replace(NEW, attempts=3), replace(NEW, attempts=2, ambiguous=True)):
+        assert _pause_of(after_failure(entry, Call.RUN_NOW, BUSY, 0, 0, policy)) == 86_400.0
+    assert after_failure(NEW, Call.RUN_NOW, NEVER_SENT, 3, 0, policy) == Again(3600.0)
+
+
 def test_only_a_definite_no_uses_up_an_attempt() -> None:
     counted = after_failure(NEW, Call.RUN_NOW, BUSY, 0, 0, POLICY)
     assert isinstance(counted, Defer)
