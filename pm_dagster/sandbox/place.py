@@ -53,14 +53,12 @@ class Place:
     def opened(self, workspace_port: int = 0) -> Iterator[Open]:
         """Start database and workspace, make the schemas; stop both at the end."""
         self.dagster_home.mkdir(parents=True, exist_ok=True)
-        # libpq would take from this process' variables whatever a URL of ours does not say.
-        for name in [name for name in os.environ if name.startswith("PG")]:
-            del os.environ[name]
         # So that a checkout never offers the sandbox's data for a commit.
         (self.folder / ".gitignore").write_text("*\n")
         remembered = self.folder / "workspace.json"
         with (
             self._held(),
+            _without_libpq_variables(),
             EmbeddedPostgres(self.folder / "postgres", port=0) as postgres,
             LocalWorkspace(port=workspace_port or self._usual_port(), state_file=remembered) as workspace,
         ):
@@ -132,6 +130,18 @@ class Place:
                 if time.monotonic() > deadline:
                     raise ProcessManagerError(f"process {_read_pid(self.folder)} does not let go")
                 time.sleep(0.2)
+
+
+@contextmanager
+def _without_libpq_variables() -> Iterator[None]:
+    """Without those from which libpq would take whatever a URL of ours does not say; they come back at the end."""
+    theirs = {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    for name in theirs:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(theirs)
 
 
 def _read_pid(folder: Path) -> str:

@@ -88,6 +88,24 @@ def test_the_workspace_keeps_its_port_unless_another_took_it(tmp_path: Path) -> 
             assert sandbox.workspace.files.real_path("/Shared/deployed").is_dir()
 
 
+def test_the_variables_of_libpq_do_not_reach_it_and_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {"PGHOST": "db.example", "PGPORT": "1", "PGDATABASE": "theirs", "PGOPTIONS": "-c search_path=nowhere"}
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+
+    def open_it(then: int) -> float:
+        with Place(tmp_path).opened() as sandbox:
+            assert not [name for name in (*os.environ, *sandbox.environment) if name.startswith("PG")]
+            assert rows_seen_by(secrets_of(sandbox)) == 0
+            return 1 / then
+
+    assert open_it(1) == 1.0
+    assert {name: value for name, value in os.environ.items() if name.startswith("PG")} == theirs
+    with pytest.raises(ZeroDivisionError):
+        open_it(0)
+    assert {name: value for name, value in os.environ.items() if name.startswith("PG")} == theirs
+
+
 def test_another_terminal_uses_it(tmp_path: Path) -> None:
     folder = ("--dir", str(tmp_path / "with space"))
     with Place(tmp_path / "with space").opened() as sandbox:
