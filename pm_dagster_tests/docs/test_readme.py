@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pm_dagster.sandbox.seed import CASES
 from pm_dagster_tests.docs.settings_table import README, with_table
 
 ROOT = README.parent
@@ -28,3 +29,8 @@ def test_every_make_target_it_names_exists(path: Path) -> None:
 def test_every_file_it_links_to_exists(path: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_demo_has_as_many_jobs_as_it_says() -> None:
+    (told,) = re.findall(r"make demo .* (\d+) waiting jobs", README.read_text(encoding="utf-8"))
+    assert int(told) == sum(case.rows for case in CASES)
