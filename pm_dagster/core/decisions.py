@@ -196,4 +196,4 @@ def _count(entry: Entry, reason: str, policy: Policy) -> Decision:
 
 def _doubled(seconds: float, times: int) -> float:
     """A setting's pause after so many doublings: at most an hour, unless the setting itself is longer."""
-    return max(seconds, min(seconds * 2 ** min(times, _DOUBLINGS), _LONGEST_PAUSE))
+    return max(seconds, min(seconds * 2.0 ** min(times, _DOUBLINGS), _LONGEST_PAUSE))
