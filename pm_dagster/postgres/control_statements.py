@@ -72,7 +72,7 @@ class Statements:
             "view": quoted(settings.schema, settings.wait_view),
             "table": quoted(settings.schema, settings.run_table),
             "run_id": quoted(settings.column_run_id),
-            "status": quoted(settings.column_status),
+            "status": _compared(settings.column_status, layout.table.get(settings.column_status)),
             "alive": sql.SQL(ALIVE),
             "entry": sql.SQL(_ENTRY_COLUMNS),
         }
@@ -122,7 +122,9 @@ class Statements:
 
     def _free(self) -> sql.Composed:
         """Rows of the view that a dispatch may take."""
-        status = self._build("v.{status} = %(waiting)s AND") if self._layout.view_has_status else sql.SQL("")
+        column = self._settings.column_status
+        named = {"status": _compared(column, self._layout.view.get(column))}
+        status = self._build("v.{status} = %(waiting)s AND", **named) if self._layout.view_has_status else sql.SQL("")
         return self._build(
             """{status_filter} NOT EXISTS (
                 SELECT 1 FROM {ledger}.entry e
@@ -199,7 +201,7 @@ class Statements:
 
     def _write_rows(self) -> sql.Composed:
         settings, layout = self._settings, self._layout
-        sets = [self._build("{status} = c.status")]
+        sets = [sql.SQL("{} = c.status").format(quoted(settings.column_status))]
         if layout.writable(settings.column_job_run_id):
             sets.append(sql.SQL("{0} = coalesce(c.run, t.{0})").format(quoted(settings.column_job_run_id)))
         link = layout.writable(settings.column_page_url)
@@ -211,8 +213,10 @@ class Statements:
         for name in settings.columns_message:
             column = layout.writable(name)
             if column:
-                limit = sql.Literal(column.limit or 10_000)
-                sets.append(sql.SQL("{} = left(c.message, {})").format(quoted(name), limit))
+                message = sql.SQL("left(c.message, {})").format(sql.Literal(column.limit or 10_000))
+                if column.required:
+                    message = sql.SQL("coalesce({}, '')").format(message)
+                sets.append(sql.SQL("{} = {}").format(quoted(name), message))
         return self._build(
             """
             UPDATE {table} t SET {sets}
@@ -225,18 +229,25 @@ class Statements:
         )
 
 
+def _compared(name: str, column: Column | None) -> sql.Composable:
+    """The status column as it is compared: Postgres finds no operator for a domain over an enumeration."""
+    if column is None or not column.labels or column.type == column.base:
+        return quoted(name)
+    return sql.SQL("{}::{}").format(quoted(name), _type(column, "text"))
+
+
 def _value(expression: sql.Composable, column: Column) -> sql.Composed:
     """The value as the driver can hold it: one of a type for which Python has another range or form comes as text."""
-    return sql.SQL("{}" if column.type in _HELD_AS_IT_IS else "{}::text").format(expression)
+    return sql.SQL("{}" if column.base in _HELD_AS_IT_IS else "{}::text").format(expression)
 
 
 def _type(column: Column | None, default: str) -> sql.SQL:
     """The type to hand a value over as, so that it fits the owner's column: an enumeration takes no text.
 
-    Its words are the catalog's own, quoted by the server.
+    Its words are the catalog's own, quoted by the server. Not a domain, which may demand that there is a value.
     """
     if column is None:
         return sql.SQL(default)
     # Without their length, which the catalog does not give here, these would cut the value.
-    characters = column.type.startswith("character")
-    return sql.SQL("text" if characters else column.type.replace("%", "%%"))
+    characters = column.base.startswith("character") or column.base == "name"
+    return sql.SQL("text" if characters else column.base.replace("%", "%%"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
@@ -16,17 +17,43 @@ from pm_dagster.postgres.columns import Column, check_written
 from pm_dagster.postgres.connection import translated
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, LEDGER_VERSION
 
-# ``attgenerated`` came with PostgreSQL 12.
+#: A column's type is followed through its domains to the base type; the innermost modifier is the one that counts.
+#: A modifier is a length plus 4 for strings, precision and scale for numeric. A name ends at 63 bytes, "char" at one.
+#: pg_column_is_updatable asks for DELETE as well, so of a relation that takes UPDATE alone it says nothing.
+#: ``attgenerated`` came with PostgreSQL 12.
 _COLUMNS = """
-SELECT a.attname, format_type(a.atttypid, NULL),
-       CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod > 4 THEN a.atttypmod - 4 END,
-       format_type(coalesce(nullif(t.typbasetype, 0), t.oid), NULL), t.typcategory::text, a.attgenerated <> '',
-       (SELECT array_agg(l.enumlabel::text) FROM pg_catalog.pg_enum l WHERE l.enumtypid = t.oid)
-FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-WHERE n.nspname = %s AND c.relname = %s
+WITH RECURSIVE relation AS (
+    SELECT c.oid, c.relkind, pg_catalog.pg_relation_is_updatable(c.oid, true) AS events
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %s AND c.relname = %s
+), level(attnum, type, modifier, required, depth) AS (
+    SELECT a.attnum, a.atttypid, a.atttypmod, a.attnotnull, 0
+    FROM relation r JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT l.attnum, t.typbasetype, CASE WHEN t.typtypmod >= 0 THEN t.typtypmod ELSE l.modifier END,
+           l.required OR t.typnotnull, l.depth + 1
+    FROM level l JOIN pg_catalog.pg_type t ON t.oid = l.type WHERE t.typtype = 'd'
+), base AS (
+    SELECT DISTINCT ON (l.attnum) l.* FROM level l ORDER BY l.attnum, l.depth DESC
+)
+SELECT a.attname, pg_catalog.format_type(a.atttypid, NULL),
+       CASE WHEN b.type IN ('varchar'::regtype, 'bpchar'::regtype) AND b.modifier > 4 THEN b.modifier - 4
+            WHEN b.type = 'name'::regtype THEN 63 WHEN b.type = '"char"'::regtype THEN 1 END,
+       pg_catalog.format_type(b.type, NULL), t.typcategory::text, a.attgenerated <> '' OR a.attidentity = 'a',
+       (SELECT array_agg(l.enumlabel::text ORDER BY l.enumsortorder)
+        FROM pg_catalog.pg_enum l WHERE l.enumtypid = b.type),
+       CASE WHEN b.type = 'numeric'::regtype AND b.modifier > 4 THEN b.modifier - 4 END,
+       r.relkind IN ('v', 'f') AND r.events & 16 <> 0
+           AND NOT pg_catalog.pg_column_is_updatable(r.oid, a.attnum, true)
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+                           WHERE g.tgrelid = r.oid AND g.tgtype & 80 = 80 AND g.tgenabled <> 'D')
+           AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite w
+                           WHERE w.ev_class = r.oid AND w.ev_type = '2' AND w.is_instead AND w.ev_enabled <> 'D'),
+       b.required, r.relkind::text, r.events & 4 <> 0
+FROM relation r
+LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN base b ON b.attnum = a.attnum
+LEFT JOIN pg_catalog.pg_type t ON t.oid = b.type
 ORDER BY a.attnum
 """
 _RELATIONS = """
@@ -34,6 +61,7 @@ SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.
 WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1 LIMIT 20
 """
 _INTEGERS = frozenset({"smallint", "integer", "bigint", "numeric"})
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "r": "a table", "p": "a table"}
 _TIMES = frozenset({"timestamp without time zone", "timestamp with time zone", "date"})
 
 
@@ -50,7 +78,7 @@ class Layout:
     def writable(self, column: str) -> Column | None:
         """The table's column, None where the table has none of this name, or computes it itself."""
         found = self.table.get(column)
-        return None if found is None or found.generated else found
+        return None if found is None or found.generated or found.fixed else found
 
 
 def read_layout(connection: Connection, settings: Settings) -> Layout:
@@ -58,8 +86,8 @@ def read_layout(connection: Connection, settings: Settings) -> Layout:
 
     Raises ConfigurationError naming the view, table or column that is missing and what was found instead.
     """
-    view = _columns(connection, settings.schema, settings.wait_view, "PM_WAIT_VIEW")
-    table = _columns(connection, settings.schema, settings.run_table, "PM_RUN_TABLE")
+    view, _ = _columns(connection, settings.schema, settings.wait_view, "PM_WAIT_VIEW")
+    table, takes = _columns(connection, settings.schema, settings.run_table, "PM_RUN_TABLE")
     needed = [settings.column_run_id, settings.column_job_id, settings.column_job_run_id]
     needed += [column for _, column in settings.job_parameters]
     _demand(needed, view, f"view {settings.schema}.{settings.wait_view}")
@@ -72,6 +100,12 @@ def read_layout(connection: Connection, settings: Settings) -> Layout:
                 f" {column[settings.column_run_id].type}; it must be an integer type"
             )
             raise ConfigurationError(message)
+    if not takes.update:
+        trigger = ", or have its owner give it an INSTEAD OF UPDATE trigger" if takes.kind == "a view" else ""
+        raise ConfigurationError(
+            f"{settings.control_table} (PM_RUN_TABLE) is {takes.kind} that takes no UPDATE, so no row could be closed;"
+            f" name the table under it{trigger}"
+        )
     check_written(settings, table)
     return Layout(view, table, *_order(settings, view, table), view_has_status=settings.column_status in view)
 
@@ -87,10 +121,18 @@ def _order(settings: Settings, view: Mapping[str, Column], table: Mapping[str, C
         )
         raise ConfigurationError(message)
     found = view.get(column) or table[column]
-    return column in view, found.type in _TIMES
+    return column in view, found.base in _TIMES
 
 
-def _columns(connection: Connection, schema: str, relation: str, variable: str) -> dict[str, Column]:
+@dataclass(frozen=True)
+class _Takes:
+    """What kind of relation it is, and whether anything can be written to it at all."""
+
+    kind: str
+    update: bool
+
+
+def _columns(connection: Connection, schema: str, relation: str, variable: str) -> tuple[dict[str, Column], _Takes]:
     with translated(), connection.cursor() as cursor:
         cursor.execute(_COLUMNS, (schema, relation))
         rows = cursor.fetchall()
@@ -99,11 +141,23 @@ def _columns(connection: Connection, schema: str, relation: str, variable: str) 
             found = ", ".join(name for (name,) in cursor.fetchall()) or "no tables or views at all"
             message = f"there is no {schema}.{relation} ({variable}); schema {schema} holds: {found}"
             raise ConfigurationError(message)
-    return {
-        name: Column(type_, limit, base, category, generated, tuple(labels or ()))
-        for name, type_, limit, base, category, generated, labels in rows
-        if name is not None
-    }
+    *_, kind, update = rows[0]
+    return {row[0]: _column(row) for row in rows if row[0] is not None}, _Takes(_KINDS.get(kind, "a relation"), update)
+
+
+def _column(row: tuple[Any, ...]) -> Column:
+    _, type_, limit, base, category, generated, labels, modifier, fixed, required, *_ = row
+    return Column(
+        type_, limit, base, category, generated, tuple(labels or ()), _digits(modifier), fixed=fixed, required=required
+    )
+
+
+def _digits(modifier: int | None) -> int | None:
+    """What a numeric with this modifier keeps before the decimal point; a negative scale rounds, and keeps nothing."""
+    if modifier is None:
+        return None
+    precision, scale = modifier >> 16 & 0xFFFF, ((modifier & 0x7FF) ^ 0x400) - 0x400
+    return precision - scale if scale >= 0 else 0
 
 
 def _demand(needed: list[str], found: Mapping[str, Column], where: str) -> None:

@@ -32,7 +32,7 @@ _ARGUED = {
     ("postgres/control_statements.py", "SQL(str(number))"),
     ("postgres/waiting_as_text.py", "SQL(f'c{number}')"),
     # A type in the catalog's own words, which format_type quotes.
-    ("postgres/control_statements.py", "SQL('text' if characters else column.type.replace('%', '%%'))"),
+    ("postgres/control_statements.py", "SQL('text' if characters else column.base.replace('%', '%%'))"),
 }
 
 
