@@ -130,6 +130,18 @@ class Backlog:
     extra: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class SignOfLife:
+    """What is known of a dispatcher: whether it lives, whether one of that name left properly, when it was last seen.
+
+    One that is not alive may only have lost its connection for a moment, or be about to start anew.
+    """
+
+    alive: bool
+    left: bool
+    seconds_ago: float
+
+
 class ControlPlane(Protocol):
     """The control table and the ledger beside it, as one dispatcher sees them.
 
@@ -171,6 +183,12 @@ class ControlPlane(Protocol):
         Rows that somebody else holds locked stay for the next dispatch. Entries closed before are told again, whoever
         closed them: an earlier step may have been another dispatcher.
         """
+
+    def register(self) -> None:
+        """Become a dispatcher now, before the first write does it, so that others can see that this one lives."""
+
+    def signs_of_life(self, actors: Collection[str]) -> Mapping[str, SignOfLife]:
+        """What is known of the dispatchers with these names; who never registered is left out."""
 
     def heartbeat(self) -> None:
         """Say that this dispatcher lives; cheap, may be called often."""

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
-from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent
+from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, SignOfLife
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.postgres import statements
@@ -147,6 +147,21 @@ class PostgresControlPlane:
         """Write the control table for entries whose outcome is known, and close them."""
         ids = list(entry_ids)
         return self._session.write(lambda cursor: self._close(cursor, ids), ("close", ids)) if ids else []
+
+    def register(self) -> None:
+        """Become a dispatcher now."""
+        self._session.register()
+
+    def signs_of_life(self, actors: Collection[str]) -> dict[str, SignOfLife]:
+        """What the ledger knows of the dispatchers with these names."""
+
+        def work(cursor: Cursor) -> dict[str, SignOfLife]:
+            cursor.execute(statements.SIGNS_OF_LIFE, {"actors": list(actors)})
+            return {
+                actor: SignOfLife(alive, left, max(0.0, float(ago))) for actor, alive, left, ago in cursor.fetchall()
+            }
+
+        return self._session.read(work) if actors else {}
 
     def heartbeat(self) -> None:
         """Say that this dispatcher lives."""

@@ -35,6 +35,8 @@ _REPEATED_WITHIN_SECONDS = 4.0
 _LONGEST_TRANSACTION_SECONDS = 70.0
 #: And so long after one that hung, until the next one that works: several in a row must not outlive the deadline.
 _LONGEST_AFTER_SILENCE_SECONDS = 10.0
+#: Under a session lock: how long a dispatcher writes nothing before it shows that it lives.
+_LONGEST_UNSEEN_SECONDS = 5.0
 _NOTHING = object()
 
 
@@ -62,6 +64,7 @@ class Session:
         self._me: int | None = None
         self._liveness = "lock"
         self._next_beat = 0.0
+        self._announced = False
         self._patience = _LONGEST_TRANSACTION_SECONDS
         self._numbers = 0
         self._write = _Write(_NOTHING, 0)
@@ -104,6 +107,8 @@ class Session:
         once = partial(self._once, write=write, work=work, still=still)
         result: T = self._repeat(lambda: self._transact(once, write.number))
         self._write = _Write(_NOTHING, 0)
+        if self._liveness == "lock":
+            self._seen()
         return result
 
     def _once(self, cursor: Cursor, write: _Write, work: Callable[[Cursor], T], still: Callable[[Cursor, T], T]) -> T:
@@ -117,12 +122,27 @@ class Session:
         write.result = result = work(cursor)
         return result
 
+    def register(self) -> None:
+        """Become a dispatcher before the first write, and from now on with every connection."""
+        self._announced = True
+        self.write(lambda _cursor: None, "register")
+
     def heartbeat(self) -> None:
-        """Renew the lease, where this dispatcher lives by one; costs nothing under a session lock."""
-        if self._me is None or self._liveness == "lock" or time.monotonic() < self._next_beat:
+        """Renew the lease, or find out early that the connection with the session lock is lost, and take it again."""
+        if self._me is None or time.monotonic() < self._next_beat:
             return
-        self.write(lambda cursor: cursor.execute(statements.HEARTBEAT, self._mine()), "heartbeat")
-        self._next_beat = time.monotonic() + self.settings.lease_seconds / 4
+        try:
+            self.write(lambda cursor: cursor.execute(statements.HEARTBEAT, self._mine()), "heartbeat")
+        except ControlPlaneUnavailable:
+            # Nobody's lease runs out: whoever has something to write will say so.
+            if self._liveness != "lock":
+                raise
+        self._seen()
+
+    def _seen(self) -> None:
+        """The next sign of life is due in a while."""
+        pause = _LONGEST_UNSEEN_SECONDS if self._liveness == "lock" else self.settings.lease_seconds / 4
+        self._next_beat = time.monotonic() + pause
 
     def end(self) -> None:
         """Leave: claims that were not sent are free at once. Never raises an error of ours or the database's."""
@@ -171,7 +191,7 @@ class Session:
     def _in_transaction(self, work: Callable[[Cursor], T], number: int | None) -> T:
         connection = self._connected()
         with time_limit(connection, self._patience):
-            if number is not None:
+            if number is not None or self._announced:
                 self._register(connection)
             with connection, connection.cursor() as cursor:
                 begin = statements.LOCAL_TIMEOUTS if number is None else statements.BEGIN_WRITE
@@ -225,6 +245,8 @@ class Session:
             cursor.execute(statements.REGISTER, self._mine())
             cursor.execute(statements.BURY, self._mine())
         self._locked = True
+        if self._liveness == "lock":
+            self._seen()
 
     def _lock(self, cursor: Cursor) -> None:
         cursor.execute(statements.LOCK_DISPATCHER, self._mine())

@@ -11,7 +11,7 @@ from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS
 LOCAL_TIMEOUTS = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s'"
 #: Gives no row when the write of this number is committed. Waits for one whose connection broke while it was being so.
 BEGIN_WRITE = f"""{LOCAL_TIMEOUTS};
-UPDATE {LEDGER_SCHEMA}.dispatcher SET writes = %(number)s
+UPDATE {LEDGER_SCHEMA}.dispatcher SET writes = %(number)s, seen_at = clock_timestamp()
 WHERE dispatcher_id = %(me)s AND writes < %(number)s RETURNING writes"""
 
 #: Whether dispatcher ``d`` lives: pg_locks shows every session's locks to everybody.
@@ -44,10 +44,11 @@ SELECT set_config(s.name, v.value, false) FROM pg_catalog.pg_settings s
 JOIN (VALUES ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '4'),
              ('tcp_user_timeout', '30000')) v(name, value) USING (name)"""
 REGISTER = f"""
-INSERT INTO {LEDGER_SCHEMA}.dispatcher (dispatcher_id, actor, liveness, lease_until)
+INSERT INTO {LEDGER_SCHEMA}.dispatcher (dispatcher_id, actor, liveness, lease_until, seen_at)
 OVERRIDING SYSTEM VALUE
-VALUES (%(me)s, %(actor)s, %(liveness)s, clock_timestamp() + %(lease)s * interval '1 second')
-ON CONFLICT (dispatcher_id) DO UPDATE SET ended_at = NULL, ended_as = NULL, lease_until = excluded.lease_until"""
+VALUES (%(me)s, %(actor)s, %(liveness)s, clock_timestamp() + %(lease)s * interval '1 second', clock_timestamp())
+ON CONFLICT (dispatcher_id) DO UPDATE
+SET ended_at = NULL, ended_as = NULL, lease_until = excluded.lease_until, seen_at = excluded.seen_at"""
 BURY = f"""
 WITH {ALIVE}
 UPDATE {LEDGER_SCHEMA}.dispatcher d SET ended_at = now(), ended_as = 'dead'
@@ -57,6 +58,12 @@ HEARTBEAT = f"""
 UPDATE {LEDGER_SCHEMA}.dispatcher
 SET lease_until = clock_timestamp() + %(lease)s * interval '1 second', ended_at = NULL, ended_as = NULL
 WHERE dispatcher_id = %(me)s"""
+#: Several dispatchers have the same name where each step of a run is a process, or a run was resumed.
+SIGNS_OF_LIFE = f"""
+SELECT d.actor, bool_or({DISPATCHER_LIVES}), bool_or(d.ended_as IS NOT DISTINCT FROM 'done'),
+       min(extract(epoch FROM clock_timestamp() - greatest(
+           d.started_at, d.seen_at, CASE WHEN d.ended_as = 'done' THEN d.ended_at END)))
+FROM {LEDGER_SCHEMA}.dispatcher d WHERE d.actor = ANY(%(actors)s) GROUP BY d.actor"""
 END = f"UPDATE {LEDGER_SCHEMA}.dispatcher SET ended_at = now(), ended_as = 'done' WHERE dispatcher_id = %(me)s"
 
 #: Of each row that is asked for: the newest generation, and its entry if that may be taken up again.

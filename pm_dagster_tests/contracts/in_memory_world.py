@@ -50,13 +50,14 @@ class InMemoryWorld:
         """Delete the row."""
         del self.database.rows[run_id]
 
-    def dispatcher(self) -> ControlPlane:
+    def dispatcher(self, *, actor: str = "test") -> ControlPlane:
         """A dispatcher of its own."""
-        return InMemoryControlPlane(self.database)
+        return InMemoryControlPlane(self.database, actor=actor)
 
     def die(self, control: ControlPlane) -> None:
         """End the dispatcher without a goodbye."""
-        control.end()
+        assert isinstance(control, InMemoryControlPlane)
+        self.database.alive.discard(control._me)
 
     def pass_time(self, seconds: float) -> None:
         """Let waits run down."""

@@ -176,6 +176,42 @@ def test_a_heartbeat_may_come_at_any_time(world: World) -> None:
     control.heartbeat()
 
 
+def test_who_registers_is_known_by_name_and_lives_before_any_write(world: World) -> None:
+    one, other = world.dispatcher(actor="one"), world.dispatcher(actor="other")
+    assert other.signs_of_life(["one", "nobody"]) == {}
+    one.register()
+    signs = other.signs_of_life(["one", "nobody"])
+    assert list(signs) == ["one"]
+    assert (signs["one"].alive, signs["one"].left) == (True, False)
+    assert 0 <= signs["one"].seconds_ago < 10
+    assert other.signs_of_life([]) == {}
+
+
+def test_it_is_told_apart_who_left_and_who_died(world: World) -> None:
+    left, dead, witness = world.dispatcher(actor="left"), world.dispatcher(actor="dead"), world.dispatcher()
+    left.register()
+    dead.register()
+    left.end()
+    world.die(dead)
+    signs = witness.signs_of_life(["left", "dead"])
+    assert {actor: (sign.alive, sign.left) for actor, sign in signs.items()} == {
+        "left": (False, True),
+        "dead": (False, False),
+    }
+
+
+def test_a_name_lives_while_one_of_its_dispatchers_does(world: World) -> None:
+    """Where each step is a process of its own, a run has several dispatchers one after the other."""
+    first, second = world.dispatcher(actor="run"), world.dispatcher(actor="run")
+    first.register()
+    first.end()
+    second.register()
+    assert world.dispatcher().signs_of_life(["run"])["run"].alive
+    world.die(second)
+    sign = world.dispatcher().signs_of_life(["run"])["run"]
+    assert (sign.alive, sign.left) == (False, True)
+
+
 def test_an_old_refusal_does_not_meet_a_new_request(world: World) -> None:
     """Its dispatcher died before the control table said it, and the owner took the row back himself."""
     run_id = world.add()

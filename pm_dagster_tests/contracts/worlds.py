@@ -30,7 +30,7 @@ class World(Protocol):
     def remove(self, run_id: int) -> None:
         """Delete the row."""
 
-    def dispatcher(self) -> ControlPlane:
+    def dispatcher(self, *, actor: str = "test") -> ControlPlane:
         """A dispatcher of its own."""
 
     def die(self, control: ControlPlane) -> None:

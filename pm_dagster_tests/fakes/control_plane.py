@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
-from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome
+from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome, SignOfLife
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
-from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Row
+from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Registered, Row
 from pm_dagster_tests.fakes.records import apply, asked_again, claimed, closed, commit, refused, withdraw
 
 __all__ = ["InMemoryControlPlane", "InMemoryDatabase", "Row"]
@@ -24,10 +25,11 @@ _LATEST = datetime.max.replace(tzinfo=UTC)
 class InMemoryControlPlane:
     """See ``pm_dagster.core.ports.ControlPlane``. ``faults`` holds errors that the named methods raise next."""
 
-    def __init__(self, database: InMemoryDatabase, settings: Settings | None = None) -> None:
+    def __init__(self, database: InMemoryDatabase, settings: Settings | None = None, actor: str = "test") -> None:
         self.database = database
         self._settings = settings or Settings()
         self._me = next(database.numbers)
+        self._actor = actor
         database.alive.add(self._me)
         self.faults: dict[str, list[ProcessManagerError]] = {}
 
@@ -114,12 +116,26 @@ class InMemoryControlPlane:
         told = [r for r in named if r.entry.state in (EntryState.SCHEDULED, EntryState.QUARANTINED)]
         return [closed(record, self.database.rows.get(record.entry.run_id)) for record in told]
 
+    def register(self) -> None:
+        """Be known by name."""
+        self._meet("register")
+        self.database.registered[self._me] = Registered(self._actor)
+
+    def signs_of_life(self, actors: Collection[str]) -> dict[str, SignOfLife]:
+        """What is known of the dispatchers with these names."""
+        self._meet("signs_of_life")
+        return {actor: sign for actor in actors for sign in self._sign_of_life(actor)}
+
     def heartbeat(self) -> None:
-        """Nothing: a dispatcher in memory lives until it ends."""
+        """Be seen: a dispatcher in memory lives until it ends."""
+        if self._me in self.database.registered:
+            self.database.registered[self._me].seen = time.monotonic()
 
     def end(self) -> None:
         """Leave."""
         self.database.alive.discard(self._me)
+        if self._me in self.database.registered:
+            self.database.registered[self._me].left = True
 
     def _current(self, run_ids: Sequence[object]) -> tuple[list[WaitingJob], list[RefusedRow]]:
         return sort_rows([self.database.rows[i].raw for i in run_ids if self._waits(i)])
@@ -128,6 +144,15 @@ class InMemoryControlPlane:
         if self.faults.get(method):
             raise self.faults[method].pop(0)
         self.database.alive.add(self._me)
+
+    def _sign_of_life(self, actor: str) -> list[SignOfLife]:
+        """Of all who have the name; none if nobody has."""
+        known = {number: one for number, one in self.database.registered.items() if one.actor == actor}
+        if not known:
+            return []
+        alive = any(number in self.database.alive for number in known)
+        seen = max(one.seen for one in known.values())
+        return [SignOfLife(alive, any(one.left for one in known.values()), time.monotonic() - seen)]
 
     def _named(self, entry_ids: Collection[int]) -> list[Record]:
         return [self.database.ledger[i] for i in sorted(set(entry_ids)) if i in self.database.ledger]

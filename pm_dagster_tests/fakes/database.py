@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,6 +45,15 @@ class Record:
         return self.not_before is None or self.not_before <= datetime.now(UTC)
 
 
+@dataclass
+class Registered:
+    """A dispatcher that is known by name."""
+
+    actor: str
+    seen: float = field(default_factory=time.monotonic)
+    left: bool = False
+
+
 class InMemoryDatabase:
     """The control table and its ledger; what several dispatchers share."""
 
@@ -51,6 +61,7 @@ class InMemoryDatabase:
         self.rows: dict[object, Row] = {}
         self.ledger: dict[int, Record] = {}
         self.alive: set[int] = set()
+        self.registered: dict[int, Registered] = {}
         self.numbers = itertools.count(1)
 
     def add(self, run_id: object, job_id: object = 7, previous_run_id: object = None) -> None:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pm_dagster.core.errors import WorkspaceUnavailable
 from pm_dagster.core.ledger_entry import Entry
-from pm_dagster.core.ports import Backlog, Call, Change, Closed, ControlPlane, DatabricksRuns, Intent
+from pm_dagster.core.ports import Backlog, Call, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
 from pm_dagster_tests.model.puppet import Killed, Puppet
@@ -101,6 +101,14 @@ class StoppingControl:
         """Stops before."""
         self._puppet.stop_at("before close")
         return self._inner.close(entry_ids)
+
+    def register(self) -> None:
+        """As it is, without a stop."""
+        self._inner.register()
+
+    def signs_of_life(self, actors: Collection[str]) -> Mapping[str, SignOfLife]:
+        """As it is."""
+        return self._inner.signs_of_life(actors)
 
     def heartbeat(self) -> None:
         """As it is, without a stop."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import closing
 
+import psycopg2
 import pytest
 
 from pm_dagster.core.errors import ControlPlaneUnavailable
 from pm_dagster.core.ledger_entry import EntryState
 from pm_dagster.core.ports import Intent
+from pm_dagster.postgres import session
 from pm_dagster.postgres.control_plane import PostgresControlPlane
 from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send
 from pm_dagster_tests.postgres.world import PostgresWorld, eventually
@@ -129,6 +132,49 @@ def test_a_dispatcher_given_up_for_dead_lives_again_with_its_heartbeat(world: Po
     assert world.ask("SELECT count(*) FROM process_manager.dispatcher WHERE ended_as = 'dead'") == [(1,)]
     control.heartbeat()
     assert ids(other) == []
+
+
+def test_a_dispatcher_that_lost_its_connection_lives_again_by_itself(
+    world: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing has to be written: a long call must not make a living dispatcher look dead for as long as it takes."""
+    monkeypatch.setattr(session, "_LONGEST_UNSEEN_SECONDS", 0.0)
+    control, witness = world.dispatcher(actor="cut"), world.dispatcher()
+    control.register()
+    cut(world, control)
+    assert not witness.signs_of_life(["cut"])["cut"].alive
+    control.heartbeat()
+    assert witness.signs_of_life(["cut"])["cut"].alive
+
+
+def test_one_that_registered_does_so_again_also_when_it_only_reads(world: PostgresWorld) -> None:
+    control, witness = world.dispatcher(actor="cut"), world.dispatcher()
+    control.register()
+    cut(world, control)
+    assert control.waiting(1) == []
+    assert witness.signs_of_life(["cut"])["cut"].alive
+
+
+def test_a_sign_of_life_needs_no_write_while_others_are_made(world: PostgresWorld) -> None:
+    control = world.dispatcher()
+    control.register()
+    before = world.ask("SELECT writes FROM process_manager.dispatcher")
+    control.heartbeat()
+    assert world.ask("SELECT writes FROM process_manager.dispatcher") == before
+
+
+def test_a_sign_of_life_that_does_not_get_through_stops_nothing(
+    world: PostgresWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_LONGEST_UNSEEN_SECONDS", 0.0)
+    world.add()
+    control = world.dispatcher()
+    entry = claim_one(control)
+    with closing(psycopg2.connect(world.url)) as owner, owner.cursor() as cursor:
+        cursor.execute("LOCK process_manager.dispatcher IN ACCESS EXCLUSIVE MODE")
+        control._session._patience = 0.2
+        control.heartbeat()
+    assert [found.entry_id for found in control.resume([entry.entry_id])] == [entry.entry_id]
 
 
 def test_lease_and_lock_dispatchers_respect_each_other(world: PostgresWorld) -> None:

@@ -38,6 +38,8 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(world: PostgresWorl
     entry = claim_one(world.dispatcher())
     world.leave()
     world.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN writes")
+    world.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN seen_at")
+    world.ask("DROP INDEX process_manager.dispatcher_actor")
     world.ask("UPDATE process_manager.alembic_version SET version_num = '0001'")
     assert initialise(world.settings) == Migrated("0001", LEDGER_VERSION)
     heir = world.dispatcher()

@@ -72,9 +72,14 @@ class PostgresWorld:
         """Delete the row."""
         self.ask("DELETE FROM mm_run_plc WHERE run_id = %s", run_id)
 
-    def dispatcher(self, **settings: Any) -> PostgresControlPlane:  # noqa: ANN401 settings are of many types
+    def dispatcher(
+        self,
+        *,
+        actor: str = "test",
+        **settings: Any,  # noqa: ANN401 settings are of many types
+    ) -> PostgresControlPlane:
         """A dispatcher of its own."""
-        control = PostgresControlPlane(replace(self.settings, **settings), actor="test")
+        control = PostgresControlPlane(replace(self.settings, **settings), actor=actor)
         self._made.append(control)
         return control
 

@@ -9,7 +9,11 @@ from pm_dagster.postgres.schema import LEDGER_SCHEMA
 revision = "0003"
 down_revision = "0002"
 
-_STATEMENTS: tuple[str, ...] = ()
+_STATEMENTS: tuple[str, ...] = (
+    # Who asks whether a dispatcher lives has to know since when nothing was heard of it: a lost connection is no death.
+    "ALTER TABLE {schema}.dispatcher ADD COLUMN seen_at timestamptz",
+    "CREATE INDEX dispatcher_actor ON {schema}.dispatcher (actor)",
+)
 
 
 def upgrade() -> None:
