@@ -6,7 +6,6 @@ The driver is psycopg2 because Databricks Runtime 16.4 carries it, and dagster-p
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 the drive
 from pm_dagster.core import time_limit as core_time_limit
 from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.connect_failure import connect_failure
 from pm_dagster.postgres.parameters import parameters
 
 _CONNECT_TIMEOUT_SECONDS = 10
@@ -36,17 +36,6 @@ _KEEPALIVE: dict[str, Any] = {
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
 _PASSING_CODES = (errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "25006", "08P01")
 _WRONG_CREDENTIALS = "28"
-#: While connecting the driver has no SQLSTATE to give, only the words of libpq and of the server (libpq 16 to 18).
-_OF_CREDENTIALS = ("authentication failed", "no pg_hba.conf entry", "access token", "no password supplied")
-_OF_TLS = (
-    *("certificate", "does not match host name", "server does not support SSL", "sslmode"),
-    *("protocol version", "unsupported protocol", "handshake failure", "no shared cipher"),
-)
-_OF_NAMES = re.compile(
-    # The second line is PgBouncer's.
-    r'(database|role) ".*" does not exist'
-    r"|no such (database|user): |unsupported startup parameter"
-)
 
 
 def connect(settings: Settings) -> Connection:
@@ -55,18 +44,22 @@ def connect(settings: Settings) -> Connection:
     Raises ConfigurationError for an unusable URL or credentials, ControlPlaneUnavailable when the database does not
     answer, Unavailable when Entra ID does not.
     """
-    ours = {
+    always = {
         "connect_timeout": _CONNECT_TIMEOUT_SECONDS,
         "application_name": "process_manager",
         # Else the database's own: what Python's text holds could not even be sent to be refused.
         "client_encoding": "UTF8",
         **_KEEPALIVE,
     }
+    arguments = parameters(settings) | always
+    try:
+        connection: Connection = psycopg2.connect("", **arguments)
+    except (psycopg2.Error, UnicodeError) as error:
+        # With a code it is one of the first statements, which the driver runs itself.
+        if isinstance(error, psycopg2.Error) and error.pgcode:
+            raise in_our_words(error) from None
+        raise connect_failure(error, arguments, _CONNECT_TIMEOUT_SECONDS) from None
     with translated():
-        try:
-            connection: Connection = psycopg2.connect("", **(parameters(settings) | ours))
-        except UnicodeError:
-            raise ConfigurationError("a part of PM_POSTGRES_* is not text in UTF-8 (its value is not shown)") from None
         for type_ in _LENIENT_TIMES:
             extensions.register_type(type_, connection)
         # Said with each BEGIN, because the locks of a claim and a closing rely on seeing what others just committed,
@@ -138,14 +131,8 @@ def in_our_words(error: psycopg2.Error) -> ProcessManagerError:
     what = _first_line(first)
     if first is not error:
         return ControlPlaneUnavailable(f"the database does not answer: {what}")
-    if "invalid dsn" in what or "invalid connection option" in what:
-        return ConfigurationError("PM_POSTGRES_URL is not a libpq connection URL or string (its value is not shown)")
-    if code.startswith(_WRONG_CREDENTIALS) or (not code and any(words in what for words in _OF_CREDENTIALS)):
+    if code.startswith(_WRONG_CREDENTIALS):
         return ConfigurationError(f"the database does not accept our credentials: {what}")
-    if not code and any(words in what for words in _OF_TLS):
-        return ConfigurationError(f"no TLS with the database on these terms (sslmode, sslrootcert): {what}")
-    if not code and _OF_NAMES.search(what):
-        return ConfigurationError(f"the database refuses the connection: {what}")
     if code == errorcodes.LOCK_NOT_AVAILABLE:
         return ControlPlaneUnavailable(f"another session holds a lock that we need (see pg_locks): {what}")
     if not code or code.startswith(_PASSING_CLASSES) or code in _PASSING_CODES:
