@@ -17,7 +17,7 @@ import click
 from pm_dagster.cli import connections
 from pm_dagster.cli.findings import Finding, Missing, credentials
 from pm_dagster.cli.output import console, json_option, print_json, text
-from pm_dagster.core.errors import ProcessManagerError, Refused
+from pm_dagster.core.errors import Defect, ProcessManagerError, Refused
 from pm_dagster.core.settings import Settings, settings_from
 from pm_dagster.core.waiting_job import sort_rows
 from pm_dagster.workspace.scrub import scrubbed
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pm_dagster.workspace.runs import SdkRuns
 
 _JOBS_NAMED = 5
+_DEFECT = "install another version of the library that it names, and report this"
 
 
 @click.command("doctor")
@@ -74,6 +75,8 @@ def _print(findings: list[Finding]) -> None:
 def _check(name: str, remedy: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name, ok=True, found=look())
+    except Defect as error:
+        return Finding(name, ok=False, found=str(error), remedy=_DEFECT)
     except ProcessManagerError as error:
         return Finding(name, ok=False, found=str(error), remedy=remedy)
 
@@ -134,12 +137,15 @@ def _privileges(connection: Connection, settings: Settings) -> Finding:
 
 def _workspace(environment: Mapping[str, str], settings: Settings, *, rows_readable: bool) -> list[Finding]:
     remedy = "check DATABRICKS_HOST, the credentials (DATABRICKS_* or ARM_*) and the network"
+    from pm_dagster.workspace.fitness import sdk_version  # noqa: PLC0415
+
     runs: list[SdkRuns] = []
 
     def token() -> str:
         client = connections.client(environment, settings)
         runs.append(connections.runs_of(client, settings))
-        return f"{client.config.host} takes us for {runs[0].check()}, signed in by {client.config.auth_type}"
+        who, way = runs[0].check(), client.config.auth_type
+        return f"{client.config.host} takes us for {who}, signed in by {way} with databricks-sdk {sdk_version()}"
 
     finding = _check("workspace", remedy, token)
     if not finding.ok or not rows_readable:

@@ -10,6 +10,7 @@
     `-- NeverAgain                  trying again cannot help; a person must look
         |-- ConfigurationError          a setting, or what it points at, is wrong
         |-- AuthenticationFailed        the workspace does not accept our credentials; stops the dispatch
+        |-- Defect                      our code, or a library that it does not fit; stops the dispatch
         `-- Refused                     a definite no from the workspace to one call
 
 A waiting job that is merely not ready (*NotYet*: backing off, run still active, deadline reached) is an outcome, not an
@@ -68,6 +69,18 @@ class AuthenticationFailed(NeverAgain):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Defect(NeverAgain):
+    """Our own code failed, or does not fit the version of a library that is installed; the message names both.
+
+    Nothing outside is to blame, no row either: the dispatch stops at once. ``maybe_applied`` is true when a request was
+    on its way by then, so that it may have taken effect.
+    """
+
+    def __init__(self, message: str, *, maybe_applied: bool) -> None:
+        super().__init__(message)
+        self.maybe_applied = maybe_applied
 
 
 class Refused(NeverAgain):

@@ -20,6 +20,7 @@ from pm_dagster.core.decisions import Policy
 from pm_dagster.core.errors import (
     AuthenticationFailed,
     ConfigurationError,
+    Defect,
     ProcessManagerError,
     Refused,
     Throttled,
@@ -93,8 +94,9 @@ class Sender:
     def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
         """Take each work to its outcome; with ``prepare_only``, only up to the point of starting something.
 
-        Raises AuthenticationFailed or WorkspaceUnavailable when going on is pointless, and ControlPlaneUnavailable when
-        the database stays away; what was learned until then is recorded as far as the database allows.
+        Raises AuthenticationFailed, WorkspaceUnavailable or Defect when going on is pointless, and
+        ControlPlaneUnavailable when the database stays away; what was learned until then is recorded as far as the
+        database allows.
         """
         for work in works:
             self._take_step(work, work.step, 0.0)
@@ -197,7 +199,8 @@ class Sender:
             work.unanswered[work.call] = 0
         if isinstance(error, Refused) and work.call is Call.REPAIR:
             work.refusals += 1
-        lost = isinstance(error, WorkspaceUnavailable) and error.maybe_applied and work.changes_workspace
+        unseen = isinstance(error, (WorkspaceUnavailable, Defect)) and error.maybe_applied
+        lost = unseen and work.changes_workspace
         if lost:
             work.entry = replace(work.entry, ambiguous=True)
         return lost
@@ -238,7 +241,7 @@ def _intent(work: Work) -> Intent:
 
 def _not_applied(error: ProcessManagerError) -> bool:
     return isinstance(error, (AuthenticationFailed, ConfigurationError)) or (
-        isinstance(error, WorkspaceUnavailable) and not error.maybe_applied
+        isinstance(error, (WorkspaceUnavailable, Defect)) and not error.maybe_applied
     )
 
 

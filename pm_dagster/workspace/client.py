@@ -25,6 +25,8 @@ from pm_dagster.workspace.sign_in import MANAGED_IDENTITY, WAYS, arguments, sign
 from pm_dagster.workspace.token_endpoint import failure
 
 _MESSAGE_LIMIT = 500
+#: The ways for which nothing has to be found out about the host: no token of theirs comes through the SDK.
+_KNOWN_WAYS = ("pat", "basic", "oauth-m2m", "azure-client-secret", MANAGED_IDENTITY)
 #: Without DATABRICKS_HOST the SDK can find the workspace by these.
 _HOSTED_BY = ("DATABRICKS_CONFIG_PROFILE", "DATABRICKS_AZURE_RESOURCE_ID", "DATABRICKS_RUNTIME_VERSION")
 #: The SDK's words when no provider, or not the chosen one, has what it needs.
@@ -34,6 +36,16 @@ _IN_CLEAR = (
     "DATABRICKS_HOST is {host}: our token would travel readable for everybody on the way; use https,"
     " or set PM_ALLOW_HTTP=true"
 )
+
+
+class _WithoutMetadata(Config):
+    """Asks the host nothing about itself, which newer SDKs (0.162, not yet 0.83) do whenever they are configured.
+
+    With a host that is down that would be a wait and a warning before anything else is tried.
+    """
+
+    def _resolve_host_metadata(self) -> None:
+        """The SDK's hook."""
 
 
 def check_host(host: str | None, *, allow_http: bool = False) -> None:
@@ -82,8 +94,11 @@ def signed_in(environment: Mapping[str, str], settings: Settings) -> Config:
     given = arguments(environment, way)
     strategy = ManagedIdentity() if way == MANAGED_IDENTITY else OurTokens(allow_http=settings.allow_http)
     timeout = settings.http_timeout_seconds
+    configure = _WithoutMetadata if way in _KNOWN_WAYS else Config
     try:
-        config = Config(credentials_strategy=strategy, http_timeout_seconds=timeout, retry_timeout_seconds=1, **given)
+        config = configure(
+            credentials_strategy=strategy, http_timeout_seconds=timeout, retry_timeout_seconds=1, **given
+        )
     except ProcessManagerError:
         raise
     except Exception as error:  # noqa: BLE001 credential providers raise what they like

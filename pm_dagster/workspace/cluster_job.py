@@ -1,6 +1,6 @@
 """The ClusterJobs port over the official SDK.
 
-Works with databricks-sdk 0.30 (API 2.1) to 0.60 (API 2.2): only fields that both know are used.
+Works with databricks-sdk from 0.30 (API 2.1) to the newest (API 2.2): only what all know is used.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 from databricks.sdk.service.jobs import BaseJob, RunOutput, RunTask
 
 from pm_dagster.core.cluster_job import ClusterRun, DeployedJob, TaskOutput, TaskRun
+from pm_dagster.core.run_state import Standing
+from pm_dagster.workspace import fitness
 from pm_dagster.workspace.jobs_service import JobsService, identifier, snapshot
 
 #: The most that a page may hold (https://docs.databricks.com/api/workspace/jobs/list).
@@ -18,6 +20,18 @@ _PAGE = 100
 
 class SdkClusterJobs(JobsService):
     """See ``pm_dagster.core.cluster_job.ClusterJobs``."""
+
+    def rehearse(self) -> None:
+        """See ``fitness``."""
+        fitness.rehearse(
+            (lambda: self.find_jobs("nightly"), [DeployedJob(fitness.JOB, "nightly", "somebody@example.com")]),
+            (lambda: self.start(fitness.JOB, "token"), fitness.RUN),
+            (lambda: self.look_up(fitness.RUN).state.standing, Standing.REPAIRABLE),
+            (lambda: [(task.task_key, task.state.run_id) for task in self.look_up(fitness.RUN).tasks], [("load", 8)]),
+            (lambda: self.active_runs(fitness.JOB), [fitness.RUN]),
+            (lambda: self.output(fitness.TASK_RUN).logs, "done"),
+            (lambda: self.cancel(fitness.RUN), None),
+        )
 
     def find_jobs(self, name: str) -> list[DeployedJob]:
         """jobs/list with the name as filter, all pages."""
@@ -45,7 +59,7 @@ class SdkClusterJobs(JobsService):
             tasks = tuple(_task_run(task) for page in pages for task in page.tasks or [])
             return ClusterRun(snapshot(run_id, first), tasks, int(first.start_time or 0), int(first.end_time or 0))
 
-        return self._guarded(call)
+        return self._guarded(call, answered=True)
 
     def active_runs(self, job_id: int) -> list[int]:
         """runs/list of what is active."""

@@ -8,16 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.jobs import JobsAPI, Run
 
-from pm_dagster.core.errors import AuthenticationFailed, ProcessManagerError, Refused, Unavailable, WorkspaceUnavailable
+from pm_dagster.core.errors import (
+    AuthenticationFailed,
+    Defect,
+    ProcessManagerError,
+    Refused,
+    Unavailable,
+    WorkspaceUnavailable,
+)
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import INT64_MAX
+from pm_dagster.workspace.fitness import Canned, Http, ours, sdk_version
 from pm_dagster.workspace.pages import Pages
 from pm_dagster.workspace.transport import OneAttempt
 
@@ -34,12 +42,24 @@ _RUN_IS_GONE = re.compile(r"Run:? .*(does not exist|doesn't exist)")
 
 
 class JobsService:
-    """The Jobs API of one workspace. ``client`` brings host and credentials; thread-safe."""
+    """The Jobs API of one workspace. ``client`` brings host and credentials; thread-safe.
 
-    def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
+    Raises Defect when the calls do not fit the SDK that is installed: they are rehearsed once in each process, and only
+    ``http`` of the rehearsal is given.
+    """
+
+    _rehearsed: ClassVar[set[type]] = set()
+
+    def __init__(self, client: WorkspaceClient, settings: Settings, http: Http | None = None) -> None:
         self._config = client.config
-        self._http = OneAttempt(client.config, settings.http_timeout_seconds)
+        self._http = OneAttempt(client.config, settings.http_timeout_seconds) if http is None else http
         self._jobs = _jobs_api(self._http)
+        if http is None and type(self) not in self._rehearsed:
+            type(self)(client, settings, Canned(client.config)).rehearse()
+            self._rehearsed.add(type(self))
+
+    def rehearse(self) -> None:
+        """Make each call with answers that are known; see ``fitness``."""
 
     def page_url(self, job_id: int, run_id: int) -> str:
         """The link to the run's page, with the workspace id where the host name tells it."""
@@ -78,8 +98,13 @@ class JobsService:
             gone = error.gone or bool(_RUN_IS_GONE.search(str(error)))
             raise Refused(str(error), status=error.status, error_code=error.error_code, gone=gone) from None
 
-    def _guarded(self, call: Callable[[], T]) -> T:
-        """Only our errors leave: the SDK's classes stumble over answers of the wrong form in their own ways."""
+    def _guarded(self, call: Callable[[], T], *, answered: bool = False) -> T:
+        """Only our errors leave: the SDK's classes stumble over answers of the wrong form in their own ways.
+
+        What stumbles over no answer is our side's fault and leaves as Defect. ``answered``: the call only reads what
+        came before.
+        """
+        before = self._http.begun
         try:
             return call()
         except Refused as error:
@@ -88,9 +113,13 @@ class JobsService:
             raise
         except ProcessManagerError:
             raise
-        except Exception as error:  # noqa: BLE001 there is no telling which, and one answer must not stop the others
-            message = self.scrub(f"the workspace's answer lacks or garbles a field ({type(error).__name__}: {error})")
-            raise WorkspaceUnavailable(message[:500], status=200) from None
+        except Exception as error:
+            # There is no telling which, and one odd answer must not stop the others.
+            sent, rehearsal = answered or self._http.begun > before, isinstance(self._http, Canned)
+            if defect := ours(error, sent=sent, rehearsal=rehearsal):
+                raise Defect(self.scrub(str(defect))[:500], maybe_applied=defect.maybe_applied) from error
+            what = f"databricks-sdk {sdk_version()} finds a field lacking or garbled ({type(error).__name__}: {error})"
+            raise WorkspaceUnavailable(self.scrub(f"the workspace's answer: {what}")[:500], status=200) from None
 
     def _check_credentials(self, refusal: Refused) -> None:
         """A 403 may be about one job, or about us altogether (an invalid token, an address that is not allowed).
@@ -145,7 +174,7 @@ def snapshot(run_id: int, seen: Any, repair_ids: tuple[int, ...] = ()) -> RunSna
     )
 
 
-def _jobs_api(client: OneAttempt | Pages) -> JobsAPI:
-    # The SDK's constructor has no types; all it asks of its client is ``do``.
-    build: Callable[[OneAttempt | Pages], JobsAPI] = JobsAPI
+def _jobs_api(client: Http | Pages) -> JobsAPI:
+    # The SDK's constructor has no types; all it asks of its client is ``do`` and ``_cfg``.
+    build: Callable[[Http | Pages], JobsAPI] = JobsAPI
     return build(client)

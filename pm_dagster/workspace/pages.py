@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pm_dagster.core.errors import WorkspaceUnavailable
-from pm_dagster.workspace.transport import OneAttempt
+from pm_dagster.workspace.fitness import Http
 
 #: At 25 runs a page, what a job starts in hours at the highest rate that the Jobs API takes.
 _MOST_PAGES = 10_000
@@ -23,8 +23,9 @@ class Pages:
     ``do`` raises WorkspaceUnavailable for a page that was read before, and for pages without end.
     """
 
-    def __init__(self, http: OneAttempt, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, http: Http, clock: Callable[[], float] = time.monotonic) -> None:
         self._http = http
+        self._cfg = http._cfg  # noqa: SLF001 the name by which the SDK asks for it
         self._clock = clock
         self._end = clock() + _LONGEST_SECONDS
         self._seen: set[str] = set()

@@ -1,29 +1,44 @@
 """The DatabricksRuns port over the official SDK.
 
-Works with databricks-sdk 0.30 (API 2.1, the cluster's) to 0.60 (API 2.2): only fields that both know are used.
+Works with databricks-sdk from 0.30 (API 2.1, the cluster's) to the newest (API 2.2): only what all know is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.jobs import QueueSettings
 
 from pm_dagster.core.errors import WorkspaceUnavailable
-from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.core.run_state import RunSnapshot, Standing
 from pm_dagster.core.settings import Settings
+from pm_dagster.workspace import fitness
+from pm_dagster.workspace.fitness import Http
 from pm_dagster.workspace.jobs_service import JobsService, identifier, snapshot, word
 
 
 class SdkRuns(JobsService):
     """See ``pm_dagster.core.ports.DatabricksRuns``. ``client`` brings host and credentials; thread-safe."""
 
-    def __init__(self, client: WorkspaceClient, settings: Settings) -> None:
-        super().__init__(client, settings)
+    def __init__(self, client: WorkspaceClient, settings: Settings, http: Http | None = None) -> None:
         self._queue = QueueSettings(enabled=True) if settings.queue else None
+        super().__init__(client, settings, http)
+
+    def rehearse(self) -> None:
+        """See ``fitness``."""
+        since, parameters = datetime.fromtimestamp(1, UTC), {"A": "b"}
+        fitness.rehearse(
+            (lambda: self.start(fitness.JOB, parameters, "token"), fitness.RUN),
+            (lambda: self.repair(fitness.RUN, parameters, None), fitness.REPAIR),
+            (lambda: self.find_started(fitness.JOB, since, parameters), fitness.RUN),
+            (lambda: self.job_name(fitness.JOB), "nightly"),
+            (lambda: self.look_up(fitness.RUN).standing, Standing.REPAIRABLE),
+            (lambda: self.look_up(fitness.RUN).repair_ids, (fitness.REPAIR,)),
+            (lambda: self.look_up(fitness.RUN).message, "it failed"),
+        )
 
     def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
         """run-now."""
@@ -51,7 +66,7 @@ class SdkRuns(JobsService):
             repairs = [item.id for item in history if item.id and word(item.type) != "ORIGINAL"]
             return snapshot(run_id, pages[0], tuple(identifier(each, "runs/get", "id of a repair") for each in repairs))
 
-        return self._guarded(read)
+        return self._guarded(read, answered=True)
 
     def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
         """runs/repair of all failed tasks."""

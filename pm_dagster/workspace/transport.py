@@ -1,9 +1,9 @@
 """One HTTP attempt for the SDK's service classes, and nothing hidden behind it.
 
-The SDK's own client (0.30 to 0.60, ``_base_client.py``) resends POSTs by itself after a reset, a time-out, 429 and 503,
+The SDK's own client (from 0.30 on, ``_base_client.py``) resends POSTs by itself after a reset, a time-out, 429 and 503,
 sleeps through any Retry-After before it says so, and can put the bearer token into an exception's text. ``JobsAPI``
-only needs an object with ``do``; this one makes the attempt with requests and the SDK's credentials, and says what
-happened.
+only needs an object with ``do`` and, since 0.83, ``_cfg``; this one makes the attempt with requests and the SDK's
+credentials, and says what happened.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ _REDIRECT = 300
 class OneAttempt:
     """What ``databricks.sdk.service.jobs.JobsAPI`` takes as its client: ``do`` makes exactly one HTTP attempt.
 
+    Nothing else of the SDK's client is passed on: what this one lacks must fail, not be sent by the other.
+
     ``config`` is the SDK's, with its credentials; ``timeout`` is seconds per attempt. Thread-safe: one HTTP session
     per thread.
     """
 
     def __init__(self, config: Config, timeout: float) -> None:
-        self._config = config
+        self._config = self._cfg = config
         self._timeout = timeout
         self._local = threading.local()
 
@@ -67,14 +69,17 @@ class OneAttempt:
         **_unused: object,
     ) -> dict[str, Any]:
         """Make the attempt. Raises Unavailable, AuthenticationFailed, Refused, or ConfigurationError if none can be."""
-        credentials = self._credentials()
+        given = headers or _routing(self._config)
+        sent = {**given, **self._credentials(), "User-Agent": self._config.user_agent}
+        session, url, values = self._session(), f"{self._config.host}{path}", _query(query)
+        self._local.begun = self.begun + 1
         try:
-            response = self._session().request(
+            response = session.request(
                 method,
-                f"{self._config.host}{path}",
-                params=_query(query),
+                url,
+                params=values,
                 json=body,
-                headers={**(headers or {}), **credentials, "User-Agent": self._config.user_agent},
+                headers=sent,
                 timeout=(min(_CONNECT_TIMEOUT_SECONDS, self._timeout), self._timeout),
                 allow_redirects=False,
                 stream=True,
@@ -89,6 +94,11 @@ class OneAttempt:
             # A list of authorities that is not there, for one.
             raise ConfigurationError(self.scrub(f"no request can be made: {error}")[:_MESSAGE_LIMIT]) from None
         return self._read(response, content)
+
+    @property
+    def begun(self) -> int:
+        """How many requests this thread has begun to send."""
+        return int(getattr(self._local, "begun", 0))
 
     def scrub(self, text: str) -> str:
         """``text`` without this connection's secrets."""
@@ -160,6 +170,15 @@ class OneAttempt:
         first_line = self.scrub(" ".join(str(text or response.reason or "")[:_READ_LIMIT].split()))[:_MESSAGE_LIMIT]
         name = self.scrub(code[:_READ_LIMIT])[:_MESSAGE_LIMIT] if isinstance(code, str) and not code.isdigit() else None
         return name, " ".join(part for part in (f"HTTP {response.status_code}", name, first_line) if part)
+
+
+def _routing(config: Config) -> dict[str, str]:
+    """What leads a call that no service class makes to its workspace, where a host serves several.
+
+    The service classes do it by themselves: since databricks-sdk 0.83 by the first name, later ones by the second.
+    """
+    workspace = getattr(config, "workspace_id", None)
+    return dict.fromkeys(("X-Databricks-Org-Id", "X-Databricks-Workspace-Id"), str(workspace)) if workspace else {}
 
 
 def _never_connected(error: BaseException) -> bool:
