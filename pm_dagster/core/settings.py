@@ -12,7 +12,18 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.core.setting_values import between, names, one_of, pairs, rate, switch
+from pm_dagster.core.setting_values import (
+    between,
+    demand_bare,
+    exact,
+    names,
+    one_of,
+    pairs,
+    quoted,
+    rate,
+    switch,
+    trimmed,
+)
 
 #: The most rows that one dispatch takes; a sheet of its report holds as many.
 MOST_ROWS = 1_000_000
@@ -54,29 +65,44 @@ class Settings:
     #: libpq's own variables as they were given, for what neither URL nor parts say. A reference to a secret stands in
     #: the process environment, where libpq would take it for the secret itself.
     postgres_defaults: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    schema: str = _setting("PM_SCHEMA", "public", "Schema of the view and the control table")
-    wait_view: str = _setting("PM_WAIT_VIEW", "mm_run_wait_vw", "View that lists the waiting jobs")
-    run_table: str = _setting("PM_RUN_TABLE", "mm_run_plc", "Control table, one row per piece of work")
-    column_run_id: str = _setting("PM_COLUMN_RUN_ID", "run_id", "Column with the control plane's id (view and table)")
-    column_job_id: str = _setting("PM_COLUMN_JOB_ID", "wkf_job_id", "Column of the view with the Databricks job id")
-    column_job_run_id: str = _setting(
-        "PM_COLUMN_JOB_RUN_ID", "wkf_job_run_id", "Column with the Databricks run id; written where the table has it"
+    schema: str = _setting("PM_SCHEMA", "public", "Schema of the view and the control table", exact)
+    wait_view: str = _setting("PM_WAIT_VIEW", "mm_run_wait_vw", "View that lists the waiting jobs", exact)
+    run_table: str = _setting("PM_RUN_TABLE", "mm_run_plc", "Control table, one row per piece of work", exact)
+    column_run_id: str = _setting(
+        "PM_COLUMN_RUN_ID", "run_id", "Column with the control plane's id (view and table)", exact
     )
-    column_status: str = _setting("PM_COLUMN_STATUS", "run_sttus_name", "Column of the table with the status")
+    column_job_id: str = _setting(
+        "PM_COLUMN_JOB_ID", "wkf_job_id", "Column of the view with the Databricks job id", exact
+    )
+    column_job_run_id: str = _setting(
+        "PM_COLUMN_JOB_RUN_ID",
+        "wkf_job_run_id",
+        "Column with the Databricks run id; written where the table has it",
+        exact,
+    )
+    column_status: str = _setting("PM_COLUMN_STATUS", "run_sttus_name", "Column of the table with the status", exact)
     column_order: str = _setting(
-        "PM_COLUMN_ORDER", "rgstr_file_time", "Column (view or table) by which the oldest go first; empty: by run id"
+        "PM_COLUMN_ORDER",
+        "rgstr_file_time",
+        "Column (view or table) by which the oldest go first; empty: by run id",
+        exact,
     )
     column_page_url: str = _setting(
-        "PM_COLUMN_PAGE_URL", "run_page_url", "Column for the run page link; written where the table has it"
+        "PM_COLUMN_PAGE_URL", "run_page_url", "Column for the run page link; written where the table has it", exact
     )
     columns_message: tuple[str, ...] = _setting(
         "PM_COLUMNS_MESSAGE", ("state_msg", "msg"), "Columns for the reason; written where the table has them", names
     )
-    status_waiting: str = _setting("PM_STATUS_WAITING", "WAITING", "Status of a row that waits")
-    status_scheduled: str = _setting("PM_STATUS_SCHEDULED", "SCHEDULED", "Status written when a run or repair exists")
-    status_failed: str = _setting("PM_STATUS_FAILED", "FAILED", "Status written when a row is refused for good")
+    status_waiting: str = _setting("PM_STATUS_WAITING", "WAITING", "Status of a row that waits", exact)
+    status_scheduled: str = _setting(
+        "PM_STATUS_SCHEDULED", "SCHEDULED", "Status written when a run or repair exists", exact
+    )
+    status_failed: str = _setting("PM_STATUS_FAILED", "FAILED", "Status written when a row is refused for good", exact)
     status_succeeded: str = _setting(
-        "PM_STATUS_SUCCEEDED", "SUCCESS", "Status written when the previous run succeeded, so nothing is to repair"
+        "PM_STATUS_SUCCEEDED",
+        "SUCCESS",
+        "Status written when the previous run succeeded, so nothing is to repair",
+        exact,
     )
     job_parameters: tuple[tuple[str, str], ...] = _setting(
         "PM_JOB_PARAMETERS",
@@ -174,24 +200,67 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     given = tuple((name, environment[name]) for name in LIBPQ_VARIABLES if environment.get(name))
     values: dict[str, Any] = {"postgres_defaults": given}
     for item in _FIELDS:
-        text = environment.get(item.metadata["variable"], "")
+        variable, read = item.metadata["variable"], item.metadata["read"]
+        text = environment.get(variable, "")
         if text == "":
             continue
-        if not _is_text(text):
-            raise ConfigurationError(f"{item.metadata['variable']} is not text in UTF-8 (its value is not shown)")
+        if not item.repr:
+            # A secret is given as it is found, which ``as_meant`` has looked at where it was written by hand.
+            values[item.name] = read(_demand_text(variable, text))
+            continue
+        text = text if read is exact else as_meant(variable, text)
         try:
-            values[item.name] = item.metadata["read"](text)
+            values[item.name] = read(_demand_text(variable, text))
         except ValueError as error:
-            message = f"{item.metadata['variable']}={text!r} cannot be used: {error}"
+            message = f"{variable}={text!r} cannot be used: {error}"
             raise ConfigurationError(message) from None
     settings = Settings(**values)
     _demand_other_statuses(settings)
     return settings
 
 
-def _is_text(value: str) -> bool:
+def as_meant(variable: str, text: str, *, by_hand: bool = True) -> str:
+    """What a person meant who wrote this into a file of variables, by hand or with another tool.
+
+    Blanks, line ends and a byte order mark at the ends are left out where nobody could mean them. Raises
+    ConfigurationError, which names the variable, for marks that may be meant and most often are not. Of passwords,
+    which may hold anything, only line ends are left out; one that really looks like that can be given in a file, from
+    where (not ``by_hand``) it is taken as it is.
+    """
+    shown = variable not in _NEVER_SHOWN and not variable.endswith(_SECRET_ENDINGS)
+    _demand_text(variable, text)
+    if variable.endswith(_PASSWORD_ENDINGS) and not by_hand:
+        return text
+    if variable.endswith(_PASSWORD_ENDINGS):
+        meant = text.strip("\r\n\ufeff")
+        if meant != trimmed(meant) or quoted(meant) or not meant:
+            message = (
+                f"{variable} has quotation marks around it, or blanks at an end (its value is not shown): write it"
+                " without them; if they belong to it, give it in a file, file:///PATH"
+            )
+            raise ConfigurationError(message)
+        return meant
+    meant = trimmed(text)
+    try:
+        # A string of key='value' pairs may end with a mark, and none begins with one.
+        demand_bare(meant if variable != "PM_POSTGRES_URL" or not meant.endswith("'") else f"{meant[:-1]}.")
+    except ValueError as error:
+        value = f"={text!r} cannot be used:" if shown else " (its value is not shown) cannot be used:"
+        raise ConfigurationError(f"{variable}{value} {error}") from None
+    return meant
+
+
+#: Ends of the names of variables whose value may be shown to nobody; those of the first kind can hold any text.
+_PASSWORD_ENDINGS = ("PASSWORD", "CLIENT_SECRET")
+_SECRET_ENDINGS = (*_PASSWORD_ENDINGS, "TOKEN", "SECRET", "CREDENTIALS")
+_NEVER_SHOWN = frozenset(item.metadata["variable"] for item in _FIELDS if not item.repr)
+
+
+def _demand_text(variable: str, value: str) -> str:
     """Bytes of the environment that are no UTF-8 arrive as half surrogate pairs."""
-    return not any("\ud800" <= char <= "\udfff" for char in value)
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise ConfigurationError(f"{variable} is not text in UTF-8 (its value is not shown)")
+    return value
 
 
 def _demand_other_statuses(settings: Settings) -> None:

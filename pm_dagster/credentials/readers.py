@@ -41,7 +41,7 @@ class Readers:
         answer.
         """
         if isinstance(reference, FileSecret):
-            return _text(_without_newline(_content(reference.path)))
+            return _text(_content(reference.path))
         if isinstance(reference, VaultSecret):
             return _text(self._asked(reference.vault, lambda: _from_vault(reference)))
         return _text(self._asked(reference.scope, lambda: self._from_scope(reference)))
@@ -84,7 +84,7 @@ def _content(path: Path) -> bytes:
 
 
 def _without_newline(content: bytes) -> bytes:
-    """Editors and ``echo`` end a file with one; a secret that itself ends so keeps its own."""
+    """Editors and ``echo`` end a text with one, also on its way to a store; a secret that itself ends so keeps it."""
     return content[: -2 if content.endswith(b"\r\n") else -1] if content.endswith(b"\n") else content
 
 
@@ -110,7 +110,8 @@ def _told(work: Callable[[], T]) -> T:
 
 def _text(content: bytes) -> str:
     try:
-        text = content.decode()
+        # Some editors begin a file with a byte order mark.
+        text = _without_newline(content).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigurationError("it is not text in UTF-8") from None
     if not text:

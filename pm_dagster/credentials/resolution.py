@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pm_dagster.core.errors import ConfigurationError, ProcessManagerError, Unavailable
-from pm_dagster.core.settings import settings_from
+from pm_dagster.core.settings import as_meant, settings_from
 from pm_dagster.credentials.errors import NoSuchSecret
 from pm_dagster.credentials.readers import Readers
 from pm_dagster.credentials.references import (
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from pm_dagster.workspace.secret_scopes import SecretScopes
 
 _GIVEN = "environment variable"
+#: What else the workspace's SDK takes from the environment.
+_SIGN_IN = ("DATABRICKS_", "ARM_")
+#: A name, of which ``settings_from`` judges every character.
+_COMPARED = ("PM_SCHEMA",)
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ class _LookUp:
             mask_from_now_on("PM_POSTGRES_URL", in_url)
 
     def _store(self) -> Store | None:
+        if not self._tidy(STORE):
+            return None
         try:
             return store_in(self.values[STORE]) if self.values.get(STORE) else None
         except NotReadableError as error:
@@ -131,11 +137,17 @@ class _LookUp:
 
     def _sort(self, variables: Sequence[str]) -> None:
         """Tell values from references."""
+        if WORKSPACE[0] in variables:
+            for name in self.values:
+                if name.startswith(_SIGN_IN) and name not in WORKSPACE:
+                    self._tidy(name)
         for name in variables:
             if not self.values.get(name) or name in self.sources:
                 continue
             try:
                 reference = reference_in(self.values[name])
+                if reference is None and not self._tidy(name):
+                    continue
             except NotReadableError as error:
                 self.failures[name] = ConfigurationError(f"{name} looks like a reference to a secret, but {error}")
                 continue
@@ -143,11 +155,21 @@ class _LookUp:
             if reference is not None:
                 self._pending[name] = reference
 
+    def _tidy(self, name: str) -> bool:
+        """Take a value as it was meant; False when it cannot be used, and is among the failures."""
+        try:
+            if self.values.get(name) and name not in _COMPARED:
+                self.values[name] = as_meant(name, self.values[name])
+        except ConfigurationError as error:
+            self.failures[name] = error
+            return False
+        return True
+
     def _read(self, *, scopes: bool) -> None:
         now = [name for name, reference in self._pending.items() if isinstance(reference, ScopeSecret) is scopes]
         for name in now:
             try:
-                self.values[name] = self._readers.read(self._pending[name])
+                self.values[name] = _as_found(name, self._readers.read(self._pending[name]))
             except ProcessManagerError as error:
                 self.failures[name] = _named(f"{name} ({self._pending[name]})", error)
         # Only now: what signs in must not be taken from what is still a reference.
@@ -167,7 +189,7 @@ class _LookUp:
 
     def _take(self, name: str, reference: Reference) -> None:
         try:
-            self.values[name] = self._readers.read(reference)
+            self.values[name] = _as_found(name, self._readers.read(reference))
         except NoSuchSecret:
             return
         except ProcessManagerError as error:
@@ -188,6 +210,10 @@ class _LookUp:
         except ConfigurationError as error:
             message = f"host and sign-in have to come from elsewhere to read a secret scope: {error}"
             raise ConfigurationError(message) from None
+
+
+def _as_found(name: str, value: str) -> str:
+    return value if name in _COMPARED else as_meant(name, value, by_hand=False)
 
 
 def _named(what: str, error: ProcessManagerError) -> ProcessManagerError:

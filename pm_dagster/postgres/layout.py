@@ -5,7 +5,7 @@ Put here: reading the catalog and saying clearly what does not fit. Keep out: th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,11 @@ ORDER BY a.attnum
 _RELATIONS = """
 SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1 LIMIT 20
+"""
+#: Names in settings are taken as they are, as between quotation marks in SQL.
+_ALMOST = """
+SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE lower(n.nspname || '.' || c.relname) = lower(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1 LIMIT 5
 """
 _INTEGERS = frozenset({"smallint", "integer", "bigint", "numeric"})
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "r": "a table", "p": "a table"}
@@ -140,7 +145,8 @@ def _columns(connection: Connection, schema: str, relation: str, variable: str) 
             cursor.execute(_RELATIONS, (schema,))
             found = ", ".join(name for (name,) in cursor.fetchall()) or "no tables or views at all"
             message = f"there is no {schema}.{relation} ({variable}); schema {schema} holds: {found}"
-            raise ConfigurationError(message)
+            cursor.execute(_ALMOST, (f"{schema}.{relation}",))
+            raise ConfigurationError(message + _almost([name for (name,) in cursor.fetchall()]))
     *_, kind, update = rows[0]
     return {row[0]: _column(row) for row in rows if row[0] is not None}, _Takes(_KINDS.get(kind, "a relation"), update)
 
@@ -164,7 +170,12 @@ def _demand(needed: list[str], found: Mapping[str, Column], where: str) -> None:
     missing = sorted({column for column in needed if column not in found})
     if missing:
         message = f"{where} has no column {', '.join(missing)}; it has: {', '.join(found) or 'none'}"
-        raise ConfigurationError(message)
+        wanted = {column.casefold() for column in missing}
+        raise ConfigurationError(message + _almost([column for column in found if column.casefold() in wanted]))
+
+
+def _almost(names: Sequence[str]) -> str:
+    return f". There is {', '.join(names)}: upper and lower case must be as in the database" if names else ""
 
 
 def check_ledger(connection: Connection) -> None:

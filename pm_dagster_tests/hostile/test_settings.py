@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.core.setting_values import exact
 from pm_dagster.core.settings import SETTINGS, Settings, settings_from
 
 _NUMBERS = [name for name, default, _ in SETTINGS if type(default) in (int, float)]
@@ -40,6 +41,10 @@ def test_a_number_is_within_bounds_or_refused_by_name(name: str, value: str) -> 
         assert 0 <= number <= 1_000_000
 
 
+def _field(variable: str) -> str:
+    return next(field for field in Settings.__dataclass_fields__ if _variable(field) == variable)
+
+
 def _variable(field: str) -> str:
     return str(Settings.__dataclass_fields__[field].metadata.get("variable"))
 
@@ -67,3 +72,60 @@ def test_no_two_control_tables_share_a_name_in_the_ledger() -> None:
     names = {Settings(schema=schema, run_table=table).control_table for schema, table in pairs}
     assert len(names) == len(pairs)
     assert Settings(schema="Own er%", run_table="T{x}").control_table == "Own er%.T{x}"
+
+
+_EXACT = [item for item in SETTINGS if Settings.__dataclass_fields__[_field(item[0])].metadata["read"] is exact]
+_LISTS = [("PM_COLUMNS_MESSAGE", "a,{}"), ("PM_COLUMNS_MESSAGE", "{}"), ("PM_JOB_PARAMETERS", "A=a,B={}")]
+_MARKS = ["'{}'", '"{}"', "`{}`", "\u201c{}\u201d", "\u201e{}\u201c", "\u2018{}\u2019", "\u00ab{}\u00bb", '"{}', "{}'"]
+_ENDS = ["{} ", " {}", "{}\r", "{}\n", "\ufeff{}", "{}\t", "{}\u00a0", "\u200b{}", "{}\u3000"]
+_INSIDE = ["A\u00a0B", "A\u200bB", "A\tB", "A\nB", "A\u202fB", "A\ufeffB"]
+_OTHERS = ["${STATUS}", "$STATUS", "%STATUS%", "A # the status", " ", "''", '""']
+
+
+@pytest.mark.parametrize("variable", [name for name, *_ in _EXACT])
+def test_a_name_or_status_as_another_tool_writes_it_is_refused_by_name(variable: str) -> None:
+    for form in (*_MARKS, *_ENDS, *_INSIDE, *_OTHERS):
+        value = form.replace("{}", "Some")
+        with pytest.raises(ConfigurationError) as caught:
+            settings_from({variable: value})
+        assert str(caught.value).startswith(f"{variable}={value!r} cannot be used: it ")
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "value", ["IN PROGRESS", "納品 待ち", "wartet\u3000noch", "#1", "a#b", "50%", "$1", "o'clock", "Own er%"]
+)
+def test_what_a_status_may_well_be_is_taken(value: str) -> None:
+    assert settings_from({"PM_STATUS_FAILED": value}).status_failed == value
+
+
+@pytest.mark.parametrize(("variable", "frame"), _LISTS)
+def test_so_is_one_in_a_list(variable: str, frame: str) -> None:
+    for form in (*_MARKS, *_INSIDE, "${STATUS}"):
+        with pytest.raises(ConfigurationError, match=variable):
+            settings_from({variable: frame.replace("{}", form.replace("{}", "some"))})
+
+
+@pytest.mark.parametrize("form", _ENDS, ids=ascii)
+def test_what_nobody_sees_around_other_values_is_left_out(form: str) -> None:
+    given = {
+        "PM_CONCURRENCY": "7",
+        "PM_RATE_REPAIR": "2.5",
+        "PM_QUEUE": "off",
+        "PM_MISSING_RUN": "fail",
+        "PM_POSTGRES_HOST": "h",
+        "PM_POSTGRES_PORT": "1",
+        "PM_POSTGRES_SSLMODE": "require",
+        "PM_COLUMNS_MESSAGE": "a,b",
+        "PM_JOB_PARAMETERS": "A=a,B=b",
+    }
+    assert settings_from({name: form.format(value) for name, value in given.items()}) == settings_from(given)
+
+
+@pytest.mark.parametrize(
+    "variable", ["PM_CONCURRENCY", "PM_QUEUE", "PM_MISSING_RUN", "PM_POSTGRES_HOST", "PM_POSTGRES_PORT"]
+)
+@pytest.mark.parametrize("form", ["'{}'", '"{}"', "{}'"])
+def test_marks_around_them_are_refused(variable: str, form: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{variable}=.*quotation marks"):
+        settings_from({variable: form.format("1")})
