@@ -97,7 +97,7 @@ def _database(settings: Settings) -> list[Finding]:
 
 
 def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
-    from pm_dagster.postgres import asking, catalog, layout  # noqa: PLC0415
+    from pm_dagster.postgres import asking, catalog, layout, whereabouts  # noqa: PLC0415
 
     def relations() -> str:
         found = layout.read_layout(connection, settings)
@@ -108,12 +108,21 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
         layout.check_ledger(connection)
         return f"version {layout.ledger_version(connection)}"
 
+    def home() -> str:
+        question = whereabouts.question(connection)
+        if question:
+            raise ProcessManagerError(question)
+        return f"in {whereabouts.place(connection).words}, where it was made or moved to"
+
     findings = [
         Finding("database", ok=True, found=catalog.server(connection)),
         _check("view and table", "set PM_SCHEMA, PM_WAIT_VIEW, PM_RUN_TABLE, PM_COLUMN_*", relations),
     ]
     asking.begin(connection)
     findings.append(_check("ledger", "run `pm init`", ledger))
+    if findings[-1].ok:
+        remedy = "`pm init --moved` if the original is not used any more, `pm init --copy` if it is"
+        findings.append(_check("place of the ledger", remedy, home))
     asking.begin(connection)
     if all(finding.ok for finding in findings):
         findings.append(_privileges(connection, settings))

@@ -37,7 +37,7 @@ def command(run_id: int, *, as_json: bool) -> None:
 
 
 def _read(settings: Settings, run_id: int) -> dict[str, Any]:
-    from pm_dagster.postgres import history  # noqa: PLC0415
+    from pm_dagster.postgres import history, whereabouts  # noqa: PLC0415
     from pm_dagster.postgres.layout import check_ledger, read_layout  # noqa: PLC0415
 
     with connections.reader(settings) as connection:
@@ -52,6 +52,7 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
             )
         shown = history.in_view(connection, settings, run_id)
         events = history.events(connection, [entry["entry_id"] for entry in entries])
+        question = whereabouts.question(connection)
     for entry in entries:
         entry["events"] = [event for event in events if event["entry_id"] == entry["entry_id"]]
     latest = entries[-1] if entries else None
@@ -61,6 +62,7 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
         "in_view": shown,
         "control_table": row,
         "generations": entries,
+        "question": question,
     }
 
 
@@ -129,6 +131,8 @@ def _print(story: dict[str, Any], settings: Settings) -> None:
     out = console()
     out.print(text(f"Row {story['run_id']} of {settings.control_table}", "bold"))
     out.print(story["why"])
+    if story["question"]:
+        out.print(text(f"Nothing is dispatched here: {story['question']}.", "bold red"))
     row = story["control_table"] or {}
     facts = [(name, value) for name, value in row.items() if value is not None]
     out.print()

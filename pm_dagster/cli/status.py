@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pm_dagster.cli import connections
-from pm_dagster.cli.output import Column, age, console, json_option, print_json, table
+from pm_dagster.cli.output import Column, age, console, json_option, print_json, table, text
 from pm_dagster.core.settings import Settings
 
 _STATES = (Column("state"), Column("open"), Column("entries", right=True))
@@ -54,11 +54,13 @@ def _read(settings: Settings) -> dict[str, Any]:
         "in_hand": backlog.in_hand,
         **backlog.extra,
     }
-    return {"backlog": counts, **found}
+    return {"backlog": counts, "question": backlog.question, **found}
 
 
 def _print(found: dict[str, Any], settings: Settings) -> None:
     out, backlog = console(), found["backlog"]
+    if found["question"]:
+        out.print(text(f"Nothing is dispatched here: {found['question']}.", "bold red"))
     out.print(
         f"{backlog['ready']} waiting jobs in {settings.schema}.{settings.wait_view}"
         f" (oldest {age(backlog['oldest_seconds'])}); {backlog['backing_off']} backing off,"

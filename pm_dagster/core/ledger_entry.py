@@ -6,9 +6,11 @@ Put here: the states and the idempotency token. Keep out: SQL, and the decision 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from pm_dagster.core.waiting_job import Branch
@@ -68,11 +70,33 @@ class Entry:
         return self.branch is Branch.NEW or self.fresh_run
 
 
-def idempotency_token(environment: str, control_table: str, run_id: int, generation: int, job_id: int) -> str:
+@dataclass(frozen=True)
+class Asked:
+    """What a row asks for, as far as its token stands for it; ``since`` is the work's time of arrival."""
+
+    job_id: int
+    parameters: Mapping[str, str]
+    since: datetime | None = None
+
+
+def idempotency_token(environment: str, control_table: str, run_id: int, generation: int, asked: Asked) -> str:
     """The token that makes sending a new run again safe: 64 hex characters, the most that run-now takes.
 
-    A pure function of what must not run twice. The job id takes part because the API's answer to one token for two
-    jobs is not documented (https://docs.databricks.com/api/workspace/jobs/runnow).
+    A pure function of what must not run twice: the row's place in the ledger, and what it asks for. After a restore
+    another row may get a number that was given before; it asks for something else, or since another time. The same row
+    is met by the same token again, and so by its run. The job id takes part also because the API's answer to one token
+    for two jobs is not documented (https://docs.databricks.com/api/workspace/jobs/runnow).
     """
-    identity = "\x1f".join((environment, control_table, str(run_id), str(generation), str(job_id)))
-    return hashlib.sha256(identity.encode()).hexdigest()
+    identity = [environment, control_table, run_id, generation, asked.job_id]
+    identity += [sorted(asked.parameters.items()), _moment(asked.since)]
+    return hashlib.sha256(json.dumps(identity, ensure_ascii=True).encode()).hexdigest()
+
+
+def _moment(since: datetime | None) -> str | None:
+    """One form for one moment, whatever zone it came in; one without a zone is taken as it is."""
+    if since is None:
+        return None
+    with suppress(OverflowError):
+        # The first and the last hours that Python has do not exist in every zone.
+        since = since.astimezone(UTC) if since.tzinfo else since
+    return since.isoformat(timespec="microseconds")

@@ -128,6 +128,8 @@ class Backlog:
     quarantined: int = 0
     in_hand: int = 0
     extra: Mapping[str, int] = field(default_factory=dict)
+    #: What the ledger asks of its operator before anything is dispatched, empty where nothing is asked.
+    question: str = ""
 
 
 @dataclass(frozen=True)

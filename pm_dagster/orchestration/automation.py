@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from pm_dagster.core.errors import ConfigurationError
 from pm_dagster.core.ports import Backlog
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTable
@@ -55,6 +56,9 @@ def _tick(instance: dg.DagsterInstance, control_table: ControlTable) -> dg.RunRe
         return dg.SkipReason("a dispatch is already under way")
     with translated():
         backlog = control_table.control.backlog()
+        if backlog.question:
+            # A run could only fail by it, every few seconds.
+            raise ConfigurationError(backlog.question)
     if backlog.ready == 0:
         return dg.SkipReason(idle_reason(backlog))
     # No run key: a key that ever launched a run, even a failed one, is skipped for ever.

@@ -18,6 +18,7 @@ from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_row
 from pm_dagster.postgres import statements
 from pm_dagster.postgres.closing import Closing
 from pm_dagster.postgres.records import (
+    asked_of,
     change_record,
     claimed_record,
     closed_of,
@@ -46,7 +47,8 @@ class PostgresControlPlane:
             cursor.execute(self._session.statements.backlog, self._names())
             free, oldest, backing_off, quarantined, in_hand, orphans = cursor.fetchone() or (0, None, 0, 0, 0, 0)
             age = None if oldest is None else max(0.0, float(oldest))
-            return Backlog(free + orphans, age, backing_off, quarantined, in_hand, {"unresolved": orphans})
+            more = {"unresolved": orphans}
+            return Backlog(free + orphans, age, backing_off, quarantined, in_hand, more, self._session.question)
 
         return self._session.read(work)
 
@@ -202,7 +204,7 @@ class PostgresControlPlane:
         if record["job_id"] is None:
             return {}
         names = (self._session.environment, self._settings.control_table)
-        return {"idempotency_token": idempotency_token(*names, record["run_id"], generation, record["job_id"])}
+        return {"idempotency_token": idempotency_token(*names, record["run_id"], generation, asked_of(record))}
 
     def _inherit(
         self,

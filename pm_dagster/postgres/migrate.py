@@ -19,6 +19,8 @@ from sqlalchemy.pool import NullPool
 
 from pm_dagster.core.errors import ConfigurationError, ProcessManagerError
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.whereabouts import Answer
+from pm_dagster.postgres import whereabouts
 from pm_dagster.postgres.asking import asking
 from pm_dagster.postgres.connection import connect, in_our_words, time_limit
 from pm_dagster.postgres.layout import ledger_version
@@ -34,27 +36,37 @@ _LONGEST_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Migrated:
-    """The ledger's version before (None: there was none) and after."""
+    """The ledger's version before (None: there was none) and after.
+
+    ``answered`` when an answer changed something; ``question`` is what the ledger still asks of its operator.
+    """
 
     before: str | None
     after: str
+    answered: bool = False
+    question: str = ""
 
 
-def initialise(settings: Settings) -> Migrated:
+def initialise(settings: Settings, answer: Answer | None = None) -> Migrated:
     """Create or upgrade the ledger; safe to run twice, and by two at once: it is one transaction.
 
-    Raises ControlPlaneUnavailable when the database does not answer, ConfigurationError when it refuses.
+    ``answer`` says what became of a ledger that stands elsewhere than it was made. Raises ControlPlaneUnavailable when
+    the database does not answer, ConfigurationError when it refuses.
     """
     engine = create_engine("postgresql+psycopg2://", creator=lambda: connect(settings), poolclass=NullPool)
     try:
         with engine.begin() as sql:
             before = _upgrade(sql)
+            raw = cast("DriverConnection", sql.connection.driver_connection)
+            whereabouts.record_if_new(raw)
+            answered = answer is not None and whereabouts.answer(raw, answer)
+            question = whereabouts.question(raw)
     except DBAPIError as error:
         raise _ours(error) from None
     finally:
         engine.dispose()
     with asking(settings) as connection:
-        return Migrated(before, ledger_version(connection) or "none")
+        return Migrated(before, ledger_version(connection) or "none", answered, question)
 
 
 def _upgrade(sql: Connection) -> str | None:

@@ -5,9 +5,10 @@ Keep out: statements, and when they run.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from pm_dagster.core.ledger_entry import Entry, EntryState
+from pm_dagster.core.ledger_entry import Asked, Entry, EntryState
 from pm_dagster.core.ports import Change, Closed, Event, Intent, Outcome
 from pm_dagster.core.waiting_job import Branch, RefusedRow, WaitingJob
 from pm_dagster.postgres.text import storable
@@ -24,6 +25,12 @@ def claimed_record(job: WaitingJob) -> dict[str, Any]:
         "parameters": dict(job.parameters),
         "waiting_since": job.since and job.since.isoformat(),
     }
+
+
+def asked_of(record: dict[str, Any]) -> Asked:
+    """What a claim's record asks for, as its token stands for it."""
+    since = record["waiting_since"] and datetime.fromisoformat(record["waiting_since"])
+    return Asked(record["job_id"], record["parameters"], since)
 
 
 def refused_record(row: RefusedRow) -> dict[str, Any]:

@@ -19,9 +19,9 @@ import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
-from pm_dagster.core.errors import ControlPlaneUnavailable, ProcessManagerError
+from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.core.settings import Settings
-from pm_dagster.postgres import statements
+from pm_dagster.postgres import statements, whereabouts
 from pm_dagster.postgres.connection import connect, time_limit, translated
 from pm_dagster.postgres.control_statements import Statements
 from pm_dagster.postgres.layout import check_ledger, read_layout
@@ -68,7 +68,10 @@ class Session:
         self._patience = _LONGEST_TRANSACTION_SECONDS
         self._numbers = 0
         self._write = _Write(_NOTHING, 0)
+        self._hosts: list[str] = []
         self.environment = ""
+        #: What the ledger asks of its operator before anything is dispatched, empty where it is at home.
+        self.question = ""
 
     @property
     def names(self) -> dict[str, Any]:
@@ -157,7 +160,7 @@ class Session:
 
     def _mine(self) -> dict[str, Any]:
         lease = self.settings.lease_seconds
-        return {**self.names, "actor": self._actor, "liveness": self._liveness, "lease": lease}
+        return {**self.names, "actor": self._actor, "liveness": self._liveness, "lease": lease, "hosts": self._hosts}
 
     def _repeat(self, work: Callable[[], T]) -> T:
         end = time.monotonic() + _REPEATED_WITHIN_SECONDS
@@ -222,6 +225,8 @@ class Session:
                 cursor.execute(statements.NOTICE_OUR_DEATH)
             cursor.execute(statements.ENVIRONMENT)
             self.environment = str((cursor.fetchone() or ("",))[0])
+        self._hosts = list(whereabouts.hosts(connection))
+        self.question = whereabouts.question(connection)
 
     def _find_liveness(self, connection: Connection) -> str:
         """A pooler gives its own number for the server process; session locks are not to be trusted through it."""
@@ -235,6 +240,8 @@ class Session:
     def _register(self, connection: Connection) -> None:
         if self._locked:
             return
+        if self.question:
+            raise ConfigurationError(self.question)
         with connection, connection.cursor() as cursor:
             cursor.execute(statements.LOCAL_TIMEOUTS)
             if self._me is None:

@@ -44,11 +44,13 @@ SELECT set_config(s.name, v.value, false) FROM pg_catalog.pg_settings s
 JOIN (VALUES ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '4'),
              ('tcp_user_timeout', '30000')) v(name, value) USING (name)"""
 REGISTER = f"""
-INSERT INTO {LEDGER_SCHEMA}.dispatcher (dispatcher_id, actor, liveness, lease_until, seen_at)
+INSERT INTO {LEDGER_SCHEMA}.dispatcher (dispatcher_id, actor, liveness, hosts, lease_until, seen_at)
 OVERRIDING SYSTEM VALUE
-VALUES (%(me)s, %(actor)s, %(liveness)s, clock_timestamp() + %(lease)s * interval '1 second', clock_timestamp())
+VALUES (%(me)s, %(actor)s, %(liveness)s, %(hosts)s, clock_timestamp() + %(lease)s * interval '1 second',
+    clock_timestamp())
 ON CONFLICT (dispatcher_id) DO UPDATE
-SET ended_at = NULL, ended_as = NULL, lease_until = excluded.lease_until, seen_at = excluded.seen_at"""
+SET ended_at = NULL, ended_as = NULL, hosts = excluded.hosts, lease_until = excluded.lease_until,
+    seen_at = excluded.seen_at"""
 BURY = f"""
 WITH {ALIVE}
 UPDATE {LEDGER_SCHEMA}.dispatcher d SET ended_at = now(), ended_as = 'dead'

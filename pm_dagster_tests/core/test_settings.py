@@ -7,7 +7,6 @@ import traceback
 import pytest
 
 from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.core.ledger_entry import idempotency_token
 from pm_dagster.core.settings import SETTINGS, Settings, settings_from
 
 
@@ -96,24 +95,3 @@ def test_a_printed_settings_object_does_not_show_a_password(variable: str) -> No
 def test_libpqs_variables_are_kept_as_given() -> None:
     read = settings_from({"PGHOST": "h", "PGPASSWORD": "p", "PGPORT": "", "PGOPTIONS": "-c x=y"})
     assert read.postgres_defaults == (("PGHOST", "h"), ("PGPASSWORD", "p"))
-
-
-def test_a_token_is_64_hex_characters_and_the_same_each_time() -> None:
-    token = idempotency_token("env", "public.t", 1, 1, 7)
-    assert len(token) == 64
-    assert int(token, 16) >= 0
-    assert token == idempotency_token("env", "public.t", 1, 1, 7)
-
-
-def test_a_token_depends_on_each_part() -> None:
-    tokens = {
-        idempotency_token("env", "public.t", 1, 1, 7),
-        idempotency_token("other", "public.t", 1, 1, 7),
-        idempotency_token("env", "public.u", 1, 1, 7),
-        idempotency_token("env", "public.t", 2, 1, 7),
-        idempotency_token("env", "public.t", 1, 2, 7),
-        idempotency_token("env", "public.t", 1, 1, 8),
-        idempotency_token("env", "public.t", 11, 17, 7),
-        idempotency_token("env", "public.t", 1, 117, 7),
-    }
-    assert len(tokens) == 8

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
+from pm_dagster.core.ledger_entry import Asked, Entry, EntryState, idempotency_token
 from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome, SignOfLife
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -244,7 +244,8 @@ class InMemoryControlPlane:
     def _token(self, wanted: Entry, generation: int) -> str:
         if not wanted.job_id:
             return ""
-        return idempotency_token("test", self._settings.control_table, wanted.run_id, generation, wanted.job_id)
+        asked = Asked(wanted.job_id, wanted.parameters, self.database.rows[wanted.run_id].raw.since)
+        return idempotency_token("test", self._settings.control_table, wanted.run_id, generation, asked)
 
     def _close_one(self, record: Record) -> None:
         """A refused row that the control table lacks stays refused."""

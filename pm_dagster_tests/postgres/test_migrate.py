@@ -8,6 +8,7 @@ import traceback
 from dataclasses import replace
 
 import pytest
+from psycopg2 import sql
 from psycopg2.extensions import make_dsn
 
 from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable
@@ -39,7 +40,11 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(world: PostgresWorl
     world.leave()
     world.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN writes")
     world.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN seen_at")
-    world.ask("DROP INDEX process_manager.dispatcher_actor")
+    world.ask("DROP INDEX process_manager.dispatcher_actor, process_manager.entry_run, process_manager.entry_previous")
+    world.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN hosts")
+    world.ask("ALTER TABLE process_manager.entry DROP COLUMN row_version, DROP COLUMN superseded")
+    for name in ("database", "hosts", "system", "timeline", "at"):
+        world.ask(sql.SQL("ALTER TABLE process_manager.identity DROP COLUMN {}").format(sql.Identifier(f"made_{name}")))
     world.ask("UPDATE process_manager.alembic_version SET version_num = '0001'")
     assert initialise(world.settings) == Migrated("0001", LEDGER_VERSION)
     heir = world.dispatcher()
