@@ -73,7 +73,7 @@ def _run(options: Options, began: float) -> None:
         report = dispatch.run(options.limit, rows)
     if stop.is_set():
         log.warning("stopped on request; %d claimed rows were given back", report.left)
-    lines = [_scrubbed(line) for line in outcome_lines(report, rows)]
+    lines = [_scrubbed(line) for line in outcome_lines(report, [*rows, *report.further])]
     failure = _written(report_file, report, lines)
     _log_success(report, lines)
     if lines:

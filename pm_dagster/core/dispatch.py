@@ -21,19 +21,27 @@ from pm_dagster.core.report import Report, outcome_rows, refused_rows
 from pm_dagster.core.sending import Limits, Sender, Sent
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.steps import RepairRun, StartRun
-from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, sort_rows
+from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, row_key, sort_rows, within
 
 _ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
+#: So often the next rows are read in place of those that could not be had: each time all that is left is a race with
+#: other dispatches, or a row that was changed since it was read.
+_MOST_READS = 8
 
 
 @dataclass(frozen=True)
 class Claimed:
-    """What a dispatch took: entries by branch, and the rows it refused. ``taken_over`` counts a dead dispatcher's."""
+    """What a dispatch took: entries by branch, and the rows it refused. ``taken_over`` counts a dead dispatcher's.
+
+    ``rows`` are all that were looked at, ``further`` those of them that were read in place of others.
+    """
 
     new: list[Entry]
     repair: list[Entry]
     refused: list[RefusedRow]
     taken_over: int
+    rows: Sequence[RawRow] = ()
+    further: Sequence[RawRow] = ()
 
 
 @dataclass(frozen=True)
@@ -91,15 +99,46 @@ class Dispatch:
         """The rows that wait, oldest first; ``limit`` defaults to the configured one. Takes nothing."""
         return self.control.waiting(limit or self._settings.dispatch_limit)
 
-    def claim(self, rows: Sequence[RawRow]) -> Claimed:
-        """Take the rows, refuse those that break their own rules, and take over what a dead dispatcher left."""
-        jobs, refused = sort_rows(rows)
+    def claim(self, rows: Sequence[RawRow], limit: int | None = None) -> Claimed:
+        """Take the rows, refuse those that break their own rules, and take over what a dead dispatcher left.
+
+        At most ``limit`` rows are taken, which defaults to as many as ``rows`` has. Where fewer could be had, because
+        others hold or took them or they are refused, the next ones are read, so that no row keeps back those behind it.
+        """
         inherited = self.control.take_over(self._settings.dispatch_limit)
+        wanted = limit or len(_keys(rows))
+        looked_at = within(rows, wanted)
+        entries, refused = self._take(looked_at)
+        further: list[RawRow] = []
+        # A read that gave fewer than it might has left nothing behind.
+        cut_off = len(_keys(looked_at)) >= wanted
+        for _ in range(_MOST_READS):
+            short = wanted - len(entries)
+            if short <= 0 or not cut_off or self._over():
+                break
+            more = within(self.control.waiting(short, _keys([*looked_at, *further])), short)
+            taken, turned_down = self._take(more)
+            entries, refused, further = entries + taken, refused + turned_down, further + more
+            cut_off = len(more) >= short
+        entries = inherited + entries
+        by_branch = {branch: [entry for entry in entries if entry.branch is branch] for branch in Branch}
+        rows = [*looked_at, *further]
+        return Claimed(by_branch[Branch.NEW], by_branch[Branch.REPAIR], refused, len(inherited), rows, further)
+
+    def _take(self, rows: Sequence[RawRow]) -> tuple[list[Entry], list[RefusedRow]]:
+        """Claim the rows and refuse those that break their own rules, as they are now."""
+        jobs, refused = sort_rows(rows)
         if refused:
             self.control.refuse(refused)
-        entries = inherited + self.control.claim(jobs)
-        by_branch = {branch: [entry for entry in entries if entry.branch is branch] for branch in Branch}
-        return Claimed(by_branch[Branch.NEW], by_branch[Branch.REPAIR], refused, len(inherited))
+        entries = self.control.claim(jobs)
+        had = {entry.run_id for entry in entries}
+        by_key = {row_key(row): row for row in rows}
+        missing = [RefusedRow(j.run_id, j.branch, "", by_key[j.run_id]) for j in jobs if j.run_id not in had]
+        # A row that stands twice may have been read once, the other time being beyond the limit.
+        return entries, refused + (self.control.refuse(missing) if missing else [])
+
+    def _over(self) -> bool:
+        return self._stop.is_set() or self._clock() >= self._began + self._settings.deadline_seconds
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """Entries by id, as they stand, if they are this dispatch's or may become so."""
@@ -125,12 +164,12 @@ class Dispatch:
         return self.control.close(entry_ids)
 
     def run(self, limit: int | None = None, rows: Sequence[RawRow] | None = None) -> Report:
-        """The whole pass, both branches at once, over ``rows`` where they were read elsewhere.
+        """The whole pass, both branches at once, over ``rows`` where they were read elsewhere, at most ``limit``.
 
         Raises what its steps raise; rows closed until then stay closed.
         """
-        rows = self.read(limit) if rows is None else rows
-        claimed = self.claim(rows)
+        limit = limit or self._settings.dispatch_limit
+        claimed = self.claim(self.read(limit) if rows is None else rows, limit)
         entries = claimed.new + claimed.repair
         sent = Sent()
         closed: list[Closed] = []
@@ -138,14 +177,17 @@ class Dispatch:
             sent = self.send(entries)
         finally:
             closed = self.close([entry.entry_id for entry in entries])
-        return self.report(len(rows), claimed, sent, closed)
+        return self.report(len(claimed.rows), claimed, sent, closed)
 
     def report(self, read: int, claimed: Claimed, sent: Sent, closed: Sequence[Closed]) -> Report:
         """Put together what the steps brought."""
-        answered = [_remembered(item, claimed) for item in closed if item.entry_id not in sent.outcomes]
+        entries = {entry.entry_id: entry for both in (claimed.new, claimed.repair) for entry in both}
+        earlier = [item for item in closed if item.entry_id not in sent.outcomes]
+        answered = [_remembered(item, entries.get(item.entry_id)) for item in earlier]
         outcomes = list(sent.outcomes.values()) + [outcome for outcome in answered if outcome is not None]
         return Report(
             read=read,
+            further=list(claimed.further),
             taken_over=claimed.taken_over,
             rows=refused_rows(claimed.refused) + outcome_rows(outcomes, closed),
             scheduled=sum(item.state is EntryState.SCHEDULED for item in closed),
@@ -170,6 +212,11 @@ class Dispatch:
         )
 
 
+def _keys(rows: Sequence[RawRow]) -> list[int]:
+    """The rows' ids in the ledger, as far as they have one."""
+    return [key for key in map(row_key, rows) if key is not None]
+
+
 def _unanswered(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.state in (EntryState.CLAIMED, EntryState.SENDING)]
 
@@ -192,9 +239,8 @@ def _targeted(entry: Entry, target: RepairTarget) -> Work:
     return Work(entry, StartRun(target.reason) if target.fresh_run else RepairRun(target.latest_repair_id))
 
 
-def _remembered(item: Closed, claimed: Claimed) -> RowOutcome | None:
+def _remembered(item: Closed, entry: Entry | None) -> RowOutcome | None:
     """The outcome of an entry whose answer an earlier dispatch recorded and this one only closed."""
-    entry = next((e for e in claimed.new + claimed.repair if e.entry_id == item.entry_id), None)
     if entry is None or item.outcome is None or item.outcome not in _ANSWERED:
         return None
     reason = f"{item.reason} (answer recorded by an earlier dispatch)"

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.core.untakeable import Untakeable
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
 
 
@@ -120,7 +121,11 @@ class Closed:
 
 @dataclass(frozen=True)
 class Backlog:
-    """What waits at this moment: rows a dispatch would take, and the age in seconds of the oldest (None if none)."""
+    """What waits at this moment: rows a dispatch would take, and the age in seconds of the oldest (None if none).
+
+    ``untakeable`` rows are shown by the view, but no dispatch can take them as they are (``Untakeable``). ``locked``
+    counts rows that would be ready if somebody else did not hold them all locked at this moment.
+    """
 
     ready: int
     oldest_seconds: float | None
@@ -130,6 +135,8 @@ class Backlog:
     extra: Mapping[str, int] = field(default_factory=dict)
     #: What the ledger asks of its operator before anything is dispatched, empty where nothing is asked.
     question: str = ""
+    untakeable: int = 0
+    locked: int = 0
 
 
 @dataclass(frozen=True)
@@ -155,17 +162,25 @@ class ControlPlane(Protocol):
     def backlog(self) -> Backlog:
         """Count what waits; one cheap query."""
 
-    def waiting(self, limit: int) -> list[RawRow]:
+    def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
         """The rows that a dispatch may take, at most ``limit``; takes nothing.
 
-        The oldest come first, and rows that were left for later after those that were not tried yet.
+        The oldest come first, and rows that were left for later after those that were not tried yet. A few rows whose
+        run id the ledger cannot hold come in addition to the limit, so that they are told. With ``seen`` the next rows
+        are read: those neither among them nor locked by somebody else at this moment.
+        """
+
+    def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
+        """Rows that the view shows and no dispatch can take as they are, at most ``limit``, with the reasons.
+
+        With ``run_ids`` only among these rows. Takes nothing.
         """
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the jobs that are still WAITING and free, as they are now; others are left out."""
 
-    def refuse(self, rows: Sequence[RefusedRow]) -> None:
-        """Record rows that are still to be refused as quarantined."""
+    def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
+        """Record those of the rows that are to be refused as they are now as quarantined, and return them."""
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take entries that a dead dispatcher left in SENDING or ACCEPTED, whether or not the view still has them."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from pm_dagster.core.outcomes import RowOutcome
 from pm_dagster.core.ports import Closed, Outcome
-from pm_dagster.core.waiting_job import Branch, RefusedRow
+from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow
 
 #: Begins the line of output by which a dispatch on a cluster tells its numbers to whoever started it.
 _LINE_BEGINS = "process_manager report "
@@ -39,8 +39,8 @@ class Report:
     """The result of one dispatch.
 
     ``read`` rows came from the view, ``taken_over`` were left by a dead dispatcher, ``scheduled`` were written as
-    SCHEDULED; ``left`` were claimed but not sent before the deadline. Times are seconds; ``api_seconds``
-    sums over calls.
+    SCHEDULED; ``left`` were claimed but not sent before the deadline; ``further`` are the rows that were read in place
+    of others. Times are seconds; ``api_seconds`` sums over calls.
     """
 
     read: int = 0
@@ -53,6 +53,7 @@ class Report:
     seconds: float = 0.0
     throttled: int = 0
     oldest_waiting_seconds: float | None = None
+    further: list[RawRow] = field(default_factory=list)
 
     def counts(self, branch: Branch) -> dict[str, int]:
         """Rows of the branch by outcome."""

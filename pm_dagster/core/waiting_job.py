@@ -5,6 +5,7 @@ Put here: how a raw row becomes a ``WaitingJob`` or a ``RefusedRow``. Keep out: 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -87,7 +88,7 @@ class _Unreadable(ValueError):
 def _integer(value: object, column: str) -> int:
     number = _as_int(value)
     if number is None:
-        raise _Unreadable(f"{column} is not a whole number: {_shown(value)}")
+        raise _Unreadable(f"{column} is not a whole number: {shown_value(value)}")
     if not INT64_MIN <= number <= INT64_MAX:
         raise _Unreadable(f"{column} is out of range for a 64-bit id: {number}")
     return number
@@ -106,7 +107,8 @@ def _as_int(value: object) -> int | None:
     return None
 
 
-def _shown(value: object) -> str:
+def shown_value(value: object) -> str:
+    """A value as messages show it: quoted, and not too long."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= _SHOWN_LIMIT else f"{text[: _SHOWN_LIMIT - 3]}..."
 
@@ -161,6 +163,17 @@ def sort_rows(rows: Sequence[RawRow]) -> tuple[list[WaitingJob], list[RefusedRow
             key: object = ("position", position) if number is None else number
             refused.setdefault(key, RefusedRow(run_id=_key_of(number), branch=branch, reason=str(why), row=row))
     return jobs, list(refused.values())
+
+
+def row_key(row: RawRow) -> int | None:
+    """The id under which the ledger can keep the row, None when it has none of the kind."""
+    return _key_of(_as_int(row.run_id))
+
+
+def within(rows: Sequence[RawRow], limit: int) -> list[RawRow]:
+    """The first ``limit`` of the rows that the ledger can keep, and all others, which are only told."""
+    room = itertools.count(1)
+    return [row for row in rows if row_key(row) is None or next(room) <= limit]
 
 
 def _hashable_ids(rows: Iterable[RawRow]) -> list[int | None]:

@@ -14,6 +14,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
 from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, SignOfLife
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.untakeable import Untakeable
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.postgres import statements
 from pm_dagster.postgres.closing import Closing
@@ -30,7 +31,8 @@ from pm_dagster.postgres.records import (
 )
 from pm_dagster.postgres.session import Session
 from pm_dagster.postgres.text import as_json
-from pm_dagster.postgres.waiting_rows import read_current, read_waiting
+from pm_dagster.postgres.untakeable_rows import Locks, UntakeableRows
+from pm_dagster.postgres.waiting_rows import read_current, read_next, read_waiting
 
 
 class PostgresControlPlane:
@@ -45,18 +47,45 @@ class PostgresControlPlane:
 
         def work(cursor: Cursor) -> Backlog:
             cursor.execute(self._session.statements.backlog, self._names())
-            free, oldest, backing_off, quarantined, in_hand, orphans = cursor.fetchone() or (0, None, 0, 0, 0, 0)
-            age = None if oldest is None else max(0.0, float(oldest))
-            more = {"unresolved": orphans}
-            return Backlog(free + orphans, age, backing_off, quarantined, in_hand, more, self._session.question)
+            counts = cursor.fetchone() or (0, None, 0, 0, 0, 0, 0)
+            free, oldest, backing_off, quarantined, in_hand, orphans, stuck = counts
+            locks = Locks(cursor, self._session.statements, self._settings, self._names())
+            hidden, locked = locks.kept_from_us(free)
+            held = locks.answers_kept_from_us(orphans)
+            age = None if oldest is None or free == hidden + locked else max(0.0, float(oldest))
+            return Backlog(
+                ready=free - hidden - locked + orphans - held,
+                oldest_seconds=age,
+                backing_off=backing_off,
+                quarantined=quarantined,
+                in_hand=in_hand,
+                extra={"unresolved": orphans},
+                untakeable=stuck + hidden,
+                locked=locked + held,
+                question=self._session.question,
+            )
 
         return self._session.read(work)
 
-    def waiting(self, limit: int) -> list[RawRow]:
-        """The rows that a dispatch may take, oldest first."""
-        return self._session.read(
-            lambda cursor: read_waiting(cursor, self._session.statements, self._settings, self._names(limit=limit))
-        )
+    def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
+        """The rows that a dispatch may take, oldest first; with ``seen`` the next ones."""
+
+        def work(cursor: Cursor) -> list[RawRow]:
+            owners, settings = self._session.statements, self._settings
+            if seen is None:
+                return read_waiting(cursor, owners, settings, self._names(limit=limit))
+            return read_next(cursor, owners, settings, self._names(limit=limit, seen=list(seen)))
+
+        return self._session.read(work)
+
+    def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
+        """Rows that no dispatch can take as they are, with the reasons."""
+
+        def work(cursor: Cursor) -> list[Untakeable]:
+            rows = UntakeableRows(cursor, self._session.statements, self._settings, self._names())
+            return rows.found(limit) if run_ids is None else rows.among(list(run_ids))[:limit]
+
+        return self._session.read(work)
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the jobs that are still WAITING and free, as the view shows them now."""
@@ -76,21 +105,24 @@ class PostgresControlPlane:
 
         return self._session.write(work, ("claim", run_ids))
 
-    def refuse(self, rows: Sequence[RefusedRow]) -> None:
+    def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
         """Record rows that are still to be refused as quarantined, and say so in the control table."""
         run_ids = [row.run_id for row in rows if row.run_id is not None]
 
-        def work(cursor: Cursor) -> None:
-            _, refused = self._current(cursor, run_ids)
+        def work(cursor: Cursor) -> list[RefusedRow]:
+            cursor.execute(self._session.statements.waiting_still, self._names(run_ids=run_ids))
+            waiting = {run_id for (run_id,) in cursor.fetchall()}
+            _, refused = self._current(cursor, list(waiting))
             records = [refused_record(row) for row in refused]
             taken = self._take(cursor, records)
             reasons = {record["run_id"]: record["reason"] for record in records}
             entries = self._entries(cursor, taken)
             self._tell(cursor, [(e.entry_id, Event("quarantined", reasons[e.run_id])) for e in entries])
             self._close(cursor, taken)
+            ours = {entry.run_id for entry in entries}
+            return [row for row in refused if row.run_id in ours]
 
-        if run_ids:
-            self._session.write(work, ("refuse", run_ids))
+        return self._session.write(work, ("refuse", run_ids)) if run_ids else []
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take what a dead dispatcher left in SENDING or ACCEPTED."""

@@ -50,8 +50,48 @@ SELECT e.entry_id, e.run_id, e.state, e.outcome, e.accepted_run_id, e.accepted_r
                                ORDER BY t.{status} = %(waiting)s DESC LIMIT 1)
 FROM {ledger}.entry e
 WHERE e.entry_id = ANY(%(entry_ids)s) AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id"""
+#: Whether the control table itself says that row ``v`` of the view waits: by this comparison every write is guarded.
+_WAITS = "EXISTS (SELECT 1 FROM {table} w WHERE w.{run_id} = v.{run_id} AND w.{status} = %(waiting)s)"
+_BESIDE = sql.SQL("LEFT JOIN")
+#: A numeric may be too long, broken or NaN.
+_WHOLE = """coalesce(
+    v.{run_id} BETWEEN -9223372036854775808 AND 9223372036854775807 AND v.{run_id} = trunc(v.{run_id}), false)"""
+#: An entry of row ``v`` that stands against taking it: somebody has it in hand, or is to come back to it.
+_TAKEN = """EXISTS (
+    SELECT 1 FROM {ledger}.entry e
+    WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id} AND e.open AND NOT {claimable})"""
+#: What ``untakeable`` decides by. The row that waits is shown, if there are several of one id.
+_FACTS = """
+SELECT v.{run_id}, {has_place}, coalesce(t.found, false), t.said::text, coalesce(t.said = %(waiting)s, false),
+       {view_says}, {said}, EXISTS (
+           SELECT 1 FROM {ledger}.entry e WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id})
+FROM {view} v LEFT JOIN LATERAL (
+    SELECT true AS found, f.{status} AS said FROM {table} f WHERE f.{run_id} = v.{run_id}
+    ORDER BY f.{status} = %(waiting)s DESC NULLS LAST LIMIT 1) t ON true"""
+#: Rows that may be locked by us. A key-share lock is in nobody's way but a deletion's, and still asks row security
+#: whether we may change the row: https://www.postgresql.org/docs/current/sql-createpolicy.html
+_CHANGEABLE = """
+SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
+FOR KEY SHARE SKIP LOCKED"""
+_LOCKED_ANSWERS = """
+WITH due AS (
+    SELECT e.run_id FROM {ledger}.entry e
+    WHERE e.open AND {left_behind} AND e.state <> 'SENDING' LIMIT %(limit)s),
+free AS (
+    SELECT t.{run_id} AS run_id FROM {table} t WHERE t.{run_id} IN (SELECT run_id FROM due) FOR SHARE SKIP LOCKED)
+SELECT count(*) FROM due
+WHERE EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = due.run_id) AND due.run_id NOT IN (SELECT run_id FROM free)"""
+#: Whether row security is active for us on the control table, and whether we may lock its rows at all.
+_MAY = """
+SELECT row_security_active(c.oid), has_any_column_privilege(c.oid, 'UPDATE')
+       AND c.relkind IN ('r', 'p', 'v') AND current_setting('transaction_read_only') = 'off'
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(table)s"""
 _LEFT_BEHIND = """e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
     OR e.state = 'QUARANTINED' AND EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id))"""
+
+#: So many rows that have no place in the ledger are told in a pass, beside those that it takes.
+MOST_WITHOUT_PLACE = 20
 
 #: The types whose values the driver gives back unchanged, or as text where Python cannot hold them (``connection``).
 #: Python's times end before Postgres' do, its JSON forgets how a number was written, a range is no range any more.
@@ -73,6 +113,7 @@ class Statements:
             "table": quoted(settings.schema, settings.run_table),
             "run_id": quoted(settings.column_run_id),
             "status": _compared(settings.column_status, layout.table.get(settings.column_status)),
+            "view_status": _compared(settings.column_status, layout.view.get(settings.column_status)),
             "alive": sql.SQL(ALIVE),
             "entry": sql.SQL(_ENTRY_COLUMNS),
         }
@@ -87,11 +128,21 @@ class Statements:
         self.take_over = self._take_over(_LEFT_BEHIND)
         self.resume = self._take_over("e.entry_id = ANY(%(entry_ids)s)")
         self.intend = self._build(_INTEND)
-        self.waiting = self._waiting(self._rows())
-        self.waiting_ids = self._waiting(self._rows(whole=False))
+        self.waiting = self._waiting()
+        self.waiting_ids = self._waiting(whole=False)
+        self.next = self._next()
+        self.next_ids = self._next(whole=False)
         self.current = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows())
         self.current_ids = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows(whole=False))
         self.backlog = self._backlog()
+        self.lockable = self._candidates(sql.SQL("FOR SHARE OF t SKIP LOCKED"))
+        self.changeable_some = self._candidates(sql.SQL("FOR KEY SHARE OF t SKIP LOCKED"))
+        self.candidates = self._candidates(sql.SQL(""))
+        self.changeable = self._build(_CHANGEABLE)
+        self.locked_answers = self._build(_LOCKED_ANSWERS, left_behind=self._build(_LEFT_BEHIND))
+        self.may = sql.SQL(_MAY)
+        self.untakeable = self._untakeable()
+        self.facts = self._build("{facts} WHERE v.{run_id} = ANY(%(run_ids)s)", facts=self._facts())
         self.write_rows = self._write_rows()
         self.closed = self._build(_CLOSED)
 
@@ -120,19 +171,40 @@ class Statements:
         known = self._layout.writable(column)
         return sql.SQL("t.{}::text").format(quoted(column)) if known else sql.SQL("NULL::text")
 
-    def _free(self) -> sql.Composed:
-        """Rows of the view that a dispatch may take."""
-        column = self._settings.column_status
-        named = {"status": _compared(column, self._layout.view.get(column))}
-        status = self._build("v.{status} = %(waiting)s AND", **named) if self._layout.view_has_status else sql.SQL("")
+    def _has_place(self) -> sql.Composed:
+        """Whether the ledger can hold the run id of row ``v``: it must be there, and a 64-bit integer."""
+        numeric = self._layout.view[self._settings.column_run_id].base == "numeric"
+        return self._build(_WHOLE if numeric else "v.{run_id} IS NOT NULL")
+
+    def _said(self) -> sql.Composed:
+        """Whether the view says that row ``v`` waits; one without the status shows no other rows."""
+        return self._build("coalesce(v.{view_status} = %(waiting)s, false)" if self._layout.view_has_status else "true")
+
+    def _shown(self) -> sql.Composed:
+        """Whether a person would say that the view shows row ``v`` as waiting."""
+        if not self._layout.view_has_status:
+            return self._build("true")
         return self._build(
-            """{status_filter} NOT EXISTS (
-                SELECT 1 FROM {ledger}.entry e
-                WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id} AND e.open
-                  AND NOT {claimable})""",
-            status_filter=status,
-            claimable=sql.SQL(CLAIMABLE),
+            "({said} OR upper(btrim(v.{view_status}::text, {blanks})) = upper(btrim(%(waiting)s, {blanks})))",
+            said=self._said(),
+            blanks=sql.Literal(" \t\r\n\xa0"),
         )
+
+    def _free(self) -> sql.Composed:
+        """Rows ``v`` of the view that a dispatch may take: view and table say so, and nobody has them.
+
+        This is the one condition for what waits; only the row's lock is left to be had.
+        """
+        return self._build(
+            "{said} AND {has_place} AND {waits} AND NOT {taken}",
+            said=self._build("v.{view_status} = %(waiting)s") if self._layout.view_has_status else sql.SQL("true"),
+            has_place=self._has_place(),
+            waits=self._build(_WAITS),
+            taken=self._taken(),
+        )
+
+    def _taken(self) -> sql.Composed:
+        return self._build(_TAKEN, claimable=sql.SQL(CLAIMABLE))
 
     def _order(self) -> sql.Composed:
         column = self._settings.column_order
@@ -145,7 +217,7 @@ class Statements:
         found = (self._layout.view if self._layout.order_in_view else self._layout.table).get(column)
         return _value(self._order(), found) if found else self._order()
 
-    def _rows(self, *, whole: bool = True) -> sql.Composed:
+    def _rows(self, *, whole: bool = True, join: sql.SQL = _BESIDE) -> sql.Composed:
         """The view's rows as ``raw_row`` reads them, to be followed by a condition; if not ``whole``, less values."""
         columns = [self._settings.column_job_id, self._settings.column_job_run_id]
         columns += [column for _, column in self._settings.job_parameters]
@@ -158,22 +230,88 @@ class Statements:
         return self._build(
             """
             SELECT v.{run_id} AS c0, t.{run_id} IS NOT NULL AS c1, {columns}
-            FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}""",
+            FROM {view} v {join} {table} t ON t.{run_id} = v.{run_id}""",
             columns=sql.SQL(", ").join([order, *(values if whole else [])]),
+            join=join,
         )
 
-    def _waiting(self, rows: sql.Composed) -> sql.Composed:
+    def _oldest(self, rows: sql.Composable, more: sql.Composable) -> sql.Composed:
+        """The oldest of the free rows, in the order in which they are dispatched; ``more`` may narrow and lock them."""
         return self._build(
             """
-            WITH {alive} {rows}
-            WHERE {free}
+            {rows}
+            WHERE {free} {more}
             ORDER BY EXISTS (
                 SELECT 1 FROM {ledger}.entry e WHERE e.control_table = %(control_table)s
                     AND e.run_id = v.{run_id} AND e.open AND e.state = 'DEFERRED'),
                 {order} NULLS LAST, v.{run_id} LIMIT %(limit)s""",
             rows=rows,
+            more=more,
             order=self._order(),
             free=self._free(),
+        )
+
+    def _waiting(self, *, whole: bool = True) -> sql.Composed:
+        """The oldest rows, and beside them a few whose run id the ledger cannot hold: they are told, not taken."""
+        return self._build(
+            """
+            WITH {alive}, oldest AS ({oldest})
+            SELECT * FROM oldest
+            UNION ALL (
+                {rows} WHERE {said} AND NOT {has_place} AND %(limit)s > 0 LIMIT {most})""",
+            oldest=self._oldest(self._rows(whole=whole), sql.SQL("")),
+            rows=self._rows(whole=whole),
+            said=self._said(),
+            has_place=self._has_place(),
+            most=sql.Literal(MOST_WITHOUT_PLACE),
+        )
+
+    def _next(self, *, whole: bool = True) -> sql.Composed:
+        """The oldest rows that were not seen yet and that we can lock: what is locked by others is passed over."""
+        return self._build(
+            "WITH {alive} {oldest} FOR NO KEY UPDATE OF t SKIP LOCKED",
+            oldest=self._oldest(
+                self._rows(whole=whole, join=sql.SQL("JOIN")),
+                self._build(
+                    "AND NOT EXISTS (SELECT 1 FROM unnest(%(seen)s::bigint[]) AS s(run_id) WHERE s.run_id = v.{run_id})"
+                ),
+            ),
+        )
+
+    def _candidates(self, lock: sql.SQL) -> sql.Composed:
+        """Ids of free rows, in no order; with a lock only of those that can be locked so."""
+        return self._build(
+            "WITH {alive} SELECT t.{run_id} FROM {view} v JOIN {table} t ON t.{run_id} = v.{run_id}"
+            " WHERE t.{status} = %(waiting)s AND {free} LIMIT %(limit)s {lock}",
+            free=self._free(),
+            lock=lock,
+        )
+
+    def _facts(self) -> sql.Composed:
+        has_status = self._layout.view_has_status
+        return self._build(
+            _FACTS,
+            has_place=self._has_place(),
+            said=self._said(),
+            view_says=self._build("v.{view_status}::text") if has_status else sql.SQL("NULL::text"),
+        )
+
+    def _not_takeable(self) -> sql.Composed:
+        """Rows ``v`` that the view shows as waiting, that nobody has in hand, and that no dispatch can take."""
+        return self._build(
+            "{shown} AND NOT ({said} AND {has_place} AND {waits}) AND NOT {taken}",
+            shown=self._shown(),
+            said=self._said(),
+            has_place=self._has_place(),
+            waits=self._build(_WAITS),
+            taken=self._taken(),
+        )
+
+    def _untakeable(self) -> sql.Composed:
+        return self._build(
+            "WITH {alive} {facts} WHERE {condition} ORDER BY v.{run_id} NULLS FIRST LIMIT %(limit)s",
+            facts=self._facts(),
+            condition=self._not_takeable(),
         )
 
     def _backlog(self) -> sql.Composed:
@@ -183,7 +321,8 @@ class Statements:
             WITH {alive}, free AS (
                 SELECT count(*) AS rows, {age} AS oldest
                 FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}
-                WHERE v.{run_id} IS NOT NULL AND {free}),
+                WHERE {free}),
+            stuck AS (SELECT count(*) AS rows FROM {view} v WHERE {not_takeable}),
             held AS (
                 SELECT count(*) FILTER (WHERE e.state = 'DEFERRED' AND e.not_before > now()) AS backing_off,
                        count(*) FILTER (WHERE e.state = 'QUARANTINED') AS quarantined,
@@ -192,8 +331,9 @@ class Statements:
                            AND coalesce(e.not_before <= now(), true)
                            AND e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)) AS orphans
                 FROM {ledger}.entry e WHERE e.open AND e.control_table = %(control_table)s)
-            SELECT free.rows, free.oldest, held.backing_off, held.quarantined, held.in_hand, held.orphans
-            FROM free, held""",
+            SELECT free.rows, free.oldest, held.backing_off, held.quarantined, held.in_hand, held.orphans, stuck.rows
+            FROM free, held, stuck""",
+            not_takeable=self._not_takeable(),
             age=age if self._layout.order_is_time else sql.SQL("NULL::double precision"),
             free=self._free(),
             left_behind=self._build(_LEFT_BEHIND),

@@ -29,6 +29,11 @@ def read_waiting(cursor: Cursor, owners: Statements, settings: Settings, names: 
     return _read(cursor, owners, settings, names, (owners.waiting, owners.waiting_ids))
 
 
+def read_next(cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any]) -> list[RawRow]:
+    """The oldest rows that a dispatch may take and nobody holds locked, none of them among ``seen``; the same."""
+    return _read(cursor, owners, settings, names, (owners.next, owners.next_ids))
+
+
 def read_current(cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any]) -> list[RawRow]:
     """The rows ``run_ids`` as the view shows them now, in no order; the same otherwise."""
     return _read(cursor, owners, settings, names, (owners.current, owners.current_ids))
@@ -49,10 +54,13 @@ def _read(
     except psycopg2.ProgrammingError as error:
         raise _in_full(error, settings) from None
     try:
-        found = {values[0]: values for values in _run(cursor, ids, names)}
+        rows = _run(cursor, ids, names)
     except psycopg2.DataError as error:
         raise _in_full(error, settings) from None
-    return [row for run_id in found for row in _one(cursor, owners, settings, names, found[run_id])]
+    found = {values[0]: values for values in rows if values[0] is not None}
+    without = [values for values in rows if values[0] is None]
+    read = [row for run_id in found for row in _one(cursor, owners, settings, names, found[run_id])]
+    return read + [RawRow(None, None, None, {}, _moment(order), in_table) for _, in_table, order in without]
 
 
 def _one(

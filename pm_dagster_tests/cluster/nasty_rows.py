@@ -52,7 +52,8 @@ INSERT INTO nasty_values VALUES
      '2020-01-01 00:00+00', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
     (5, 1001, NULL, 'WAITING', 'in the table too', 0, 0, 0, 0, true, NULL, NULL, NULL, NULL, NULL, NULL,
      '1900-01-01 00:00:00+00', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
-INSERT INTO mm_run_plc (run_id, run_sttus_name) VALUES (5, 'WAITING'), (9007199254740993, 'WAITING');
+INSERT INTO mm_run_plc (run_id, run_sttus_name)
+SELECT DISTINCT run_id, 'WAITING' FROM nasty_values;
 """
 
 

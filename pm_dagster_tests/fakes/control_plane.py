@@ -11,6 +11,7 @@ from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.ledger_entry import Asked, Entry, EntryState, idempotency_token
 from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome, SignOfLife
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.untakeable import RowFacts, Untakeable, looks_alike, untakeable
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Registered, Row
 from pm_dagster_tests.fakes.records import apply, asked_again, claimed, closed, commit, refused, withdraw
@@ -20,6 +21,11 @@ __all__ = ["InMemoryControlPlane", "InMemoryDatabase", "Row"]
 _UNRESOLVED = (EntryState.SENDING, EntryState.ACCEPTED)
 _ANSWERED = (EntryState.ACCEPTED, EntryState.QUARANTINED)
 _LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+def _kept(row: Row) -> bool:
+    """Whether the row can be neither locked nor written by us."""
+    return row.locked or row.hidden
 
 
 class InMemoryControlPlane:
@@ -36,33 +42,49 @@ class InMemoryControlPlane:
     def backlog(self) -> Backlog:
         """Count what waits."""
         self._meet("backlog")
-        ready = [row for row in self._free() if row.raw.run_id is not None]
+        stuck = self.untakeable(10**9)
+        free = [row for row in self._free() if row.raw.run_id is not None and not row.hidden]
+        ready = free if any(not row.locked for row in free) else []
         ages = [max(0.0, (datetime.now(UTC) - row.raw.since).total_seconds()) for row in ready if row.raw.since]
         held = [record for record in self.database.ledger.values() if record.open]
-        orphans = sum(self._is_orphan(record) for record in held)
+        orphans = [record for record in held if self._is_orphan(record)]
+        unwritable = sum(record.entry.state is not EntryState.SENDING and self._is_locked(record) for record in orphans)
         return Backlog(
-            len(ready) + orphans,
+            len(ready) + len(orphans) - unwritable,
             max(ages, default=None),
             backing_off=sum(r.entry.state is EntryState.DEFERRED and not r.rested for r in held),
             quarantined=sum(r.entry.state is EntryState.QUARANTINED for r in held),
             in_hand=sum(r.owner in self.database.alive for r in held),
-            extra={"unresolved": orphans},
+            extra={"unresolved": len(orphans)},
+            untakeable=len(stuck),
+            locked=len(free) - len(ready) + unwritable,
         )
 
-    def waiting(self, limit: int) -> list[RawRow]:
+    def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
         """The rows that a dispatch may take, oldest first."""
         self._meet("waiting")
-        rows = [row.raw for row in self._free()]
-        return sorted(rows, key=lambda row: (self._comes_back(row.run_id), row.since or _LATEST, row.run_id))[:limit]
+        passed_over = {run_id for run_id, row in self.database.rows.items() if seen is not None and _kept(row)}
+        rows = [row.raw for row in self._free() if row.raw.run_id not in passed_over.union(seen or ())]
+        without = [row for row in rows if row.run_id is None and seen is None]
+        rows = [row for row in rows if row.run_id is not None]
+        oldest = sorted(rows, key=lambda row: (self._comes_back(row.run_id), row.since or _LATEST, row.run_id))
+        return oldest[:limit] + without
+
+    def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
+        """Rows that the view shows and the table does not call waiting, or hides from us."""
+        rows = [row for row in self.database.rows.values() if run_ids is None or row.raw.run_id in run_ids]
+        told = [untakeable(self._facts(row), self._settings) for row in rows if self._is_shown(row)]
+        return [row for row in told if row is not None][:limit]
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the ones that still wait and are free, as they are now."""
         self._meet("claim")
         current, _ = self._current([job.run_id for job in jobs])
-        wanted = {job.run_id: job for job in current if self._waits(job.run_id) and self._is_free(job.run_id)}
+        to_be_had = [job for job in current if self._waits(job.run_id) and not _kept(self.database.rows[job.run_id])]
+        wanted = {job.run_id: job for job in to_be_had if self._is_free(job.run_id)}
         return self._read([self._take(claimed(wanted[run_id])) for run_id in sorted(wanted)])
 
-    def refuse(self, rows: Sequence[RefusedRow]) -> None:
+    def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
         """Record and close rows still to be refused, but not those that somebody works on."""
         self._meet("refuse")
         _, refused_now = self._current([row.run_id for row in rows])
@@ -71,6 +93,7 @@ class InMemoryControlPlane:
             record = self._take(refused(run_id, row.branch))
             record.outcome, record.reason = Outcome.QUARANTINED, row.reason
             self._close_one(record)
+        return list(wanted.values())
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take what the dead left."""
@@ -172,6 +195,26 @@ class InMemoryControlPlane:
             return record.rested
         return record.entry.state is EntryState.CLAIMED and self._may_own(record)
 
+    def _is_shown(self, row: Row) -> bool:
+        waiting = self._settings.status_waiting
+        shown = looks_alike(row.status, waiting) if self.database.loose_view else row.status == waiting
+        return shown and self._is_free(row.raw.run_id)
+
+    def _facts(self, row: Row) -> RowFacts:
+        run_id = row.raw.run_id
+        return RowFacts(
+            run_id,
+            has_place=run_id is not None,
+            status=row.status,
+            waits=row.status == self._settings.status_waiting,
+            lockable=not row.hidden,
+            met=self.database.newest(run_id) is not None,
+        )
+
+    def _is_locked(self, record: Record) -> bool:
+        row = self.database.rows.get(record.entry.run_id)
+        return row is not None and row.locked
+
     def _comes_back(self, run_id: object) -> bool:
         record = self.database.newest(run_id)
         return record is not None and record.open and record.entry.state is EntryState.DEFERRED
@@ -250,7 +293,7 @@ class InMemoryControlPlane:
     def _close_one(self, record: Record) -> None:
         """A refused row that the control table lacks stays refused."""
         row = self.database.rows.get(record.entry.run_id)
-        if row is None and record.entry.state is EntryState.QUARANTINED:
+        if (row is None and record.entry.state is EntryState.QUARANTINED) or (row is not None and _kept(row)):
             return
         if row is not None and row.status == self._settings.status_waiting and not asked_again(record, row):
             row.status = self._status_for(record)

@@ -15,12 +15,14 @@ from pm_dagster.core.waiting_job import RawRow
 
 @dataclass
 class Row:
-    """A row of the control table."""
+    """A row of the control table. ``locked`` while its owner holds it; ``hidden`` from whoever wants to change it."""
 
     raw: RawRow
     status: str = "WAITING"
     databricks_run_id: int | None = None
     message: str = ""
+    locked: bool = False
+    hidden: bool = False
 
 
 @dataclass
@@ -55,9 +57,13 @@ class Registered:
 
 
 class InMemoryDatabase:
-    """The control table and its ledger; what several dispatchers share."""
+    """The control table and its ledger; what several dispatchers share.
+
+    ``loose_view`` is a view that takes letters of any case for waiting, which the table does not.
+    """
 
     def __init__(self) -> None:
+        self.loose_view = False
         self.rows: dict[object, Row] = {}
         self.ledger: dict[int, Record] = {}
         self.alive: set[int] = set()

@@ -13,6 +13,7 @@ from pm_dagster.core.errors import WorkspaceUnavailable
 from pm_dagster.core.ledger_entry import Entry
 from pm_dagster.core.ports import Backlog, Call, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
 from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.core.untakeable import Untakeable
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
 from pm_dagster_tests.model.puppet import Killed, Puppet
 
@@ -53,10 +54,14 @@ class StoppingControl:
         """As it is."""
         return self._inner.backlog()
 
-    def waiting(self, limit: int) -> list[RawRow]:
+    def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
         """Stops before."""
         self._puppet.stop_at("before waiting")
-        return self._inner.waiting(limit)
+        return self._inner.waiting(limit, seen)
+
+    def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
+        """As it is."""
+        return self._inner.untakeable(limit, run_ids)
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Stops before."""
@@ -65,10 +70,10 @@ class StoppingControl:
         self._witness.claimed(entries)
         return self._took(entries)
 
-    def refuse(self, rows: Sequence[RefusedRow]) -> None:
+    def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
         """Stops before."""
         self._puppet.stop_at("before refuse")
-        self._inner.refuse(rows)
+        return self._inner.refuse(rows)
 
     def take_over(self, limit: int) -> list[Entry]:
         """Stops before."""

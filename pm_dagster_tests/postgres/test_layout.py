@@ -79,12 +79,15 @@ def test_a_view_with_the_status_is_filtered_by_it(world: PostgresWorld) -> None:
     assert control.backlog().ready == 1
 
 
-def test_a_row_of_the_view_that_the_table_lacks_is_shown_as_such(world: PostgresWorld) -> None:
+def test_a_row_of_the_view_that_the_table_lacks_is_named_and_not_read(world: PostgresWorld) -> None:
     world.ask("""CREATE VIEW joined AS SELECT 999::bigint AS run_id, 1::bigint AS cntrt_id, 'f' AS file_name,
                  1::bigint AS wkf_job_id, NULL::bigint AS wkf_job_run_id""")
     control = world.dispatcher(wait_view="joined")
-    (row,) = control.waiting(5)
-    assert not row.in_control_table
+    assert control.waiting(5) == []
+    (row,) = control.untakeable(5)
+    assert (row.run_id, row.settled) == (999, False)
+    assert "public.mm_run_plc has no such row" in row.reason
+    assert (control.backlog().ready, control.backlog().untakeable) == (0, 1)
 
 
 def _other(world: PostgresWorld, columns: str, values: str) -> dict[str, Any]:
