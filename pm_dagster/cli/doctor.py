@@ -97,7 +97,7 @@ def _database(settings: Settings) -> list[Finding]:
 
 
 def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
-    from pm_dagster.postgres import asking, catalog, layout, whereabouts  # noqa: PLC0415
+    from pm_dagster.postgres import asking, catalog, layout, read_only, whereabouts  # noqa: PLC0415
 
     def relations() -> str:
         found = layout.read_layout(connection, settings)
@@ -114,8 +114,13 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
             raise ProcessManagerError(question)
         return f"in {whereabouts.place(connection).words}, where it was made or moved to"
 
+    def writes() -> str:
+        read_only.demand_writable(connection)
+        return "the server takes writes"
+
     findings = [
         Finding("database", ok=True, found=catalog.server(connection)),
+        _check("writes", "nothing is dispatched until the server takes writes", writes),
         _check("view and table", "set PM_SCHEMA, PM_WAIT_VIEW, PM_RUN_TABLE, PM_COLUMN_*", relations),
     ]
     asking.begin(connection)

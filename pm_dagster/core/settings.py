@@ -188,6 +188,9 @@ LIBPQ_VARIABLES: Mapping[str, str] = {
     "PGUSER": "user",
     "PGPASSWORD": "password",
     "PGSSLMODE": "sslmode",
+    "PGSSLROOTCERT": "sslrootcert",
+    "PGOPTIONS": "options",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
 }
 
 

@@ -25,7 +25,8 @@ def asking(settings: Settings, *, read_only: bool = True) -> Iterator[Connection
     a pooler lends to others. Raises as ``connect``, ControlPlaneUnavailable when an answer is too long in coming.
     """
     with closing(connect(settings)) as connection, time_limit(connection, _LONGEST_SECONDS), translated():
-        connection.readonly = read_only
+        # Not False: that would say READ WRITE, against an owner's default_transaction_read_only.
+        connection.readonly = read_only or None
         begin(connection)
         yield connection
 

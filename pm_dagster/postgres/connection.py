@@ -34,8 +34,16 @@ _KEEPALIVE: dict[str, Any] = {
 #: SQLSTATE classes and codes after which the same transaction may work:
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PASSING_CLASSES = ("08", "40", "53", "57", "58")
-_PASSING_CODES = (errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "25006", "08P01")
+_PASSING_CODES = (errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "08P01")
 _WRONG_CREDENTIALS = "28"
+
+
+#: What libpq says when no host is as target_session_attrs asks; it has no SQLSTATE for it.
+_OF_THE_SERVERS_ROLE = ("session is read-only", "session is not read-only", "in hot standby mode")
+
+
+class DatabaseIsReadOnly(ControlPlaneUnavailable):
+    """The database takes no writes: a standby, or told so. May pass by itself, by a failover, on a new connection."""
 
 
 def connect(settings: Settings) -> Connection:
@@ -124,11 +132,25 @@ def _first_of(error: psycopg2.Error) -> psycopg2.Error:
     return error
 
 
+def _read_only(code: str, what: str) -> DatabaseIsReadOnly | None:
+    """The error for a server that takes no writes, or whose hosts are none that was asked for."""
+    if code == errorcodes.READ_ONLY_SQL_TRANSACTION:
+        return DatabaseIsReadOnly(
+            f"the database is read-only (a standby, or default_transaction_read_only; see `pm doctor`): {what}"
+        )
+    if not code and any(words in what for words in _OF_THE_SERVERS_ROLE):
+        return DatabaseIsReadOnly(f"no database server is as target_session_attrs (targetServerType) asks: {what}")
+    return None
+
+
 def in_our_words(error: psycopg2.Error) -> ProcessManagerError:
     """The error of ours that an error of the driver means."""
     first = _first_of(error)
     code = first.pgcode or ""
     what = _first_line(first)
+    read_only = _read_only(code, what)
+    if read_only is not None:
+        return read_only
     if first is not error:
         return ControlPlaneUnavailable(f"the database does not answer: {what}")
     if code.startswith(_WRONG_CREDENTIALS):

@@ -9,9 +9,17 @@ from urllib.parse import quote, urlencode
 
 from pm_dagster.core.errors import ConfigurationError
 from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.parameters import parameters
+from pm_dagster.postgres.parameters import RENAMED, SYSTEM_ROOTS, parameters
 
 _DRIVER = "org.postgresql.Driver"
+_SAME = ("sslmode", "sslrootcert", "sslcert", "sslkey", "options")
+_TARGETS = {
+    "read-write": "primary",
+    "primary": "primary",
+    "read-only": "secondary",
+    "standby": "secondary",
+    "prefer-standby": "preferSecondary",
+}
 _TCP_ONLY = "JDBC speaks TCP only: set PM_POSTGRES_HOST, or read with --read driver"
 
 
@@ -24,10 +32,19 @@ def jdbc_options(settings: Settings) -> dict[str, str]:
     """
     found = parameters(settings)
     query = {"ApplicationName": "process_manager", "connectTimeout": "10", "tcpKeepAlive": "true"}
-    query |= {name: found[name] for name in ("sslmode", "sslrootcert", "options") if name in found}
+    query |= {name: found[name] for name in _SAME if name in found}
+    query |= {ours: found[name] for ours, (name, _) in RENAMED.items() if name in found}
+    if found.get("target_session_attrs", "any") != "any":
+        query["targetServerType"] = _TARGETS.get(found["target_session_attrs"], found["target_session_attrs"])
+    if found.get("load_balance_hosts") == "random":
+        query["loadBalanceHosts"] = "true"
+    if query.get("sslrootcert") == "system":
+        # To the driver this would be a file.
+        del query["sslrootcert"]
+        query["sslfactory"] = SYSTEM_ROOTS
     database = quote(found.get("dbname", ""), safe="")
     options = {"url": f"jdbc:postgresql://{_addresses(found)}/{database}?{urlencode(query)}", "driver": _DRIVER}
-    return options | {name: found[name] for name in ("user", "password") if name in found}
+    return options | {name: found[name] for name in ("user", "password", "sslpassword") if name in found}
 
 
 def _addresses(found: dict[str, str]) -> str:

@@ -6,10 +6,11 @@ and Spark's form of the same (``jdbc.py``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import parse_qsl, unquote_plus
 
 import psycopg2
-from psycopg2.extensions import parse_dsn
+from psycopg2.extensions import libpq_version, parse_dsn
 
 from pm_dagster import entra
 from pm_dagster.core.errors import ConfigurationError, Unavailable
@@ -28,7 +29,33 @@ _AZURE = {
 }
 _PUBLIC_CLOUD = _AZURE[".postgres.database.azure.com"]
 #: Properties of the JDBC driver that libpq knows by the same name and meaning.
-_SAME = ("user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "options")
+_SAME = ("user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "service")
+#: Those that it knows by another name, with the first version of libpq that does.
+RENAMED = {
+    "gssEncMode": ("gssencmode", 12),
+    "channelBinding": ("channel_binding", 13),
+    "sslNegotiation": ("sslnegotiation", 17),
+    "kerberosServerName": ("krbsrvname", 10),
+}
+#: Which of several servers is meant, in the words of the JDBC driver and of libpq. The driver calls primary what takes
+#: writes, which is what read-write means; to a primary that it only prefers it would not be a dispatch without one.
+#: https://jdbc.postgresql.org/documentation/use/#connection-parameters
+#: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TARGET-SESSION-ATTRS
+TARGETS = {
+    "any": "any",
+    "primary": "read-write",
+    "master": "read-write",
+    "preferPrimary": "read-write",
+    "secondary": "read-only",
+    "slave": "read-only",
+    "preferSecondary": "prefer-standby",
+    "preferSlave": "prefer-standby",
+}
+#: libpq knows of standbys since 14, and chooses among hosts at random since 16.
+_KNOWS_STANDBYS, _LOADS_EVENLY, _KNOWS_SYSTEM_ROOTS = 14, 16, 16
+#: A factory with which the driver trusts what the machine trusts.
+SYSTEM_ROOTS = "org.postgresql.ssl.DefaultJavaSSLFactory"
+_LIBPQ = libpq_version() // 10_000
 #: The names by which libpq reaches this machine.
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _LAST_PORT = 65_535
@@ -118,14 +145,61 @@ def _from_jdbc(rest: str) -> dict[str, str]:
         raise ConfigurationError(_UNUSABLE)
     addresses = [_address(address) for address in authority.split(",")]
     properties = dict(parse_qsl(query, keep_blank_values=True))
-    found = {
+    if properties.get("socketFactory"):
+        raise ConfigurationError(
+            "PM_POSTGRES_URL names a socketFactory, which only Java can follow: give the address that it leads to"
+        )
+    # A service brings an address of its own.
+    place = {
         "host": ",".join(host for host, _ in addresses),
         "port": ",".join(port for _, port in addresses),
+    }
+    found = {
+        **({} if properties.get("service") and not authority else place),
         "dbname": unquote_plus(database),
         **{name: properties[name] for name in _SAME if name in properties},
+        **{
+            theirs: properties[name]
+            for name, (theirs, since) in RENAMED.items()
+            if name in properties and since <= _LIBPQ
+        },
         "sslmode": _sslmode(properties),
+        "options": _options(properties),
+        **_which_server(properties),
     }
+    if properties.get("sslfactory") == SYSTEM_ROOTS and found["sslmode"] == "verify-full":
+        found.setdefault("sslrootcert", "system" if _LIBPQ >= _KNOWS_SYSTEM_ROOTS else "")
     return {name: value for name, value in found.items() if value}
+
+
+def _options(properties: Mapping[str, str]) -> str:
+    """What the server is told at the start: the driver has properties for what libpq only has options for."""
+    told = [properties.get("options", "")]
+    if properties.get("currentSchema"):
+        path = properties["currentSchema"].replace("\\", "\\\\").replace(" ", "\\ ")
+        told.append(f"-c search_path={path}")
+    if properties.get("readOnly", "false").lower() in ("", "true"):
+        told.append("-c default_transaction_read_only=on")
+    return " ".join(each for each in told if each)
+
+
+def _which_server(properties: Mapping[str, str]) -> dict[str, str]:
+    """Which of several servers is to be taken, and in which order they are tried."""
+    found = {}
+    wanted = properties.get("targetServerType", "any")
+    target = TARGETS.get(wanted)
+    if target is None:
+        raise ConfigurationError(f"PM_POSTGRES_URL: targetServerType is none of {', '.join(TARGETS)}")
+    if target not in ("any", "read-write") and _LIBPQ < _KNOWS_STANDBYS:
+        raise ConfigurationError(
+            f"PM_POSTGRES_URL: targetServerType={wanted} needs libpq 14 or newer; this process has {_LIBPQ}"
+        )
+    if target != "any":
+        found["target_session_attrs"] = target
+    # Only an order of trying, so no loss where libpq does not know it.
+    if properties.get("loadBalanceHosts", "false").lower() in ("", "true") and _LIBPQ >= _LOADS_EVENLY:
+        found["load_balance_hosts"] = "random"
+    return found
 
 
 def _address(text: str) -> tuple[str, str]:
@@ -137,7 +211,7 @@ def _address(text: str) -> tuple[str, str]:
     return host.strip("[]") or "localhost", port
 
 
-def _sslmode(properties: dict[str, str]) -> str:
+def _sslmode(properties: Mapping[str, str]) -> str:
     """The driver verifies the server with a bare ``ssl=true``, unless told not to by its factory."""
     if properties.get("sslmode"):
         return properties["sslmode"]

@@ -22,9 +22,10 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres import statements, whereabouts
-from pm_dagster.postgres.connection import connect, time_limit, translated
+from pm_dagster.postgres.connection import DatabaseIsReadOnly, connect, time_limit, translated
 from pm_dagster.postgres.control_statements import Statements
 from pm_dagster.postgres.layout import check_ledger, read_layout
+from pm_dagster.postgres.read_only import demand_writable
 
 T = TypeVar("T")
 #: Pauses before a transaction is repeated: a deadlock, a serialization failure, a connection that was cut.
@@ -179,10 +180,11 @@ class Session:
         try:
             with translated():
                 result = self._in_transaction(work, number)
-        except ControlPlaneUnavailable:
+        except ControlPlaneUnavailable as error:
             if time.monotonic() - began >= self._patience:
                 self._patience = _LONGEST_AFTER_SILENCE_SECONDS
-            if self._connection is not None and self._connection.closed:
+            # After a failover the old connection may still lead to what is now a standby.
+            if isinstance(error, DatabaseIsReadOnly) or (self._connection is not None and self._connection.closed):
                 self._drop()
             raise
         except psycopg2.Error:
@@ -244,6 +246,7 @@ class Session:
             raise ConfigurationError(self.question)
         with connection, connection.cursor() as cursor:
             cursor.execute(statements.LOCAL_TIMEOUTS)
+            demand_writable(connection)
             if self._me is None:
                 cursor.execute(statements.NEXT_DISPATCHER)
                 self._me = int((cursor.fetchone() or (0,))[0])

@@ -93,5 +93,5 @@ def test_a_printed_settings_object_does_not_show_a_password(variable: str) -> No
 
 
 def test_libpqs_variables_are_kept_as_given() -> None:
-    read = settings_from({"PGHOST": "h", "PGPASSWORD": "p", "PGPORT": "", "PGOPTIONS": "-c x=y"})
+    read = settings_from({"PGHOST": "h", "PGPASSWORD": "p", "PGPORT": "", "PGAPPNAME": "x"})
     assert read.postgres_defaults == (("PGHOST", "h"), ("PGPASSWORD", "p"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import parse_qs
+
 import pytest
 
 from pm_dagster.core.errors import ConfigurationError
@@ -160,3 +162,93 @@ def test_a_port_that_is_none_is_named(port: str) -> None:
 def test_another_host_than_the_urls_leaves_nothing_of_its_place() -> None:
     found = _of(PM_POSTGRES_URL="postgresql://a:1,b:2/d?hostaddr=127.0.0.1,127.0.0.2", PM_POSTGRES_HOST="h")
     assert found == {"host": "h", "dbname": "d"}
+
+
+@pytest.mark.parametrize(
+    ("properties", "found"),
+    [
+        ("targetServerType=any", {}),
+        ("targetServerType=primary", {"target_session_attrs": "read-write"}),
+        ("targetServerType=master", {"target_session_attrs": "read-write"}),
+        ("targetServerType=preferPrimary", {"target_session_attrs": "read-write"}),
+        ("targetServerType=secondary", {"target_session_attrs": "read-only"}),
+        ("targetServerType=slave", {"target_session_attrs": "read-only"}),
+        ("targetServerType=preferSecondary", {"target_session_attrs": "prefer-standby"}),
+        ("targetServerType=preferSlave", {"target_session_attrs": "prefer-standby"}),
+        ("loadBalanceHosts=true", {"load_balance_hosts": "random"}),
+        ("loadBalanceHosts", {"load_balance_hosts": "random"}),
+        ("loadBalanceHosts=false", {}),
+        ("currentSchema=flow,public", {"options": "-c search_path=flow,public"}),
+        ("currentSchema=my%20own&options=-c%20work_mem=8MB", {"options": "-c work_mem=8MB -c search_path=my\\ own"}),
+        ("readOnly=true", {"options": "-c default_transaction_read_only=on"}),
+        ("readOnly=false", {}),
+        ("gssEncMode=disable&channelBinding=require", {"gssencmode": "disable", "channel_binding": "require"}),
+        ("sslcert=c&sslkey=k&sslpassword=p", {"sslcert": "c", "sslkey": "k", "sslpassword": "p"}),
+        (
+            "ssl=true&sslfactory=org.postgresql.ssl.DefaultJavaSSLFactory",
+            {"sslmode": "verify-full", "sslrootcert": "system"},
+        ),
+        ("connectTimeout=1&socketTimeout=2&tcpKeepAlive=true&ApplicationName=x&prepareThreshold=0", {}),
+    ],
+)
+def test_what_a_jdbc_url_asks_for_is_asked_of_libpq(properties: str, found: dict[str, str]) -> None:
+    place = {"host": "a,b", "port": "5432,5432", "dbname": "d"}
+    assert _of(PM_POSTGRES_URL=f"jdbc:postgresql://a,b/d?{properties}") == place | found
+
+
+def test_a_service_of_a_jdbc_url_keeps_its_own_address() -> None:
+    assert _of(PM_POSTGRES_URL="jdbc:postgresql:///?service=s") == {"service": "s"}
+
+
+@pytest.mark.parametrize(
+    ("properties", "words"),
+    [("targetServerType=best", "targetServerType is none of any, primary"), ("socketFactory=x.Y", "socketFactory")],
+)
+def test_what_libpq_cannot_do_of_a_jdbc_url_is_named(properties: str, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        _of(PM_POSTGRES_URL=f"jdbc:postgresql://h/d?{properties}")
+
+
+@pytest.mark.parametrize(
+    ("attrs", "target"),
+    [
+        ("any", []),
+        ("read-write", ["primary"]),
+        ("primary", ["primary"]),
+        ("read-only", ["secondary"]),
+        ("standby", ["secondary"]),
+        ("prefer-standby", ["preferSecondary"]),
+    ],
+)
+@pytest.mark.parametrize("by", ["url", "variable"])
+def test_spark_looks_for_the_same_server(attrs: str, target: list[str], by: str) -> None:
+    more = {"PGTARGETSESSIONATTRS": attrs} if by == "variable" else {}
+    url = "host=a,b" if by == "variable" else f"host=a,b target_session_attrs={attrs}"
+    asked = parse_qs(jdbc_options(settings_from({"PM_POSTGRES_URL": url, **more}))["url"].partition("?")[2])
+    assert asked.get("targetServerType", []) == target
+
+
+def test_spark_gets_what_libpq_was_told() -> None:
+    told = "host=h sslcert=c sslkey=k sslpassword=geheim sslmode=verify-full sslrootcert=system channel_binding=require"
+    options = jdbc_options(settings_from({"PM_POSTGRES_URL": f"{told} load_balance_hosts=random gssencmode=disable"}))
+    asked = {name: values[0] for name, values in parse_qs(options["url"].partition("?")[2]).items()}
+    assert asked == {
+        "ApplicationName": "process_manager",
+        "connectTimeout": "10",
+        "tcpKeepAlive": "true",
+        "sslcert": "c",
+        "sslkey": "k",
+        "sslmode": "verify-full",
+        "sslfactory": "org.postgresql.ssl.DefaultJavaSSLFactory",
+        "channelBinding": "require",
+        "loadBalanceHosts": "true",
+        "gssEncMode": "disable",
+    }
+    assert options["sslpassword"] == "geheim"
+    assert "geheim" not in options["url"]
+
+
+@pytest.mark.parametrize("target", ["any", "primary", "secondary", "preferSecondary"])
+def test_a_jdbc_url_comes_back_as_it_was(target: str) -> None:
+    url = jdbc_options(settings_from({"PM_POSTGRES_URL": f"jdbc:postgresql://a,b/d?targetServerType={target}"}))["url"]
+    assert parse_qs(url.partition("?")[2]).get("targetServerType", ["any"]) == [target]
