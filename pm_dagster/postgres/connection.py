@@ -66,7 +66,7 @@ def connect(settings: Settings) -> Connection:
         # With a code it is one of the first statements, which the driver runs itself.
         if isinstance(error, psycopg2.Error) and error.pgcode:
             raise in_our_words(error) from None
-        raise connect_failure(error, arguments, _CONNECT_TIMEOUT_SECONDS) from None
+        raise _read_only("", str(error)) or connect_failure(error, arguments, _CONNECT_TIMEOUT_SECONDS) from None
     with translated():
         for type_ in _LENIENT_TIMES:
             extensions.register_type(type_, connection)
@@ -139,7 +139,8 @@ def _read_only(code: str, what: str) -> DatabaseIsReadOnly | None:
             f"the database is read-only (a standby, or default_transaction_read_only; see `pm doctor`): {what}"
         )
     if not code and any(words in what for words in _OF_THE_SERVERS_ROLE):
-        return DatabaseIsReadOnly(f"no database server is as target_session_attrs (targetServerType) asks: {what}")
+        first = what.strip().splitlines()[0]
+        return DatabaseIsReadOnly(f"no database server is as target_session_attrs (targetServerType) asks: {first}")
     return None
 
 
