@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pm_dagster.core.attempts import Work
 from pm_dagster.core.governor import Governor
@@ -46,14 +46,14 @@ class Agenda:
                 taken.append(heapq.heappop(queue)[2])
         return taken
 
-    def probe(self, met: Collection[object]) -> list[Work]:
-        """One work whose time and pace have come, rather of a kind that is not among ``met``; empty without one."""
+    def probe(self, avoid: Callable[[Work], bool]) -> list[Work]:
+        """One work whose time and pace have come, rather one that is not to be avoided; empty without one."""
         now = self._clock()
         paced = [queue for call, queue in self._due.items() if self._governor.delay(call) <= 0]
         ready = [item for queue in paced for item in queue if item[0] <= now]
         if not ready:
             return []
-        item = min(ready, key=lambda item: (item[2].kind in met, item[0], item[1]))
+        item = min(ready, key=lambda item: (avoid(item[2]), item[0], item[1]))
         queue = self._due[item[2].call]
         queue.remove(item)
         heapq.heapify(queue)

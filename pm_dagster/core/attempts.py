@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from pm_dagster.core import decisions, steps
 from pm_dagster.core.decisions import Policy
-from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.core.errors import ProcessManagerError, Refused
 from pm_dagster.core.ledger_entry import Entry
 from pm_dagster.core.ports import Call, DatabricksRuns, Event
 from pm_dagster.core.run_state import RunSnapshot
@@ -30,13 +30,16 @@ _CALL_OF: dict[type, Call] = {
 class Work:
     """One row on its way: the entry as last known and the step to do next.
 
-    ``unanswered`` counts, per call, the attempts without a usable answer; ``refusals`` the clean refusals of a repair.
+    ``unanswered`` counts, per call, the attempts without a usable answer; ``refusals``, per call, the clean refusals.
+    ``refused`` has the newest of these. ``probing`` is true while it is called alone, to find out about all calls.
     """
 
     entry: Entry
     step: Decision
     unanswered: Counter[Call] = field(default_factory=Counter)
-    refusals: int = 0
+    refusals: Counter[Call] = field(default_factory=Counter)
+    refused: dict[Call, Refused] = field(default_factory=dict)
+    probing: bool = False
 
     @property
     def call(self) -> Call:
@@ -107,15 +110,20 @@ def decide(work: Work, answer: Answer, policy: Policy) -> Decision:
     """What follows from an answer."""
     entry, value = work.entry, answer.value
     if answer.error is not None:
-        return decisions.after_failure(
-            entry, work.call, answer.error, work.unanswered[work.call], work.refusals, policy
-        )
+        tries, refusals = work.unanswered[work.call], work.refusals[work.call]
+        return decisions.after_failure(entry, work.call, answer.error, tries, refusals, policy, _words(work))
     if isinstance(value, RunSnapshot):
         return decisions.after_look_up(entry, value, policy)
     number = value if isinstance(value, int) else None
     if work.call is Call.LIST_RUNS or number is None:
-        return decisions.after_find(entry, number)
+        return decisions.after_find(entry, number, _words(work))
     if work.call is Call.REPAIR:
         return steps.Accept(_previous(entry), number, f"repair {number} of run {entry.previous_run_id}")
     why = work.step.reason if isinstance(work.step, steps.StartRun) else ""
     return steps.Accept(number, None, f"new run {number}" + (f": {why}" if why else ""))
+
+
+def _words(work: Work) -> str:
+    """What the workspace said to run-now before it is asked which runs there are."""
+    refused = work.refused.get(Call.RUN_NOW) if work.call is Call.LIST_RUNS else None
+    return "" if refused is None else str(refused)

@@ -6,8 +6,9 @@ A repair is decided by the run's history, never by the text of a message.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pm_dagster.core.answers import Kind
 from pm_dagster.core.errors import (
     AuthenticationFailed,
     ProcessManagerError,
@@ -34,6 +35,7 @@ from pm_dagster.core.steps import (
 
 #: The only refusal that passes by itself.
 _CONFLICT = 409
+_NO_FRESH_RUN = "the earlier run cannot be repaired, and PM_MISSING_RUN=fail allows no fresh one"
 #: No pause doubles beyond an hour: a row that is left for longer looks as if it were forgotten.
 _LONGEST_PAUSE = 3600.0
 #: Of a second, eighteen hours; attempts are counted without an end while a row is in doubt.
@@ -105,25 +107,26 @@ def after_look_up(entry: Entry, run: RunSnapshot, policy: Policy) -> Decision:
 def _without_run(what: str, policy: Policy) -> Decision:
     if policy.fresh_run_allowed:
         return StartRun(f"{what}; starting a fresh run")
-    return Quarantine(f"{what}, and a fresh run is not allowed (PM_MISSING_RUN=fail)")
+    return Quarantine(f"{what}, and a fresh run is not allowed (PM_MISSING_RUN=fail)", _NO_FRESH_RUN)
 
 
-def after_find(entry: Entry, run_id: int | None) -> Decision:
-    """Decide by the search for a run whose answer was lost."""
+def after_find(entry: Entry, run_id: int | None, refusal: str = "") -> Decision:
+    """Decide by the search for a run whose answer was lost; ``refusal`` is what the workspace said to run-now since."""
     if run_id is not None and run_id not in entry.earlier_run_ids:
         return Adopt(run_id, None, f"run {run_id} carries this row's parameters; its answer had been lost")
     if not entry.waiting:
         return Withdraw("the row left WAITING before its run was confirmed, and the job shows no run for it")
-    return Quarantine("run-now was refused after an earlier answer was lost, and the job shows no run for this row")
+    words = f": {refusal}" if refusal else ""
+    return Quarantine(f"run-now was refused{words}; an earlier answer was lost, and the job shows no run for this row")
 
 
 def after_failure(
-    entry: Entry, call: Call, error: ProcessManagerError, tries: int, refusals: int, policy: Policy
+    entry: Entry, call: Call, error: ProcessManagerError, tries: int, refusals: int, policy: Policy, refusal: str = ""
 ) -> Decision:
     """Decide after a call that failed.
 
-    ``tries`` counts the attempts of this call without a usable answer; ``refusals`` the clean refusals of a
-    repair in this dispatch, this one included.
+    ``tries`` counts the attempts of this call without a usable answer; ``refusals`` the clean refusals of this call in
+    this dispatch, this one included; ``refusal`` is what the workspace said to run-now before this call.
     """
     if isinstance(error, AuthenticationFailed):
         return Stop(error)
@@ -132,7 +135,7 @@ def after_failure(
     if isinstance(error, WorkspaceUnavailable):
         return _after_no_answer(call, error, tries, policy)
     if isinstance(error, Refused):
-        return _after_refusal(entry, call, error, refusals, policy)
+        return _after_refusal(entry, call, error, refusals, policy, refusal)
     return Stop(error)
 
 
@@ -145,21 +148,28 @@ def _after_no_answer(call: Call, error: WorkspaceUnavailable, tries: int, policy
     return Again(pause)
 
 
-def _after_refusal(entry: Entry, call: Call, error: Refused, refusals: int, policy: Policy) -> Decision:
+def _after_refusal(entry: Entry, call: Call, error: Refused, refusals: int, policy: Policy, refusal: str) -> Decision:
     reason = f"{call.value} was refused: {error}"
+    if refusal:
+        reason = f"{reason}; run-now had been refused: {refusal}"
     if call is Call.GET_RUN and error.gone:
-        return _after_gone(entry, policy)
+        return _after_gone(entry, error, policy)
     if call is Call.REPAIR:
-        return _after_refused_repair(entry, reason, refusals, policy)
+        return _after_refused_repair(entry, error, reason, refusals, policy)
+    if error.kind is Kind.FORBIDDEN and refusals <= 1:
+        # A right that one holds is denied now and then, and granted a moment later.
+        return Again(policy.call_backoff_seconds)
     if entry.ambiguous:
         return _in_doubt(entry, call, error, reason, policy)
     if error.status == _CONFLICT:
         return _count(entry, reason, policy)
+    if error.kind is Kind.UNKNOWN:
+        return _count_unknown(entry, reason, policy)
     return Quarantine(reason)
 
 
-def _after_gone(entry: Entry, policy: Policy) -> Decision:
-    what = f"run {entry.previous_run_id} does not exist any more"
+def _after_gone(entry: Entry, error: Refused, policy: Policy) -> Decision:
+    what = f"run {entry.previous_run_id} does not exist any more ({error})"
     if not entry.waiting:
         return Withdraw(f"the row left WAITING while its repair was unresolved; {what}")
     if entry.ambiguous:
@@ -170,22 +180,30 @@ def _after_gone(entry: Entry, policy: Policy) -> Decision:
 def _in_doubt(entry: Entry, call: Call, error: Refused, reason: str, policy: Policy) -> Decision:
     """A refusal while a call may have taken effect unseen: the row is not refused before that is known."""
     last = entry.attempts + 1 >= policy.max_attempts
-    if call is Call.RUN_NOW and (last or error.status != _CONFLICT):
+    passing = error.status == _CONFLICT or error.kind is Kind.UNKNOWN
+    if call is Call.RUN_NOW and (last or not passing):
         return FindRun()
     pause = _doubled(policy.settle_seconds, entry.attempts)
     return Defer(f"{reason}; an earlier call may have taken effect, so the row is not given up", pause, counts=True)
 
 
-def _after_refused_repair(entry: Entry, reason: str, refusals: int, policy: Policy) -> Decision:
+def _after_refused_repair(entry: Entry, error: Refused, reason: str, refusals: int, policy: Policy) -> Decision:
     """A refused repair may mean that one is running: read again, leave it to settle, and only then give up."""
     if refusals <= 1:
         return LookUp(policy.call_backoff_seconds)
     if entry.ambiguous:
         # What refuses it may be our own repair, which a run that is read too early does not show yet.
         return _count(entry, f"{reason}; the answer to an earlier repair was lost", policy)
+    if error.kind is Kind.UNKNOWN:
+        return _count_unknown(entry, reason, policy)
     if entry.attempts >= 1:
         return Quarantine(reason)
     return Defer(reason, policy.settle_seconds, counts=True)
+
+
+def _count_unknown(entry: Entry, reason: str, policy: Policy) -> Decision:
+    """A refusal that nobody has met yet is never final the first time, whatever the settings say."""
+    return _count(entry, reason, replace(policy, max_attempts=max(policy.max_attempts, 2)))
 
 
 def _count(entry: Entry, reason: str, policy: Policy) -> Decision:

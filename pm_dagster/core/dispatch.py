@@ -21,7 +21,12 @@ from pm_dagster.core.report import Report, outcome_rows, refused_rows
 from pm_dagster.core.sending import Limits, Sender, Sent
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.steps import RepairRun, StartRun
+<<<<<<< HEAD
 from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, row_key, sort_rows, within
+=======
+from pm_dagster.core.verdicts import Verdicts
+from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, sort_rows
+>>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
 
 _ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
 #: So often the next rows are read in place of those that could not be had: each time all that is left is a race with
@@ -94,6 +99,7 @@ class Dispatch:
             Call.LIST_RUNS: settings.rate_get_run and min(settings.rate_get_run, 27.0),
         }
         self._governor = Governor(rates, clock)
+        self._verdicts = Verdicts(settings.call_backoff_seconds, settings.settle_seconds, clock)
 
     def read(self, limit: int | None = None) -> list[RawRow]:
         """The rows that wait, oldest first; ``limit`` defaults to the configured one. Takes nothing."""
@@ -206,6 +212,7 @@ class Dispatch:
             self._governor,
             policy_of(self._settings),
             limits,
+            self._verdicts,
             stop=self._stop,
             clock=self._clock,
             on_outcome=self._on_outcome,

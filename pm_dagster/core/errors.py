@@ -6,18 +6,29 @@
     |-- Unavailable                 the same call may work in seconds (the call's own loop, then the op's RetryPolicy)
     |   |-- ControlPlaneUnavailable     Postgres: connection, time-out, shutdown, serialization
     |   |-- WorkspaceUnavailable        Databricks: connection, time-out, 5xx, an answer that is not JSON
+    |   |   `-- ForeignAnswer                 what answered was not the Jobs API: a wrong address, a gateway
     |   `-- Throttled                   429; carries how long the workspace asks us to wait
     `-- NeverAgain                  trying again cannot help; a person must look
         |-- ConfigurationError          a setting, or what it points at, is wrong
         |-- AuthenticationFailed        the workspace does not accept our credentials; stops the dispatch
+<<<<<<< HEAD
         |-- Defect                      our code, or a library that it does not fit; stops the dispatch
         `-- Refused                     a definite no from the workspace to one call
+=======
+        |   `-- NotAdmitted                   ... or the network that we call from
+        |-- EverybodyRefused            the workspace says no to everybody; stops the dispatch and blames no row
+        `-- Refused                     a definite no from the Jobs API to one call
+>>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
 
 A waiting job that is merely not ready (*NotYet*: backing off, run still active, deadline reached) is an outcome, not an
 error: it stays in the control table and the next dispatch meets it again.
 """
 
 from __future__ import annotations
+
+from pm_dagster.core.answers import Kind
+
+_FORBIDDEN = 403
 
 
 class ProcessManagerError(Exception):
@@ -43,6 +54,10 @@ class WorkspaceUnavailable(Unavailable):
         super().__init__(message)
         self.maybe_applied = maybe_applied
         self.status = status
+
+
+class ForeignAnswer(WorkspaceUnavailable):
+    """Not the Jobs API's answer, so it says nothing about a row: a wrong address, or something on the way."""
 
 
 class Throttled(Unavailable):
@@ -71,6 +86,7 @@ class AuthenticationFailed(NeverAgain):
         self.status = status
 
 
+<<<<<<< HEAD
 class Defect(NeverAgain):
     """Our own code failed, or does not fit the version of a library that is installed; the message names both.
 
@@ -85,12 +101,35 @@ class Defect(NeverAgain):
 
 class Refused(NeverAgain):
     """The workspace said no to one call, definitely: nothing was started by it.
+=======
+class NotAdmitted(AuthenticationFailed):
+    """The workspace does not accept the network that we call from: an IP access list, a private link."""
+>>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
 
-    ``gone`` is true when the answer means that the job or run named in the call does not exist.
+
+class EverybodyRefused(NeverAgain):
+    """The workspace refused so many calls in a row that it cannot be the rows' fault; none of them is blamed."""
+
+
+class Refused(NeverAgain):
+    """The Jobs API said no to one call, definitely: nothing was started by it.
+
+    ``gone`` is true when the answer means that the job or run named in the call does not exist. ``kind`` says about
+    whom the answer is; without one it is taken from the status.
     """
 
-    def __init__(self, message: str, *, status: int, error_code: str | None = None, gone: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        error_code: str | None = None,
+        gone: bool = False,
+        kind: Kind | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.error_code = error_code
         self.gone = gone
+        by_status = Kind.FORBIDDEN if status == _FORBIDDEN else Kind.NAMED
+        self.kind = kind or (Kind.GONE if gone else by_status)

@@ -22,6 +22,7 @@ class RowOutcome:
     succeeded: bool = False
     defer_seconds: float = 0.0
     counts_as_attempt: bool = False
+    rule: str = ""
 
 
 def outcome_of(entry: Entry, decision: Decision) -> RowOutcome | None:
@@ -32,19 +33,24 @@ def outcome_of(entry: Entry, decision: Decision) -> RowOutcome | None:
         return RowOutcome(
             entry, Outcome.ADOPTED, decision.reason, decision.run_id, decision.repair_id, succeeded=decision.succeeded
         )
-    if isinstance(decision, steps.Defer):
-        return RowOutcome(
-            entry,
-            Outcome.DEFERRED,
-            decision.reason,
-            defer_seconds=decision.seconds,
-            counts_as_attempt=decision.counts,
-        )
-    if isinstance(decision, steps.Quarantine):
-        return RowOutcome(entry, Outcome.QUARANTINED, decision.reason)
+    if isinstance(decision, steps.Defer | steps.Quarantine):
+        return refused_or_put_off(entry, decision)
     if isinstance(decision, steps.Withdraw):
         return RowOutcome(entry, Outcome.WITHDRAWN, decision.reason)
     return None
+
+
+def refused_or_put_off(entry: Entry, decision: steps.Quarantine | steps.Defer) -> RowOutcome:
+    """The outcome of a row for which nothing was started."""
+    if isinstance(decision, steps.Quarantine):
+        return RowOutcome(entry, Outcome.QUARANTINED, decision.reason, rule=decision.rule)
+    return RowOutcome(
+        entry,
+        Outcome.DEFERRED,
+        decision.reason,
+        defer_seconds=decision.seconds,
+        counts_as_attempt=decision.counts,
+    )
 
 
 def _state_after(outcome: RowOutcome) -> EntryState | None:
@@ -60,11 +66,16 @@ def _state_after(outcome: RowOutcome) -> EntryState | None:
     }[outcome.outcome]
 
 
-def change_for(outcome: RowOutcome, call: Event, page_url: str | None, *, ambiguous: bool) -> Change:
-    """What the ledger is to record for an outcome: the call that led to it, then the outcome with its reason."""
+def change_for(outcome: RowOutcome, call: Event | None, page_url: str | None, *, ambiguous: bool) -> Change:
+    """What the ledger is to record for an outcome, with its reason and, for a refusal, the rule that made it final.
+
+    ``call`` is the call that led to it, None when that is recorded already.
+    """
+    detail = f"{outcome.reason} [final: {outcome.rule}]" if outcome.rule else outcome.reason
+    told = Event(kind=outcome.outcome.value, detail=detail)
     return Change(
         entry_id=outcome.entry.entry_id,
-        events=(call, Event(kind=outcome.outcome.value, detail=outcome.reason)),
+        events=(told,) if call is None else (call, told),
         state=_state_after(outcome),
         outcome=outcome.outcome,
         succeeded=outcome.succeeded,
@@ -75,4 +86,5 @@ def change_for(outcome: RowOutcome, call: Event, page_url: str | None, *, ambigu
         defer_seconds=outcome.defer_seconds if outcome.outcome is Outcome.DEFERRED else None,
         counts_as_attempt=outcome.counts_as_attempt,
         ambiguous=ambiguous,
+        rule=outcome.rule or None,
     )

@@ -87,7 +87,8 @@ class Intent:
 class Change:
     """What was learned about an entry, to be written at once.
 
-    ``state`` None leaves the state and only adds events. ``defer_seconds`` counts from the database's now.
+    ``state`` None leaves the state and only adds events. ``defer_seconds`` counts from the database's now. ``rule`` is
+    what made a refusal final.
     """
 
     entry_id: int
@@ -102,6 +103,7 @@ class Change:
     defer_seconds: float | None = None
     counts_as_attempt: bool = False
     ambiguous: bool = False
+    rule: str | None = None
 
 
 @dataclass(frozen=True)

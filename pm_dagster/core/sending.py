@@ -28,10 +28,11 @@ from pm_dagster.core.errors import (
 )
 from pm_dagster.core.governor import Governor
 from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.outcomes import RowOutcome, change_for, outcome_of
-from pm_dagster.core.ports import Call, Change, ControlPlane, DatabricksRuns, Intent, Outcome
+from pm_dagster.core.outcomes import RowOutcome, change_for, outcome_of, refused_or_put_off
+from pm_dagster.core.ports import Call, Change, ControlPlane, DatabricksRuns, Event, Intent, Outcome
 from pm_dagster.core.silence import Silence
 from pm_dagster.core.steps import Decision
+from pm_dagster.core.verdicts import Verdict, Verdicts
 
 #: Longest sleep of the loop, so that stop requests and heartbeats are met in time.
 _LONGEST_WAIT = 0.5
@@ -72,6 +73,7 @@ class Sender:
         governor: Governor,
         policy: Policy,
         limits: Limits,
+        verdicts: Verdicts,
         *,
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
@@ -89,12 +91,17 @@ class Sender:
         self._in_flight: dict[Future[Answer], Work] = {}
         self._failure: ProcessManagerError | None = None
         self._silence = Silence(limits.concurrency, policy.call_tries, policy.call_backoff_seconds, clock)
+        self._verdicts = verdicts
         self._sent = Sent()
 
     def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
         """Take each work to its outcome; with ``prepare_only``, only up to the point of starting something.
 
+<<<<<<< HEAD
         Raises AuthenticationFailed, WorkspaceUnavailable or Defect when going on is pointless, and
+=======
+        Raises AuthenticationFailed, WorkspaceUnavailable or EverybodyRefused when going on is pointless, and
+>>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
         ControlPlaneUnavailable when the database stays away; what was learned until then is recorded as far as the
         database allows.
         """
@@ -103,12 +110,13 @@ class Sender:
         pool = ThreadPoolExecutor(self._limits.concurrency, thread_name_prefix="databricks-call")
         try:
             self._loop(pool, prepare_only=prepare_only)
+            self._settle()
         except BaseException:
             self._salvage()
             raise
         finally:
             pool.shutdown(wait=True)
-        self._sent.left += [work.entry for work in self._agenda]
+        self._sent.left += [w.entry for w in self._agenda if w.entry.entry_id not in self._sent.outcomes]
         if self._failure is not None:
             raise self._failure
         return self._sent
@@ -117,6 +125,8 @@ class Sender:
         while True:
             if prepare_only:
                 self._sent.prepared += self._agenda.set_aside((Call.RUN_NOW, Call.REPAIR))
+            if not self._ending() and self._verdicts.lasting:
+                self._failure = self._verdicts.error
             if not self._ending():
                 self._submit(pool, self._next())
             if not self._in_flight and (self._ending() or self._nothing_in_time()):
@@ -131,15 +141,43 @@ class Sender:
         """Whether no work waits, or none whose call may be made before the deadline: a long Retry-After is no wait."""
         return self._agenda.delay > self._limits.deadline - self._clock()
 
+    def _settle(self) -> None:
+        """What is to become of the refusals that no later answer has decided."""
+        error = self._verdicts.error
+        verdicts = [self._verdicts.put_off(work) for work in self._agenda if work.refused]
+        verdicts += self._verdicts.settle(blame=self._failure is None)
+        self._book.record([self._conclude(verdict) for verdict in verdicts])
+        self._failure = self._failure or error
+
+    def _conclude(self, verdict: Verdict) -> Change:
+        """Let a row leave whose refusal is recorded already."""
+        outcome = refused_or_put_off(verdict[0].entry, verdict[1])
+        self._finish(outcome)
+        return change_for(outcome, None, None, ambiguous=False)
+
+    def _alone(self) -> bool:
+        """Whether calls go one by one, to find out about all of them."""
+        return self._silence.spell or self._verdicts.suspicion
+
+    def _delay(self) -> float:
+        return max(self._silence.delay, self._verdicts.delay)
+
     def _room(self) -> int:
-        if self._silence.delay > 0:
+        if self._delay() > 0:
             return 0
-        return (1 if self._silence.spell else self._limits.concurrency) - len(self._in_flight)
+        return (1 if self._alone() else self._limits.concurrency) - len(self._in_flight)
 
     def _next(self) -> list[Work]:
         room = self._room()
-        probing = room > 0 and self._silence.spell
-        return self._agenda.probe(self._silence.met) if probing else self._agenda.take(room)
+        alone = self._alone()
+        works = self._agenda.probe(self._was_met) if alone and room > 0 else self._agenda.take(room)
+        for work in works:
+            work.probing = alone
+        return works
+
+    def _was_met(self, work: Work) -> bool:
+        """Whether a call like this one was met by what the single calls are to find out about."""
+        return work.kind in self._silence.met or (self._verdicts.suspicion and work.entry.job_id in self._verdicts.met)
 
     def _take_step(self, work: Work, step: Decision, delay: float) -> None:
         work.step = step
@@ -158,7 +196,7 @@ class Sender:
 
     def _pause(self) -> float:
         if self._ending() or self._room() <= 0:
-            return min(_LONGEST_WAIT, self._silence.delay or _LONGEST_WAIT)
+            return min(_LONGEST_WAIT, self._delay() or _LONGEST_WAIT)
         return min(_LONGEST_WAIT, self._agenda.delay)
 
     def _collect(self, pause: float) -> None:
@@ -174,18 +212,30 @@ class Sender:
         self._book.salvage(self._learn_all(done))
 
     def _learn_all(self, done: set[Future[Answer]]) -> list[Change]:
-        return [self._learn(self._in_flight.pop(future), future.result()) for future in done]
+        return [change for future in done for change in self._learn(self._in_flight.pop(future), future.result())]
 
-    def _learn(self, work: Work, answer: Answer) -> Change:
+    def _learn(self, work: Work, answer: Answer) -> list[Change]:
         """Decide what an answer means, queue what follows, and return what the ledger should know."""
         self._sent.calls += 1
         self._sent.api_seconds += answer.seconds
         event = event_of(work, answer, self._runs.scrub)
         ambiguous = self._note_error(work, answer.error)
+        certain = [self._conclude(verdict) for verdict in self._verdicts.hear(work, answer.error)]
         decision = self._temper(work, answer.error, decide(work, answer, self._policy))
+        return [self._apply(work, answer, decision, event, ambiguous=ambiguous), *certain]
+
+    def _apply(self, work: Work, answer: Answer, decision: Decision, event: Event, *, ambiguous: bool) -> Change:
+        if isinstance(decision, steps.Quarantine):
+            refusal = answer.error if isinstance(answer.error, Refused) else work.refused.get(Call.RUN_NOW)
+            verdict = refusal and self._verdicts.hold(work, decision, refusal)
+            if refusal and not verdict:
+                state = None if work.entry.ambiguous else EntryState.CLAIMED
+                return Change(work.entry.entry_id, (event,), state, reason=decision.reason, ambiguous=ambiguous)
+            decision = verdict[1] if verdict else decision
         outcome = outcome_of(work.entry, decision)
         if outcome is None:
-            return Change(work.entry.entry_id, (event,), state=self._go_on(work, decision), ambiguous=ambiguous)
+            state = self._go_on(work, decision, answer.error)
+            return Change(work.entry.entry_id, (event,), state=state, ambiguous=ambiguous)
         self._finish(outcome)
         url = None if outcome.run_id is None else self._runs.page_url(work.entry.job_id, outcome.run_id)
         return change_for(outcome, event, url, ambiguous=ambiguous)
@@ -197,10 +247,17 @@ class Sender:
             work.unanswered[work.call] += 1
         elif work.call is Call.GET_RUN:
             work.unanswered[work.call] = 0
+<<<<<<< HEAD
         if isinstance(error, Refused) and work.call is Call.REPAIR:
             work.refusals += 1
         unseen = isinstance(error, (WorkspaceUnavailable, Defect)) and error.maybe_applied
         lost = unseen and work.changes_workspace
+=======
+        if isinstance(error, Refused):
+            work.refusals[work.call] += 1
+            work.refused[work.call] = error
+        lost = isinstance(error, WorkspaceUnavailable) and error.maybe_applied and work.changes_workspace
+>>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
         if lost:
             work.entry = replace(work.entry, ambiguous=True)
         return lost
@@ -216,15 +273,15 @@ class Sender:
             return steps.Stop(error)
         return decision
 
-    def _go_on(self, work: Work, decision: Decision) -> EntryState | None:
-        """Queue what follows, or stop; returns the state to which an entry that was never sent goes back."""
+    def _go_on(self, work: Work, decision: Decision, error: ProcessManagerError | None) -> EntryState | None:
+        """Queue what follows, or stop; returns the state to which an entry goes back for which nothing was started."""
         if isinstance(decision, steps.Stop):
             self._failure = self._failure or decision.error
             self._sent.left.append(work.entry)
             return EntryState.CLAIMED if _not_applied(decision.error) and not work.entry.ambiguous else None
         if isinstance(decision, steps.Again):
             self._take_step(work, work.step, decision.delay)
-            return None
+            return EntryState.CLAIMED if isinstance(error, Refused) and not work.entry.ambiguous else None
         self._take_step(work, decision, decision.delay if isinstance(decision, steps.LookUp) else 0.0)
         return None
 

@@ -73,9 +73,10 @@ class Defer:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """Refuse the row for good."""
+    """Refuse the row for good. ``rule`` says which rule makes it final; empty while that is to be found out."""
 
     reason: str
+    rule: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,14 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from pm_dagster.core.errors import AuthenticationFailed, ConfigurationError, NeverAgain, Unavailable
+from pm_dagster.core.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    EverybodyRefused,
+    NeverAgain,
+    NotAdmitted,
+    Unavailable,
+)
 from pm_dagster.workspace.scrub import scrubbed
 
 #: For "the workspace or the database cannot be reached". About 5, 10 and 20 seconds apart.
@@ -17,6 +24,8 @@ RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, j
 
 _ADVICE = {
     AuthenticationFailed: "Check the workspace credentials of this deployment; no row has lost an attempt.",
+    NotAdmitted: "Have this network let in (IP access list, private link); no row has lost an attempt.",
+    EverybodyRefused: "Check our user's rights, the workspace's address and its maintenance; no row was blamed.",
     ConfigurationError: "Correct the setting that is named above; `pm doctor` checks all of them.",
 }
 

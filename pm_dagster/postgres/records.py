@@ -13,6 +13,9 @@ from pm_dagster.core.ports import Change, Closed, Event, Intent, Outcome
 from pm_dagster.core.waiting_job import Branch, RefusedRow, WaitingJob
 from pm_dagster.postgres.text import storable
 
+#: Why a row is refused of which nothing was ever sent.
+BROKEN_ROW = "the row cannot be read as a job to run, whatever the workspace says"
+
 
 def claimed_record(job: WaitingJob) -> dict[str, Any]:
     """What a claim writes for a waiting job."""
@@ -45,6 +48,7 @@ def refused_record(row: RefusedRow) -> dict[str, Any]:
         "waiting_since": row.row.since and row.row.since.isoformat(),
         "outcome": Outcome.QUARANTINED.value,
         "reason": storable(row.reason),
+        "rule": BROKEN_ROW,
     }
 
 
@@ -111,6 +115,7 @@ def change_record(change: Change) -> dict[str, Any]:
         "accepted_repair_id": change.accepted_repair_id,
         "page_url": change.page_url and storable(change.page_url),
         "reason": change.reason and storable(change.reason),
+        "rule": change.rule,
         "defer_seconds": change.defer_seconds,
         "attempts": int(change.counts_as_attempt),
         "ambiguous": change.ambiguous,

@@ -79,12 +79,12 @@ ORDER BY e.run_id, e.generation DESC"""
 
 _JOB = """jsonb_to_recordset(%(jobs)s::jsonb) AS j(
     entry_id bigint, run_id bigint, generation integer, branch text, state text, job_id bigint, previous_run_id bigint,
-    parameters jsonb, idempotency_token text, waiting_since timestamptz, outcome text, reason text)"""
+    parameters jsonb, idempotency_token text, waiting_since timestamptz, outcome text, reason text, rule text)"""
 INSERT_ENTRIES = f"""
 INSERT INTO {LEDGER_SCHEMA}.entry (control_table, run_id, generation, branch, state, dispatcher_id, job_id,
-    previous_run_id, parameters, idempotency_token, waiting_since, outcome, reason)
+    previous_run_id, parameters, idempotency_token, waiting_since, outcome, reason, rule)
 SELECT %(control_table)s, j.run_id, j.generation, j.branch, j.state, %(me)s, j.job_id, j.previous_run_id,
-    j.parameters, j.idempotency_token, j.waiting_since, j.outcome, j.reason
+    j.parameters, j.idempotency_token, j.waiting_since, j.outcome, j.reason, j.rule
 FROM {_JOB} WHERE j.entry_id IS NULL
 ORDER BY j.run_id
 ON CONFLICT DO NOTHING
@@ -93,7 +93,8 @@ REFRESH_ENTRIES = f"""
 UPDATE {LEDGER_SCHEMA}.entry e
 SET state = j.state, dispatcher_id = %(me)s, branch = j.branch, job_id = j.job_id,
     previous_run_id = j.previous_run_id, parameters = j.parameters, idempotency_token = j.idempotency_token,
-    fresh_run = false, sent_repair_id = NULL, outcome = j.outcome, reason = j.reason, updated_at = now()
+    fresh_run = false, sent_repair_id = NULL, outcome = j.outcome, reason = j.reason, rule = j.rule,
+    updated_at = now()
 FROM {_JOB}
 WHERE e.entry_id = j.entry_id AND e.open AND e.state IN ('CLAIMED', 'DEFERRED')
 RETURNING e.entry_id"""
@@ -127,13 +128,14 @@ SET state = coalesce(c.state, e.state),
     accepted_repair_id = coalesce(c.accepted_repair_id, e.accepted_repair_id),
     page_url = coalesce(c.page_url, e.page_url),
     reason = coalesce(c.reason, e.reason),
+    rule = coalesce(c.rule, e.rule),
     not_before = now() + c.defer_seconds * interval '1 second',
     attempts = e.attempts + c.attempts,
     ambiguous = e.ambiguous OR c.ambiguous,
     updated_at = now()
 FROM jsonb_to_recordset(%(changes)s::jsonb) AS c(
     entry_id bigint, state text, outcome text, succeeded boolean, accepted_run_id bigint, accepted_repair_id bigint,
-    page_url text, reason text, defer_seconds double precision, attempts integer, ambiguous boolean)
+    page_url text, reason text, rule text, defer_seconds double precision, attempts integer, ambiguous boolean)
 WHERE e.entry_id = c.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
 
 #: The last says whether the control table cannot know the run yet: it had another, and nobody tried to close before.

@@ -31,14 +31,11 @@ from pm_dagster.workspace.transport import OneAttempt
 
 T = TypeVar("T")
 _AZURE_HOST = re.compile(r"^adb-(\d+)\.\d+\.")
-_UNAUTHORIZED, _FORBIDDEN = 401, 403
+_FORBIDDEN = 403
 #: What everybody with good credentials may ask. Of jobs, each is shown those that he may see, perhaps none:
 #: https://docs.databricks.com/api/workspace/jobs/list. Not every workspace has the first.
 _ME = ("/api/2.0/preview/scim/v2/Me",)
 _ANY_JOBS = ("/api/2.1/jobs/list", {"limit": 1})
-#: The one refusal whose text decides: runs/get says 400 for a run that is gone, and has no code of its own for it
-#: (databricks-sdk 0.60 errors/overrides.py does the same).
-_RUN_IS_GONE = re.compile(r"Run:? .*(does not exist|doesn't exist)")
 
 
 class JobsService:
@@ -91,12 +88,8 @@ class JobsService:
         return pages
 
     def _page(self, jobs: JobsAPI, run_id: int, token: str | None, include_history: bool) -> Run:  # noqa: FBT001 handed on by _pages
-        try:
-            # The SDK's mixin would follow the pages by itself; the plain class takes one page a call.
-            return self._guarded(lambda: jobs.get_run(run_id, include_history=include_history, page_token=token))
-        except Refused as error:
-            gone = error.gone or bool(_RUN_IS_GONE.search(str(error)))
-            raise Refused(str(error), status=error.status, error_code=error.error_code, gone=gone) from None
+        # The SDK's mixin would follow the pages by itself; the plain class takes one page a call.
+        return self._guarded(lambda: jobs.get_run(run_id, include_history=include_history, page_token=token))
 
     def _guarded(self, call: Callable[[], T], *, answered: bool = False) -> T:
         """Only our errors leave: the SDK's classes stumble over answers of the wrong form in their own ways.
@@ -130,8 +123,10 @@ class JobsService:
         for question in (_ME, _ANY_JOBS):
             try:
                 self._http.do("GET", *question)
-            except (AuthenticationFailed, Refused) as error:
-                if error.status in (_UNAUTHORIZED, _FORBIDDEN):
+            except AuthenticationFailed:
+                raise AuthenticationFailed(str(refusal), status=refusal.status) from None
+            except Refused as error:
+                if error.status == _FORBIDDEN:
                     raise AuthenticationFailed(str(refusal), status=refusal.status) from None
             except Unavailable:
                 continue

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from databricks.sdk.core import Config
@@ -22,10 +23,13 @@ from requests.exceptions import InvalidHeader, InvalidURL
 from urllib3.exceptions import LocationParseError, NewConnectionError
 
 from pm_dagster.core import tls
+from pm_dagster.core.answers import Asked, Kind, classify
 from pm_dagster.core.causes import causes
 from pm_dagster.core.errors import (
     AuthenticationFailed,
     ConfigurationError,
+    ForeignAnswer,
+    NotAdmitted,
     ProcessManagerError,
     Refused,
     Throttled,
@@ -41,8 +45,11 @@ _CONNECT_TIMEOUT_SECONDS = 10.0
 _MESSAGE_LIMIT = 500
 #: As much of an error's text is looked at: far more than is kept, and little enough for a search that is not linear.
 _READ_LIMIT = 8192
-_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERROR = 200, 401, 403, 404, 429, 500
-_REDIRECT = 300
+_OK, _REDIRECT = 200, 300
+_CREDENTIALS_HINT = " (a token of another workspace or tenant, an expired one, or a user who is not in the workspace?)"
+_FOREIGN_HINT = (
+    " (is DATABRICKS_HOST the workspace's own address, not an account's, and is a proxy or gateway on the way?)"
+)
 
 
 class OneAttempt:
@@ -93,7 +100,7 @@ class OneAttempt:
         except OSError as error:
             # A list of authorities that is not there, for one.
             raise ConfigurationError(self.scrub(f"no request can be made: {error}")[:_MESSAGE_LIMIT]) from None
-        return self._read(response, content)
+        return self._read(response, content, _asked(path, query, body))
 
     @property
     def begun(self) -> int:
@@ -143,33 +150,74 @@ class OneAttempt:
             return WorkspaceUnavailable(f"{host} did not answer within {self._timeout:g} s")
         return WorkspaceUnavailable(f"the connection to {host} broke ({type(error).__name__})")
 
-    def _read(self, response: requests.Response, content: bytes) -> dict[str, Any]:
+    def _read(self, response: requests.Response, content: bytes, asked: Asked) -> dict[str, Any]:
         status = response.status_code
         payload = {} if response.ok and not content else _json(content)
         if _OK <= status < _REDIRECT:
             if payload is None:
                 raise WorkspaceUnavailable("the workspace answered 200 with something that is not JSON", status=status)
             return payload
-        code, message = self._error_text(response, content, payload)
-        if status == _TOO_MANY:
-            raise Throttled(message, retry_after=_retry_after(response.headers.get("Retry-After")))
-        if status == _UNAUTHORIZED:
-            raise AuthenticationFailed(f"the workspace does not accept our credentials: {message}", status=status)
-        if status < 400 or status >= _SERVER_ERROR or status == 408:  # noqa: PLR2004 redirects to a login page; time-out
-            raise WorkspaceUnavailable(message, status=status)
-        gone = status == _NOT_FOUND or code == "RESOURCE_DOES_NOT_EXIST"
-        raise Refused(message, status=status, error_code=code, gone=gone)
+        code, text, message = self._error_text(response, content, payload)
+        kind = classify(asked, status, code, text, is_json=payload is not None and bool(content))
+        raise self._error(kind, response, code, message)
+
+    def _error(self, kind: Kind, response: requests.Response, code: str | None, message: str) -> ProcessManagerError:
+        status, host = response.status_code, self._config.host
+        if kind is Kind.THROTTLED:
+            return Throttled(message, retry_after=_retry_after(response.headers.get("Retry-After")))
+        if kind is Kind.CREDENTIALS:
+            return AuthenticationFailed(
+                f"{host} does not accept our credentials: {message}{_CREDENTIALS_HINT}", status=status
+            )
+        if kind is Kind.NETWORK:
+            return NotAdmitted(f"{host} does not accept calls from this network: {message}", status=status)
+        if kind is Kind.FOREIGN:
+            return ForeignAnswer(f"{message}: no answer of the Jobs API at {host}{_FOREIGN_HINT}", status=status)
+        if kind in (Kind.MOMENT, Kind.QUOTA):
+            return WorkspaceUnavailable(message, maybe_applied=kind is Kind.MOMENT, status=status)
+        return Refused(message, status=status, error_code=code, gone=kind is Kind.GONE, kind=kind)
 
     def _error_text(
         self, response: requests.Response, content: bytes, payload: Mapping[str, Any] | None
-    ) -> tuple[str | None, str]:
+    ) -> tuple[str | None, str, str]:
+        """The textual error code, the message's first line, and both with the status, for a person."""
         code = payload.get("error_code") if payload else None
         # Whatever charset the answer claims: some are none, and guessing one from a long text takes seconds.
-        text = payload.get("message") if payload else content.decode("utf-8", "replace")
+        text = _message(payload) if payload else content.decode("utf-8", "replace")
         # Scrubbed before it is cut: half a secret is not recognised any more.
         first_line = self.scrub(" ".join(str(text or response.reason or "")[:_READ_LIMIT].split()))[:_MESSAGE_LIMIT]
         name = self.scrub(code[:_READ_LIMIT])[:_MESSAGE_LIMIT] if isinstance(code, str) and not code.isdigit() else None
-        return name, " ".join(part for part in (f"HTTP {response.status_code}", name, first_line) if part)
+        goes_to = f"to {_where(response)}" if response.is_redirect else ""
+        parts = (f"HTTP {response.status_code}", goes_to, name, first_line)
+        return name, f"{goes_to} {first_line}".strip(), " ".join(part for part in parts if part)
+
+
+def _message(payload: Mapping[str, Any]) -> object:
+    """The text, wherever it stands: the Jobs API says ``message``, its gateway ``error``, SCIM ``detail``."""
+    return next((payload[name] for name in ("message", "error", "detail") if payload.get(name)), None)
+
+
+def _where(response: requests.Response) -> str:
+    """Where a redirect leads. Of its query only a word about a private link: the rest may be anything."""
+    target = urlsplit(response.headers.get("Location", ""))
+    why = " (private link)" if "private-link" in target.query else ""
+    return f"{target.scheme}://{target.hostname}{target.path}{why}" if target.hostname else f"{target.path}{why}"
+
+
+def _asked(path: str | None, query: Mapping[str, Any] | None, body: Mapping[str, Any] | None) -> Asked:
+    """What the call is about, as its path, query and body say."""
+    given = {**(query or {}), **(body or {})}
+    parameters = given.get("job_parameters")
+    return Asked(
+        path=path or "",
+        job_id=_number(given.get("job_id")),
+        run_id=_number(given.get("run_id")),
+        parameters=parameters if isinstance(parameters, dict) else {},
+    )
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _routing(config: Config) -> dict[str, str]:

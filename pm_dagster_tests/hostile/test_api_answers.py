@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pm_dagster.core.errors import ProcessManagerError, Refused, WorkspaceUnavailable
+from pm_dagster.core.errors import ForeignAnswer, ProcessManagerError, Refused, WorkspaceUnavailable
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.waiting_job import INT64_MAX
 from pm_dagster.workspace.runs import SdkRuns
@@ -149,14 +149,15 @@ def test_a_repair_that_cannot_be_named_leaves_the_row_alone(server: RawServer, r
 
 
 @pytest.mark.parametrize("charset", ["undefined", "idna", "rot13", "utf-7", "\x7f", "punycode", "mbcs"])
-def test_an_error_page_in_a_charset_that_is_none_is_still_a_refusal(server: RawServer, charset: str) -> None:
+def test_an_error_page_in_a_charset_that_is_none_is_read_and_refuses_nothing(server: RawServer, charset: str) -> None:
     server.says(answer(b"<b>nein \xff</b>", "400 Bad Request", f"Content-Type: text/html; charset={charset}"))
-    with pytest.raises(Refused, match="nein"):
+    with pytest.raises(ForeignAnswer, match="nein"):
         server.runs().start(1, {}, "t")
 
 
 def test_an_error_whose_fields_are_not_text(server: RawServer) -> None:
     for message in ({"a": [1]}, [None], 5, True, "\ud800\x00\x1b[31m"):
         server.says(json_answer({"error_code": message, "message": message}, "400 Bad Request"))
-        with pytest.raises(Refused):
+        with pytest.raises(ProcessManagerError) as caught:
             server.runs().start(1, {}, "t")
+        assert isinstance(caught.value, Refused if isinstance(message, str) else ForeignAnswer)

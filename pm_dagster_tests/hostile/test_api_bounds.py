@@ -83,5 +83,5 @@ def test_a_redirect_is_not_followed_and_takes_no_token_along(server: RawServer, 
     with raw_server() as elsewhere:
         server.says(answer(b"", status, f"Location: {elsewhere.host}/api/2.2/jobs/runs/get"))
         for call in CALLS:
-            assert _outcome(call, server.runs()) == "WorkspaceUnavailable"
+            assert _outcome(call, server.runs()) == "ForeignAnswer"
         assert elsewhere.asked == []

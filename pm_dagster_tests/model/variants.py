@@ -14,6 +14,7 @@ import pytest
 
 from pm_dagster.core import attempts, decisions, dispatch, sending, steps
 from pm_dagster.core.attempts import Work
+from pm_dagster.core.errors import Refused
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import DatabricksRuns, Intent
 from pm_dagster.core.run_state import RunSnapshot
@@ -131,10 +132,10 @@ def _failed_in_doubt(patch: Patch) -> None:
 def _decided_by_text(patch: Patch) -> None:
     after = decisions._after_refused_repair
 
-    def read(entry: Entry, reason: str, refusals: int, policy: decisions.Policy) -> steps.Decision:
+    def read(entry: Entry, error: Refused, reason: str, refusals: int, policy: decisions.Policy) -> steps.Decision:
         if "is active" in reason:
             return steps.Adopt(entry.previous_run_id or 0, None, reason)
-        return after(entry, reason, refusals, policy)
+        return after(entry, error, reason, refusals, policy)
 
     patch.setattr(decisions, "_after_refused_repair", read)
 

@@ -133,7 +133,7 @@ def test_a_garbled_list_is_no_usable_answer(server: TinyServer, body: str) -> No
 def test_every_call_makes_one_attempt_and_says_what_it_met(
     server: TinyServer, status: int, kind: type[ProcessManagerError]
 ) -> None:
-    refusal = json_reply(status, message=f"no {TOKEN}")
+    refusal = json_reply(status, error_code="PERMISSION_DENIED", message=f"no {TOKEN}")
     server.answer = lambda asked: json_reply(userName="me") if asked.path == ME else refusal
     port = jobs(server)
     for call in (port.look_up, port.output, port.cancel, port.active_runs):

@@ -10,7 +10,7 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
-from pm_dagster.core.errors import AuthenticationFailed, Refused, Unavailable, WorkspaceUnavailable
+from pm_dagster.core.errors import AuthenticationFailed, ForeignAnswer, Refused, Unavailable, WorkspaceUnavailable
 from pm_dagster.core.run_state import Standing
 from pm_dagster.core.settings import Settings
 from pm_dagster.workspace.runs import SdkRuns
@@ -125,7 +125,8 @@ def test_a_state_that_nobody_knows_counts_as_active(server: TinyServer, state: d
         json_reply(400, error_code="INVALID_PARAMETER_VALUE", message="Run 7 does not exist."),
         json_reply(400, error_code="INVALID_PARAMETER_VALUE", message="Run: 7 in workspace: 1 doesn't exist."),
         json_reply(400, error_code="RESOURCE_DOES_NOT_EXIST", message="m"),
-        json_reply(404, error_code="NOT_FOUND", message="m"),
+        json_reply(404, error_code="NOT_FOUND", message="Run 7 does not exist."),
+        json_reply(404, message="Run 7 does not exist."),
     ],
 )
 def test_a_run_that_is_gone_is_known_by_any_wording(server: TinyServer, reply: Reply) -> None:
@@ -140,6 +141,37 @@ def test_another_refusal_does_not_mean_gone(server: TinyServer) -> None:
     with pytest.raises(Refused) as caught:
         server.runs().look_up(7)
     assert not caught.value.gone
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(404, "<html><body>404 Not Found</body></html>"),
+        Reply(404, ""),
+        Reply(404, "Run 7 does not exist."),
+        Reply(404, '["Run 7 does not exist."]'),
+        json_reply(404, error_code="ENDPOINT_NOT_FOUND", message="No API found for 'GET /jobs/runs/get'"),
+        json_reply(404, error_code="NOT_FOUND", message="Bad Target: /api/2.2/jobs/runs/get"),
+        json_reply(404, error="Bad Target: /api/2.2/jobs/runs/get"),
+        json_reply(404, error_code="RESOURCE_DOES_NOT_EXIST", message="Workspace 7 does not exist."),
+        json_reply(404, error_code=404, message="not found"),
+        json_reply(410, message="gone"),
+    ],
+)
+def test_an_answer_that_is_not_the_jobs_apis_never_means_gone(server: TinyServer, reply: Reply) -> None:
+    """A run that is taken for gone is started a second time beside the first."""
+    server.replies(reply)
+    with pytest.raises(ForeignAnswer, match="no answer of the Jobs API at http"):
+        server.runs().look_up(7)
+
+
+@pytest.mark.parametrize("message", ["Run 77 does not exist.", "Job 7 does not exist.", "Cluster 7 does not exist."])
+def test_the_absence_of_something_else_does_not_mean_gone(server: TinyServer, message: str) -> None:
+    for code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+        server.replies(json_reply(400, error_code=code, message=message))
+        with pytest.raises(Refused) as caught:
+            server.runs().look_up(7)
+        assert not caught.value.gone
 
 
 @pytest.mark.parametrize("body", ['{"state": "RUNNING"}', '{"repair_history": "none"}', '{"repair_history": [1]}'])
@@ -173,7 +205,8 @@ def test_a_403_is_asked_about_twice_where_the_first_question_has_no_answer(
 ) -> None:
     """What is wrong with all of us must refuse no row, and what is wrong with one row must not stop the others."""
     statuses = {ME: me, "/api/2.1/jobs/list": jobs}
-    server.answer = lambda asked: json_reply(statuses.get(asked.path, 403), message="no")
+    code = "PERMISSION_DENIED"
+    server.answer = lambda asked: json_reply(statuses.get(asked.path, 403), error_code=code, message="no")
     with pytest.raises(expected) as caught:
         server.runs().start(1, {}, "t")
     assert not getattr(caught.value, "maybe_applied", False)

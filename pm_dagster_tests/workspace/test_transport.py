@@ -14,6 +14,8 @@ from databricks.sdk.credentials_provider import CredentialsStrategy
 
 from pm_dagster.core.errors import (
     AuthenticationFailed,
+    ForeignAnswer,
+    NotAdmitted,
     ProcessManagerError,
     Refused,
     Throttled,
@@ -148,21 +150,76 @@ def test_a_401_is_about_our_credentials(server: TinyServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "gone"),
+    ("status", "code"),
     [
-        (400, "INVALID_PARAMETER_VALUE", False),
-        (400, "RESOURCE_DOES_NOT_EXIST", True),
-        (404, "ANYTHING", True),
-        (409, "RESOURCE_CONFLICT", False),
-        (403, "PERMISSION_DENIED", False),
+        (400, "INVALID_PARAMETER_VALUE"),
+        (400, "RESOURCE_DOES_NOT_EXIST"),
+        (404, "ANYTHING"),
+        (409, "RESOURCE_CONFLICT"),
+        (403, "PERMISSION_DENIED"),
     ],
 )
-def test_a_4xx_is_a_definite_no(server: TinyServer, status: int, code: str, gone: bool) -> None:  # noqa: FBT001
+def test_a_4xx_of_the_jobs_api_is_a_definite_no(server: TinyServer, status: int, code: str) -> None:
     server.replies(json_reply(status, error_code=code, message="because"))
     error = failure(server)
     assert isinstance(error, Refused)
-    assert (error.status, error.error_code, error.gone) == (status, code, gone)
+    assert (error.status, error.error_code, error.gone) == (status, code, False)
     assert "because" in str(error)
+
+
+@pytest.mark.parametrize("body", [HTML, "", "Bad Request", '{"message": "no"}', '{"error_code": 400, "message": "no"}'])
+@pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 406, 407, 410, 411, 413, 414, 415, 421, 431, 451])
+def test_a_4xx_that_the_jobs_api_does_not_give_is_no_answer(server: TinyServer, status: int, body: str) -> None:
+    server.replies(Reply(status, body))
+    error = failure(server)
+    assert isinstance(error, ForeignAnswer)
+    assert (error.maybe_applied, error.status) == (True, status)
+    assert f"HTTP {status}" in str(error)
+    assert server.host in str(error)
+
+
+def test_a_redirect_is_told_with_where_it_leads_but_not_with_what_it_carries(server: TinyServer) -> None:
+    server.replies(Reply(303, "", {"Location": f"https://accounts.example/login?next={TOKEN}"}))
+    error = failure(server)
+    assert isinstance(error, ForeignAnswer)
+    assert "https://accounts.example/login" in str(error)
+    assert TOKEN not in str(error)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(400, "Invalid Token"),
+        Reply(400, "Error 400 Invalid Token\n\nHTTP ERROR 400"),
+        Reply(403, "<html><h2>HTTP ERROR 403</h2><pre>    Invalid access token.</pre></html>"),
+        Reply(403, "io.jsonwebtoken.ExpiredJwtException: JWT expired at 2024-01-01T00:00:00Z"),
+        json_reply(400, error_code="INVALID_TOKEN", message="of another workspace"),
+        json_reply(403, error_code="403", message="Invalid access token."),
+        json_reply(403, error_code=403, message="Unauthorized access to Org: 6051921418418893"),
+        json_reply(400, error_code="INVALID_PARAMETER_VALUE", message="Invalid Token"),
+    ],
+)
+def test_a_token_that_is_not_accepted_is_about_our_credentials_in_any_status(server: TinyServer, reply: Reply) -> None:
+    server.replies(reply)
+    error = failure(server)
+    assert isinstance(error, AuthenticationFailed)
+    assert "another workspace or tenant" in str(error)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        json_reply(
+            403, error_code=403, message="Source IP address: 1.2.3.4 is blocked by Databricks IP ACL for workspace: 5"
+        ),
+        json_reply(403, error_code="PERMISSION_DENIED", message="Unauthorized network access to workspace: 5"),
+        Reply(403, "Public access is not allowed for workspace: 5"),
+        Reply(302, "", {"Location": "/login.html?error=private-link-validation-error:5"}),
+    ],
+)
+def test_a_network_that_is_not_let_in_is_about_the_way(server: TinyServer, reply: Reply) -> None:
+    server.replies(reply)
+    assert isinstance(failure(server), NotAdmitted)
 
 
 def test_a_long_message_is_cut_and_made_one_line(server: TinyServer) -> None:
@@ -174,8 +231,11 @@ def test_a_long_message_is_cut_and_made_one_line(server: TinyServer) -> None:
 
 @pytest.mark.parametrize("message", [None, 5, ["a"], {"b": 1}])
 def test_a_message_of_another_form_is_no_failure_of_ours(server: TinyServer, message: object) -> None:
-    server.replies(json_reply(400, error_code=message, message=message))
+    server.replies(json_reply(400, error_code="BAD_REQUEST", message=message))
     assert isinstance(failure(server), Refused)
+    server.asked.clear()
+    server.replies(json_reply(400, error_code=message, message=message))
+    assert isinstance(failure(server), ForeignAnswer)
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 429, 500, 503])

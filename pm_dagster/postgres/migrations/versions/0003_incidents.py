@@ -25,6 +25,8 @@ _STATEMENTS: tuple[str, ...] = (
     # Whose run is it? Asked before a run that was found is taken for a row's.
     "CREATE INDEX entry_run ON {schema}.entry (accepted_run_id) WHERE accepted_run_id IS NOT NULL",
     "CREATE INDEX entry_previous ON {schema}.entry (previous_run_id) WHERE open AND state = 'SENDING'",
+    # Which rule made a refusal final.
+    "ALTER TABLE {schema}.entry ADD COLUMN rule text",
 )
 
 
