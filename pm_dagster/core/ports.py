@@ -194,7 +194,7 @@ class ControlPlane(Protocol):
         """Commit the intents; returns the ids of the entries that may be sent now."""
 
     def record(self, changes: Sequence[Change]) -> None:
-        """Write what was learned."""
+        """Write what was learned; at most one change for each entry."""
 
     def close(self, entry_ids: Collection[int]) -> list[Closed]:
         """Write the control table for entries that are ACCEPTED or QUARANTINED, and close them.

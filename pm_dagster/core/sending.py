@@ -212,7 +212,8 @@ class Sender:
         self._book.salvage(self._learn_all(done))
 
     def _learn_all(self, done: set[Future[Answer]]) -> list[Change]:
-        return [change for future in done for change in self._learn(self._in_flight.pop(future), future.result())]
+        changes = [c for future in done for c in self._learn(self._in_flight.pop(future), future.result())]
+        return _one_for_each_entry(changes)
 
     def _learn(self, work: Work, answer: Answer) -> list[Change]:
         """Decide what an answer means, queue what follows, and return what the ledger should know."""
@@ -288,6 +289,20 @@ class Sender:
     def _finish(self, outcome: RowOutcome) -> None:
         self._sent.outcomes[outcome.entry.entry_id] = outcome
         self._on_outcome(outcome)
+
+
+def _one_for_each_entry(changes: Sequence[Change]) -> list[Change]:
+    """What was learned, told once for each entry: a refusal and what became of it may come together."""
+    told: dict[int, Change] = {}
+    for change in changes:
+        before = told.get(change.entry_id)
+        if before is not None:
+            told[change.entry_id] = replace(
+                change, events=before.events + change.events, ambiguous=before.ambiguous or change.ambiguous
+            )
+        else:
+            told[change.entry_id] = change
+    return list(told.values())
 
 
 def _intent(work: Work) -> Intent:

@@ -125,6 +125,7 @@ class InMemoryControlPlane:
     def record(self, changes: Sequence[Change]) -> None:
         """Write what was learned."""
         self._meet("record")
+        assert len({change.entry_id for change in changes}) == len(changes), "one statement writes an entry once"
         for change in changes:
             for record in self._ours([change.entry_id]):
                 apply(record, change)

@@ -25,6 +25,7 @@ SETTINGS = Settings(
     rate_run_now=0, rate_repair=0, rate_get_run=0, call_backoff_seconds=0, settle_seconds=0, max_attempts=2
 )
 LOST = WorkspaceUnavailable("lost", status=502)
+NO = Refused("no", status=400)
 FORBIDDEN = Refused("no permission", status=403)
 BUSY = Refused("busy", status=409)
 
@@ -82,7 +83,7 @@ def test_a_row_is_not_failed_while_its_repair_may_be_running(story: Story) -> No
     run_id = story.runs.failed_run()
     story.database.add(1, previous_run_id=run_id)
     story.faults(Call.REPAIR, LOST, after=True)
-    story.faults(Call.GET_RUN, None, *[FORBIDDEN] * 3)
+    story.faults(Call.GET_RUN, None, *[FORBIDDEN] * 6)
     for _ in range(3):
         story.dispatch()
         assert story.database.statuses() == {1: "WAITING"}
@@ -138,7 +139,7 @@ def test_the_run_of_an_earlier_generation_is_not_taken_for_this_ones(story: Stor
     story.runs.runs[first].life_cycle, story.runs.runs[first].result = "TERMINATED", "SUCCESS"
     row = story.database.rows[1]
     row.status, row.raw = "WAITING", replace(row.raw, previous_run_id=None)
-    story.faults(Call.RUN_NOW, LOST, FORBIDDEN)
+    story.faults(Call.RUN_NOW, LOST, NO)
     story.dispatch()
     record = story.database.newest(1)
     assert record is not None
