@@ -21,12 +21,8 @@ from pm_dagster.core.report import Report, outcome_rows, refused_rows
 from pm_dagster.core.sending import Limits, Sender, Sent
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.steps import RepairRun, StartRun
-<<<<<<< HEAD
-from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, row_key, sort_rows, within
-=======
 from pm_dagster.core.verdicts import Verdicts
-from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, sort_rows
->>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
+from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, row_key, sort_rows, within
 
 _ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
 #: So often the next rows are read in place of those that could not be had: each time all that is left is a race with

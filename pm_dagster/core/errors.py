@@ -11,14 +11,10 @@
     `-- NeverAgain                  trying again cannot help; a person must look
         |-- ConfigurationError          a setting, or what it points at, is wrong
         |-- AuthenticationFailed        the workspace does not accept our credentials; stops the dispatch
-<<<<<<< HEAD
-        |-- Defect                      our code, or a library that it does not fit; stops the dispatch
-        `-- Refused                     a definite no from the workspace to one call
-=======
         |   `-- NotAdmitted                   ... or the network that we call from
         |-- EverybodyRefused            the workspace says no to everybody; stops the dispatch and blames no row
+        |-- Defect                      our code, or a library that it does not fit; stops the dispatch
         `-- Refused                     a definite no from the Jobs API to one call
->>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
 
 A waiting job that is merely not ready (*NotYet*: backing off, run still active, deadline reached) is an outcome, not an
 error: it stays in the control table and the next dispatch meets it again.
@@ -86,7 +82,6 @@ class AuthenticationFailed(NeverAgain):
         self.status = status
 
 
-<<<<<<< HEAD
 class Defect(NeverAgain):
     """Our own code failed, or does not fit the version of a library that is installed; the message names both.
 
@@ -99,12 +94,8 @@ class Defect(NeverAgain):
         self.maybe_applied = maybe_applied
 
 
-class Refused(NeverAgain):
-    """The workspace said no to one call, definitely: nothing was started by it.
-=======
 class NotAdmitted(AuthenticationFailed):
     """The workspace does not accept the network that we call from: an IP access list, a private link."""
->>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
 
 
 class EverybodyRefused(NeverAgain):

@@ -97,11 +97,7 @@ class Sender:
     def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
         """Take each work to its outcome; with ``prepare_only``, only up to the point of starting something.
 
-<<<<<<< HEAD
-        Raises AuthenticationFailed, WorkspaceUnavailable or Defect when going on is pointless, and
-=======
-        Raises AuthenticationFailed, WorkspaceUnavailable or EverybodyRefused when going on is pointless, and
->>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
+        Raises AuthenticationFailed, WorkspaceUnavailable, Defect or EverybodyRefused when going on is pointless, and
         ControlPlaneUnavailable when the database stays away; what was learned until then is recorded as far as the
         database allows.
         """
@@ -248,17 +244,11 @@ class Sender:
             work.unanswered[work.call] += 1
         elif work.call is Call.GET_RUN:
             work.unanswered[work.call] = 0
-<<<<<<< HEAD
-        if isinstance(error, Refused) and work.call is Call.REPAIR:
-            work.refusals += 1
-        unseen = isinstance(error, (WorkspaceUnavailable, Defect)) and error.maybe_applied
-        lost = unseen and work.changes_workspace
-=======
         if isinstance(error, Refused):
             work.refusals[work.call] += 1
             work.refused[work.call] = error
-        lost = isinstance(error, WorkspaceUnavailable) and error.maybe_applied and work.changes_workspace
->>>>>>> 272d73c (Only what the Jobs API itself says about a row counts against it, and not while everybody is refused)
+        unseen = isinstance(error, (WorkspaceUnavailable, Defect)) and error.maybe_applied
+        lost = unseen and work.changes_workspace
         if lost:
             work.entry = replace(work.entry, ambiguous=True)
         return lost

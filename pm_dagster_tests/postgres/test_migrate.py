@@ -45,7 +45,6 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(world: PostgresWorl
     world.ask("ALTER TABLE process_manager.entry DROP COLUMN row_version, DROP COLUMN superseded")
     for name in ("database", "hosts", "system", "timeline", "at"):
         world.ask(sql.SQL("ALTER TABLE process_manager.identity DROP COLUMN {}").format(sql.Identifier(f"made_{name}")))
-    world.ask("DROP INDEX process_manager.dispatcher_actor")
     world.ask("ALTER TABLE process_manager.entry DROP COLUMN rule")
     world.ask("UPDATE process_manager.alembic_version SET version_num = '0001'")
     assert initialise(world.settings) == Migrated("0001", LEDGER_VERSION)
