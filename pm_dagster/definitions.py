@@ -23,7 +23,7 @@ def build_definitions(**overrides: Any) -> dg.Definitions:  # noqa: ANN401 resou
     return dg.Definitions(
         assets=[assets.mm_run_wait_vw, assets.waiting_jobs, graph.dispatched_jobs, cluster.process_manager_on_cluster],
         asset_checks=[checks.no_quarantined_rows],
-        jobs=[automation.process_manager, cluster.process_manager_on_cluster_job],
+        jobs=[automation.process_manager(), cluster.process_manager_on_cluster_job],
         sensors=[automation.waiting_jobs_sensor],
         schedules=[automation.process_manager_schedule],
         resources=resources,

@@ -3,43 +3,33 @@
 Put here: when to start. Keep out: which rows; a run finds them itself, so replaying a tick can do no harm.
 """
 
-from datetime import UTC, datetime, timedelta
+import logging
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from pm_dagster.core.errors import ConfigurationError
 from pm_dagster.core.ports import Backlog
-from pm_dagster.orchestration import names
+from pm_dagster.orchestration import names, under_way
 from pm_dagster.orchestration.resources import ControlTable
 from pm_dagster.orchestration.retries import translated
-
-process_manager = dg.define_asset_job(
-    names.JOB,
-    selection=dg.AssetSelection.assets(names.WAITING_JOBS, names.DISPATCHED_JOBS),
-    tags=names.JOB_TAGS,
-    # A step costs 65 to 140 ms in process and 4 to 7 s in a process of its own (measured on 2 cores).
-    executor_def=dg.in_process_executor,
-    description=(
-        "One dispatch: reads the waiting jobs and starts or repairs a Databricks run for each of them. It is safe to "
-        "start at any time, to cancel, and to execute again from failure."
-    ),
-)
-
-_UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
-#: An older run is dead without having said so; it must not hold up dispatching for ever.
-_OLDEST_ALIVE = timedelta(seconds=names.MAX_RUNTIME_SECONDS + 300)
+from pm_dagster.orchestration.single_flight import single_flight
+from pm_dagster.orchestration.under_way import Location
 
 
-def is_under_way(instance: dg.DagsterInstance) -> bool:
-    """True while a dispatch is queued or runs."""
-    since = datetime.now(UTC) - _OLDEST_ALIVE
-    runs = dg.RunsFilter(job_name=names.JOB, statuses=_UNDER_WAY, created_after=since)
-    return instance.get_runs_count(runs) > 0
+def process_manager() -> UnresolvedAssetJobDefinition:
+    """The job of a dispatch, with the tag of the control table that this process' variables lead to."""
+    return dg.define_asset_job(
+        names.JOB,
+        selection=dg.AssetSelection.assets(names.WAITING_JOBS, names.DISPATCHED_JOBS),
+        tags={**names.JOB_TAGS, **single_flight()},
+        # A step costs 65 to 140 ms in process and 4 to 7 s in a process of its own (measured on 2 cores).
+        executor_def=dg.in_process_executor,
+        description=(
+            "One dispatch: reads the waiting jobs and starts or repairs a Databricks run for each of them. It is safe "
+            "to start at any time, to cancel, and to execute again from failure."
+        ),
+    )
 
 
 def idle_reason(backlog: Backlog) -> str:
@@ -51,9 +41,14 @@ def idle_reason(backlog: Backlog) -> str:
     )
 
 
-def _tick(instance: dg.DagsterInstance, control_table: ControlTable) -> dg.RunRequest | dg.SkipReason:
-    if is_under_way(instance):
-        return dg.SkipReason("a dispatch is already under way")
+def _tick(
+    instance: dg.DagsterInstance, control_table: ControlTable, location: Location, log: logging.Logger
+) -> dg.RunRequest | dg.SkipReason:
+    found = under_way.look(instance, control_table, location)
+    for line in under_way.end(instance, found.dead):
+        log.warning(line)
+    if found.living:
+        return dg.SkipReason("; ".join(["a dispatch is already under way", *found.doubts]))
     with translated():
         backlog = control_table.control.backlog()
         if backlog.question:
@@ -67,7 +62,7 @@ def _tick(instance: dg.DagsterInstance, control_table: ControlTable) -> dg.RunRe
 
 @dg.sensor(
     name=names.SENSOR,
-    job=process_manager,
+    job_name=names.JOB,
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=(
@@ -79,12 +74,14 @@ def waiting_jobs_sensor(
     context: dg.SensorEvaluationContext, control_table: dg.ResourceParam[ControlTable]
 ) -> dg.RunRequest | dg.SkipReason:
     """Ask for a run when jobs wait."""
-    return _tick(context.instance, control_table)
+    origin = context.code_location_origin
+    label = f"{context.repository_name}@{origin.location_name}" if origin and context.repository_name else None
+    return _tick(context.instance, control_table, Location(label), context.log)
 
 
 @dg.schedule(
     name=names.SCHEDULE,
-    job=process_manager,
+    job_name=names.JOB,
     cron_schedule="*/5 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.STOPPED,
@@ -97,4 +94,5 @@ def process_manager_schedule(
     context: dg.ScheduleEvaluationContext, control_table: dg.ResourceParam[ControlTable]
 ) -> dg.RunRequest | dg.SkipReason:
     """Ask for a run when jobs still wait."""
-    return _tick(context.instance, control_table)
+    # Dagster 1.13 does not tell a schedule its code location.
+    return _tick(context.instance, control_table, Location(), context.log)

@@ -5,7 +5,7 @@ retry, a re-execution from failure and another process continue and repeat no ca
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import dagster as dg
 import pandas as pd
@@ -18,10 +18,11 @@ from pm_dagster.orchestration.outcomes import final_report
 from pm_dagster.orchestration.resources import DispatchSession
 from pm_dagster.orchestration.retries import RETRY, translated
 from pm_dagster.waiting_frame import from_frame
+from pm_dagster.workspace.scrub import scrubbed
 
 
 @contextmanager
-def _closing(session: DispatchSession, ids: list[int]) -> Iterator[None]:
+def _closing(context: dg.OpExecutionContext, session: DispatchSession, ids: list[int]) -> Iterator[None]:
     """Close what is known, also when the op fails: rows that went well wait neither for its retry nor for other ops.
 
     One of those may fail for good, and then the last op, which closes what could not be closed here, never comes.
@@ -30,14 +31,17 @@ def _closing(session: DispatchSession, ids: list[int]) -> Iterator[None]:
         try:
             yield
         except ProcessManagerError:
-            _close(session, ids)
+            _close(context, session, ids)
             raise
-        _close(session, ids)
+        _close(context, session, ids)
 
 
-def _close(session: DispatchSession, ids: list[int]) -> None:
-    with suppress(ProcessManagerError):
+def _close(context: dg.OpExecutionContext, session: DispatchSession, ids: list[int]) -> None:
+    try:
         session.dispatch.close(ids)
+    except ProcessManagerError as error:
+        # What sent them has succeeded or failed by itself; the last op, or the next dispatch, closes them.
+        context.log.warning("rows whose outcome is known are to be closed later: %s", scrubbed(str(error)))
 
 
 @dg.op(
@@ -68,10 +72,12 @@ def partition_waiting_jobs(
         "committed before each call, and the call carries an idempotency token, so no row can get a second run."
     ),
 )
-def trigger_new_jobs(session: dg.ResourceParam[DispatchSession], new: pd.DataFrame) -> Sent:
+def trigger_new_jobs(
+    context: dg.OpExecutionContext, session: dg.ResourceParam[DispatchSession], new: pd.DataFrame
+) -> Sent:
     """Send the new runs that are not answered yet."""
     ids = entry_ids(new)
-    with _closing(session, ids):
+    with _closing(context, session, ids):
         return session.dispatch.send(session.dispatch.resume(ids))
 
 
@@ -87,11 +93,11 @@ def trigger_new_jobs(session: dg.ResourceParam[DispatchSession], new: pd.DataFra
     ),
 )
 def fetch_latest_repair_ids(
-    session: dg.ResourceParam[DispatchSession], repair: pd.DataFrame
+    context: dg.OpExecutionContext, session: dg.ResourceParam[DispatchSession], repair: pd.DataFrame
 ) -> tuple[pd.DataFrame, Sent]:
     """Look up the runs to repair."""
     ids = entry_ids(repair)
-    with _closing(session, ids):
+    with _closing(context, session, ids):
         targets, settled = session.dispatch.prepare(session.dispatch.resume(ids))
     return targets_frame(targets), settled
 
@@ -103,9 +109,11 @@ def fetch_latest_repair_ids(
         "else started in between is refused by the workspace and then adopted."
     ),
 )
-def repair_job_runs(session: dg.ResourceParam[DispatchSession], targets: pd.DataFrame) -> Sent:
+def repair_job_runs(
+    context: dg.OpExecutionContext, session: dg.ResourceParam[DispatchSession], targets: pd.DataFrame
+) -> Sent:
     """Send the repairs that are not answered yet."""
-    with _closing(session, entry_ids(targets)):
+    with _closing(context, session, entry_ids(targets)):
         return session.dispatch.send_targets(targets_from(targets))
 
 

@@ -16,11 +16,14 @@ import dagster as dg
 from pydantic import Field
 
 from pm_dagster.core.dispatch import Dispatch
+from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.outcomes import RowOutcome
 from pm_dagster.core.ports import ControlPlane, DatabricksRuns
 from pm_dagster.core.settings import Settings, settings_from
 from pm_dagster.credentials import DATABASE, resolved
+from pm_dagster.orchestration import names
 from pm_dagster.postgres.control_plane import PostgresControlPlane
+from pm_dagster.workspace.scrub import scrubbed
 
 
 class ControlTable:
@@ -97,9 +100,19 @@ class ControlTableResource(dg.ConfigurableResource[ControlTable]):
 
         table = ControlTable(opens)
         try:
+            if context.run:
+                self._register(table, context)
             yield table
         finally:
             table.end()
+
+    def _register(self, table: ControlTable, context: dg.InitResourceContext) -> None:
+        """Let the sensor see that this run lives; what stands in the way is for the op to meet, which is retried."""
+        try:
+            table.control.register()
+        except ProcessManagerError as error:
+            if context.log:
+                context.log.warning("not registered in the ledger yet: %s", scrubbed(str(error)))
 
 
 class DispatchSession:
@@ -131,4 +144,4 @@ def dispatch_session(context: dg.InitResourceContext) -> DispatchSession:
 
 
 def _actor(context: dg.InitResourceContext) -> str:
-    return f"Dagster run {context.run.run_id}" if context.run else "Dagster sensor"
+    return names.actor(context.run.run_id) if context.run else "Dagster sensor"

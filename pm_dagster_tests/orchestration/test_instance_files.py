@@ -23,11 +23,11 @@ def _instance(kind: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> dg.Dags
 def _limits(instance: dg.DagsterInstance) -> tuple[object, ...]:
     queue = instance.get_concurrency_config().run_queue_config
     assert queue is not None
-    keys = [(limit["key"], limit["limit"]) for limit in queue.tag_concurrency_limits]
+    keys = [(limit["key"], limit["value"], limit["limit"]) for limit in queue.tag_concurrency_limits]
     return keys, instance.run_monitoring_enabled, instance.telemetry_enabled
 
 
-_EXPECTED = ([(next(iter(names.SINGLE_FLIGHT)), 1)], True, False)
+_EXPECTED = ([(names.SINGLE_FLIGHT, {"applyLimitPerUniqueValue": True}, 1)], True, False)
 
 
 def test_on_one_machine_it_keeps_everything_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,283 @@
+"""What the sensor makes of runs that Dagster says are under way: whose they are, and whether they live."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.remote_origin import (
+    InProcessCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable
+from pm_dagster.definitions import build_definitions
+from pm_dagster.orchestration import names
+from pm_dagster.orchestration.single_flight import single_flight
+from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
+from pm_dagster_tests.orchestration.conftest import World
+
+Tick = Callable[[World], dg.RunRequest | dg.SkipReason]
+_STARTED = dg.DagsterRunStatus.STARTED
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Runs are kept somewhere, and one row waits."""
+    with dg.DagsterInstance.local_temp() as instance:
+        made = World(instance)
+        made.database.add(1)
+        yield made
+
+
+def _location(name: str) -> InProcessCodeLocationOrigin:
+    return InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="pm_dagster.definitions"), location_name=name)
+
+
+def _run(
+    world: World,
+    *,
+    location: str | None = "ours",
+    job: str = names.JOB,
+    status: dg.DagsterRunStatus = _STARTED,
+    tags: dict[str, str] | None = None,
+    definitions: dg.Definitions | None = None,
+    **more: Any,  # noqa: ANN401 as Dagster has them
+) -> dg.DagsterRun:
+    """A run of a code location, as the daemon or the UI makes it; None: from the command line."""
+    definitions = definitions or world.definitions()
+    is_ours = job == names.JOB
+    definition = definitions.resolve_job_def(job) if is_ours else definitions.resolve_implicit_global_asset_job_def()
+    origin = None
+    if location is not None:
+        repository = RemoteRepositoryOrigin(_location(location), "__repository__")
+        origin = RemoteJobOrigin(repository, job)
+    return world.instance.create_run_for_job(
+        definition, status=status, remote_job_origin=origin, tags={**definition.tags, **(tags or {})}, **more
+    )
+
+
+def _sensor(world: World, location: str | None = "ours") -> dg.RunRequest | dg.SkipReason:
+    repository = world.definitions().get_repository_def()
+    context = dg.SensorEvaluationContext(
+        instance_ref=None,
+        last_tick_completion_time=None,
+        last_run_key=None,
+        cursor=None,
+        log_key=None,
+        repository_name="__repository__",
+        repository_def=repository,
+        instance=world.instance,
+        sensor_name=names.SENSOR,
+        resources={"control_table": dg.ResourceDefinition.hardcoded_resource(world.table())},
+        code_location_origin=_location(location) if location else None,
+    )
+    with context:
+        data = repository.get_sensor_def(names.SENSOR).evaluate_tick(context)
+    return data.run_requests[0] if data.run_requests else dg.SkipReason(data.skip_message)
+
+
+def _dies(world: World, run: dg.DagsterRun, *, seconds_ago: float = 60.0) -> None:
+    """The run was a dispatcher, and is one no more."""
+    control = InMemoryControlPlane(world.database, world.settings, names.actor(run.run_id))
+    control.register()
+    world.database.registered[control._me].seen = time.monotonic() - seconds_ago
+    world.database.alive.discard(control._me)
+
+
+def _lives(world: World, run: dg.DagsterRun) -> None:
+    InMemoryControlPlane(world.database, world.settings, names.actor(run.run_id)).register()
+
+
+def _age(world: World, run: dg.DagsterRun, seconds: float) -> None:
+    """Let the run be made some time ago, and nothing have happened since."""
+    world.instance.event_log_storage.delete_events(run.run_id)
+    storage: Any = world.instance.run_storage
+    with storage.connect() as connection:
+        connection.exec_driver_sql(
+            "UPDATE runs SET create_timestamp = datetime('now', ?) WHERE run_id = ?",
+            (f"-{seconds} seconds", run.run_id),
+        )
+
+
+def _status(world: World, run: dg.DagsterRun) -> dg.DagsterRunStatus:
+    now = world.instance.get_run_by_id(run.run_id)
+    assert now is not None
+    return now.status
+
+
+def test_a_run_whose_dispatcher_lives_holds_up_the_next(world: World) -> None:
+    run = _run(world)
+    _age(world, run, 500)
+    _lives(world, run)
+    answer = _sensor(world)
+    assert isinstance(answer, dg.SkipReason)
+    assert answer.skip_message == "a dispatch is already under way"
+    assert _status(world, run) is _STARTED
+
+
+def test_a_run_whose_dispatcher_died_is_ended_and_the_next_is_asked_for_in_the_same_tick(world: World) -> None:
+    run = _run(world)
+    _age(world, run, 60)
+    _dies(world, run)
+    assert isinstance(_sensor(world), dg.RunRequest)
+    assert _status(world, run) is dg.DagsterRunStatus.FAILURE
+    (failure,) = world.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records
+    message = failure.event_log_entry.dagster_event.message if failure.event_log_entry.dagster_event else ""
+    assert message is not None
+    assert "its dispatcher died, and nothing was heard of it for 60 s" in message
+    assert "No row is lost" in message
+
+
+def test_it_is_not_ended_while_there_are_events_of_it(world: World) -> None:
+    run = _run(world)
+    _age(world, run, 600)
+    _dies(world, run, seconds_ago=600)
+    world.instance.report_engine_event("still here", run)
+    assert isinstance(_sensor(world), dg.SkipReason)
+    assert _status(world, run) is _STARTED
+
+
+def test_a_run_of_several_processes_may_rest_between_two_of_them(world: World) -> None:
+    run = _run(world)
+    world.instance.report_dagster_event(
+        dg.DagsterEvent(
+            dg.DagsterEventType.STEP_WORKER_STARTING.value, names.JOB, event_specific_data=EngineEventData()
+        ),
+        run.run_id,
+        timestamp=time.time() - 60,
+    )
+    _dies(world, run)
+    answer = _sensor(world)
+    assert isinstance(answer, dg.SkipReason)
+    assert "its dispatcher died, nothing heard of it for 60 s (given up after 120 s)" in str(answer.skip_message)
+    assert _status(world, run) is _STARTED
+
+
+@pytest.mark.parametrize("fault", [ControlPlaneUnavailable("it restarts"), ConfigurationError("there is no ledger")])
+def test_while_the_ledger_cannot_be_asked_nothing_is_ended_and_nothing_started(world: World, fault: Exception) -> None:
+    run = _run(world)
+    _age(world, run, 5000)
+    _dies(world, run, seconds_ago=5000)
+    world.faults["signs_of_life"] = [fault]
+    answer = _sensor(world)
+    assert isinstance(answer, dg.SkipReason)
+    assert str(fault) in str(answer.skip_message)
+    assert _status(world, run) is _STARTED
+
+
+def test_a_dead_run_that_is_being_cancelled_is_cancelled(world: World) -> None:
+    run = _run(world, status=dg.DagsterRunStatus.CANCELING)
+    _age(world, run, 60)
+    _dies(world, run)
+    assert isinstance(_sensor(world), dg.RunRequest)
+    assert _status(world, run) is dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING])
+def test_a_run_that_is_about_to_start_holds_up_the_next(world: World, status: dg.DagsterRunStatus) -> None:
+    run = _run(world, status=status)
+    assert isinstance(_sensor(world), dg.SkipReason)
+    assert _status(world, run) is status
+
+
+def test_a_run_whose_code_server_is_gone_before_its_worker_began_is_ended(world: World) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+    server = json.dumps({"host": "127.0.0.1", "port": port})
+    run = _run(world, status=dg.DagsterRunStatus.STARTING, tags={".dagster/grpc_info": server})
+    assert isinstance(_sensor(world), dg.SkipReason)
+    _age(world, run, 45)
+    assert isinstance(_sensor(world), dg.RunRequest)
+    assert _status(world, run) is dg.DagsterRunStatus.FAILURE
+
+
+def test_a_dispatch_that_hangs_does_not_hold_up_the_others_for_ever(world: World) -> None:
+    run = _run(world, status=dg.DagsterRunStatus.STARTING)
+    started = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, names.JOB)
+    world.instance.report_dagster_event(started, run.run_id, timestamp=time.time() - 1300)
+    _lives(world, run)
+    assert isinstance(_sensor(world), dg.RunRequest)
+    assert _status(world, run) is _STARTED
+
+
+def test_each_code_location_sees_its_own_runs(world: World) -> None:
+    theirs = _run(world, location="theirs")
+    assert isinstance(_sensor(world, "ours"), dg.RunRequest)
+    assert isinstance(_sensor(world, "theirs"), dg.SkipReason)
+    _lives(world, theirs)
+    assert isinstance(_sensor(world, "ours"), dg.RunRequest), "the ledger keeps them apart if the table is the same"
+
+
+def test_a_dead_run_of_a_location_that_is_no_more_is_ended_by_whoever_has_its_table(world: World) -> None:
+    run = _run(world, location="before it was renamed")
+    _age(world, run, 60)
+    assert isinstance(_sensor(world), dg.RunRequest)
+    assert _status(world, run) is _STARTED, "whether it is of our table cannot be known"
+    _dies(world, run)
+    assert isinstance(_sensor(world), dg.RunRequest)
+    assert _status(world, run) is dg.DagsterRunStatus.FAILURE
+
+
+def test_a_run_from_the_command_line_is_known_by_its_control_table(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _run(world, location=None)
+    assert isinstance(_sensor(world), dg.SkipReason)
+    monkeypatch.setenv("PM_RUN_TABLE", "another")
+    assert isinstance(_sensor(world), dg.RunRequest)
+
+
+@pytest.mark.parametrize("selection", [[names.WAITING_JOBS, names.DISPATCHED_JOBS], [names.DISPATCHED_JOBS]])
+def test_materializing_the_assets_by_hand_is_a_dispatch_too(world: World, selection: list[str]) -> None:
+    assets = frozenset(map(dg.AssetKey, selection))
+    _run(world, job="__ASSET_JOB", asset_selection=assets)
+    assert isinstance(_sensor(world), dg.SkipReason)
+    assert isinstance(_sensor(world, "theirs"), dg.RunRequest)
+
+
+def test_other_assets_are_not_our_business(world: World) -> None:
+    @dg.asset
+    def another() -> None: ...
+
+    definitions = dg.Definitions(assets=[another])
+    _run(world, job="__ASSET_JOB", definitions=definitions, asset_selection=frozenset({dg.AssetKey("another")}))
+    assert isinstance(_sensor(world), dg.RunRequest)
+
+
+def test_the_tag_stands_for_the_control_table_and_for_no_secret() -> None:
+    url = "postgresql://pm:{}@db.example.com:5432/control"
+    before = single_flight({"PM_POSTGRES_URL": url.format("first")})
+    assert single_flight({"PM_POSTGRES_URL": url.format("second")}) == before
+    others = [
+        {"PM_POSTGRES_URL": url.format("first").replace("control", "another")},
+        {"PM_POSTGRES_URL": url.format("first"), "PM_RUN_TABLE": "another"},
+        {"PM_POSTGRES_URL": url.format("first"), "PM_SCHEMA": "another"},
+        {"PM_POSTGRES_URL": "keyvault://vault/one"},
+        {"PM_POSTGRES_URL": "keyvault://vault/two"},
+        {"PM_POSTGRES_URL": "file:///run/secrets/url"},
+        {"PM_POSTGRES_HOST": "db.example.com"},
+        {"PGHOST": "db.example.com"},
+        {"PM_SECRETS": "keyvault://vault"},
+        {},
+    ]
+    tags = [before, *map(single_flight, others)]
+    assert len({next(iter(tag.values())) for tag in tags}) == len(tags)
+    assert {tuple(tag) for tag in tags} == {(names.SINGLE_FLIGHT,)}
+
+
+@pytest.mark.parametrize("url", ["postgresql://a:b@c@d/e", "keyvault://", "no url at all", "\udcff"])
+def test_a_code_location_loads_with_whatever_is_set(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usable = single_flight({})
+    assert single_flight({"PM_POSTGRES_URL": url}).keys() == usable.keys()
+    monkeypatch.setenv("PM_POSTGRES_URL", url)
+    assert names.SINGLE_FLIGHT in build_definitions().resolve_job_def(names.JOB).tags
