@@ -16,6 +16,9 @@ from pm_dagster.orchestration.retries import translated
 from pm_dagster.orchestration.single_flight import single_flight
 from pm_dagster.orchestration.under_way import Location
 
+_log = logging.getLogger(__name__)
+_UNKNOWN = Location()
+
 
 def process_manager() -> UnresolvedAssetJobDefinition:
     """The job of a dispatch, with the tag of the control table that this process' variables lead to."""
@@ -42,7 +45,10 @@ def idle_reason(backlog: Backlog) -> str:
 
 
 def _tick(
-    instance: dg.DagsterInstance, control_table: ControlTable, location: Location, log: logging.Logger
+    instance: dg.DagsterInstance,
+    control_table: ControlTable,
+    location: Location = _UNKNOWN,
+    log: logging.Logger = _log,
 ) -> dg.RunRequest | dg.SkipReason:
     found = under_way.look(instance, control_table, location)
     for line in under_way.end(instance, found.dead):
@@ -95,4 +101,4 @@ def process_manager_schedule(
 ) -> dg.RunRequest | dg.SkipReason:
     """Ask for a run when jobs still wait."""
     # Dagster 1.13 does not tell a schedule its code location.
-    return _tick(context.instance, control_table, Location(), context.log)
+    return _tick(context.instance, control_table, _UNKNOWN, context.log)

@@ -70,7 +70,7 @@ class UnderWay:
 
 def look(instance: dg.DagsterInstance, table: ControlTable, location: Location) -> UnderWay:
     """Find the dispatches that are under way. While the ledger cannot be asked, each of them lives."""
-    records = _records(instance, location)
+    records = [record for record in _records(instance, location) if _may_be_in_our_ledger(record.dagster_run)]
     if not records:
         return UnderWay()
     try:
@@ -84,7 +84,7 @@ def look(instance: dg.DagsterInstance, table: ControlTable, location: Location) 
         run = record.dagster_run
         sign = signs.get(names.actor(run.run_id))
         is_ours = _is_ours(run, location)
-        # Of others only those that are known to have dispatched here: their slot in the queue may be the one we need.
+        # Of others only those that are known to have dispatched here: their slot in the queue is the one we need.
         if not is_ours and sign is None:
             continue
         found = _judge(instance, record, sign)
@@ -137,10 +137,13 @@ def _is_ours(run: dg.DagsterRun, location: Location) -> bool | None:
     """
     if location.label is not None and run.remote_job_origin is not None:
         return run.remote_job_origin.repository_origin.get_label() == location.label
-    ((name, ours),) = single_flight().items()
-    if name in run.tags:
-        return run.tags[name] == ours
     return None if run.job_name == _OF_ASSETS else True
+
+
+def _may_be_in_our_ledger(run: dg.DagsterRun) -> bool:
+    """A run for another control table is not judged by our ledger, which may be a copy of its own."""
+    ((name, ours),) = single_flight().items()
+    return run.tags.get(name, ours) == ours
 
 
 def _judge(instance: dg.DagsterInstance, record: dg.RunRecord, sign: SignOfLife | None) -> Verdict:

@@ -228,6 +228,19 @@ def test_a_dead_run_of_a_location_that_is_no_more_is_ended_by_whoever_has_its_ta
     assert _status(world, run) is dg.DagsterRunStatus.FAILURE
 
 
+def test_a_run_for_another_control_table_is_not_judged_by_our_ledger(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours may be a copy of its ledger, in which its dispatcher has no session."""
+    run, theirs = _run(world), _run(world, location="theirs")
+    for each in (run, theirs):
+        _age(world, each, 5000)
+        _dies(world, each, seconds_ago=5000)
+    monkeypatch.setenv("PM_POSTGRES_HOST", "copy.example.com")
+    assert isinstance(_sensor(world), dg.RunRequest)
+    assert [_status(world, each) for each in (run, theirs)] == [_STARTED, _STARTED]
+
+
 def test_a_run_from_the_command_line_is_known_by_its_control_table(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
