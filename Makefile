@@ -21,13 +21,18 @@ RUNTIME := .venv-runtime
 RUNTIME_PYTHON ?= python3.11
 RUNTIME_TESTS := pm_dagster_tests/runtime
 
+# Other versions of databricks-sdk than the locked one, each with what it requires.
+VERSIONS := .versions
+VERSIONS_TESTS := pm_dagster_tests/versions
+VERSIONS_LOCKS := $(wildcard $(VERSIONS_TESTS)/*.lock)
+
 # What the trials of `make chaos` found, from which the page is made.
 PROOF := .proof
 
 # For the time of a test only: the licence of the CLI and of this package is not open source.
 BUNDLES := databricks-bundles==1.22.1
 
-.PHONY: python-is-new-enough help setup demo dev test test-browser test-bundle test-runtime chaos bench audit check format lock clean
+.PHONY: python-is-new-enough help setup demo dev test test-browser test-bundle test-runtime test-versions chaos bench audit check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -55,7 +60,7 @@ dev: setup  ## the sandbox and the Dagster UI, until Ctrl-C
 	$(BIN)/pm sandbox up
 
 test: setup  ## all tests but those that need a browser
-	$(BIN)/python -m pytest -n auto -m "not browser and not bundle and not runtime and not chaos"
+	$(BIN)/python -m pytest -n auto -m "not browser and not bundle and not runtime and not versions and not chaos"
 
 test-browser: setup  ## the tests that drive a real browser
 	$(BIN)/python -m pytest -m browser
@@ -74,6 +79,15 @@ $(RUNTIME)/.ready: $(RUNTIME_TESTS)/requirements.lock $(RUNTIME_TESTS)/place.py 
 	$(UV) venv --quiet --clear --python "$$($(RUNTIME_PYTHON) -c 'import sys; print(sys.executable)')" $(RUNTIME)
 	$(UV) pip sync --quiet --require-hashes --python $(RUNTIME)/bin/python $<
 	$(BIN)/python -m pm_dagster_tests.runtime.jdbc_driver
+	@touch $@
+
+test-versions: setup $(VERSIONS)/.ready  ## dispatches with databricks-sdk 0.30 to the newest
+	$(BIN)/python -m pytest -n auto -m versions
+
+$(VERSIONS)/.ready: $(VERSIONS_LOCKS) | $(STAMP)
+	rm -rf $(VERSIONS)
+	@for lock in $(VERSIONS_LOCKS); do $(UV) pip install --quiet --require-hashes --python $(BIN)/python \
+	  --target "$(VERSIONS)/$$(basename "$$lock" .lock)" --requirement "$$lock" || exit 1; done
 	@touch $@
 
 chaos: setup  ## the long form of the proof; writes docs/proof.md
@@ -102,9 +116,11 @@ lock:  ## resolve the dependencies anew within their bounds
 	$(UV) lock --upgrade
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 --custom-compile-command "make lock" \
 	  -o $(RUNTIME_TESTS)/requirements.lock $(RUNTIME_TESTS)/requirements.in
+	@for each in $(VERSIONS_LOCKS); do $(UV) pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+	  --custom-compile-command "make lock" -o "$$each" "$${each%.lock}.in" || exit 1; done
 
 clean:  ## remove what the other targets made, the sandbox's data included
 	@# Ends what still runs there first: a server must not lose its folder.
 	@if [ -d .sandbox ] && [ -x $(BIN)/pm ]; then $(BIN)/pm sandbox reset; fi
-	rm -rf .venv .venv-runtime .uv .sandbox .proof .databricks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-runtime .versions .uv .sandbox .proof .databricks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find pm_dagster pm_dagster_tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Tests with other versions of databricks-sdk than the locked one (``make test-versions``)."""

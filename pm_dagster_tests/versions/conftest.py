@@ -1,0 +1,36 @@
+"""A world for each version of the SDK: ledger in place, jobs in the workspace, nothing waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pm_dagster.core.settings import Settings
+from pm_dagster.postgres.migrate import initialise
+from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.cli.world import JOB
+from pm_dagster_tests.cluster.world import ClusterWorld
+from pm_dagster_tests.versions.place import NAMES, folder
+
+FORBIDDEN = 1002
+
+
+@pytest.fixture(params=NAMES)
+def version(request: pytest.FixtureRequest) -> str:
+    """The name of a version. Fails where it is not installed."""
+    name = str(request.param)
+    if not (folder(name) / "databricks").is_dir():
+        pytest.fail("the versions of databricks-sdk are not in .versions: run make test-versions")
+    return name
+
+
+@pytest.fixture
+def world(version: str, database_url: str) -> Iterator[ClusterWorld]:
+    """A world whose processes find that version before the locked one."""
+    initialise(Settings(postgres_url=database_url))
+    with LocalWorkspace() as workspace:
+        workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+        workspace.state.add_job("forbidden", job_id=FORBIDDEN)
+        workspace.state.forbid(FORBIDDEN)
+        yield ClusterWorld(database_url, workspace, {"PYTHONPATH": str(folder(version))})
