@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pm_dagster_tests.chaos.records import record
+from pm_dagster_tests.model.machine import DispatchMachine
 from pm_dagster_tests.model.memory_world import MemoryWorld
 from pm_dagster_tests.model.oracle import Breach
 from pm_dagster_tests.model.real_world import RealServers, real_servers
 from pm_dagster_tests.model.search import Search
+from pm_dagster_tests.model.stories import STORIES, told
 from pm_dagster_tests.model.variants import VARIANTS, Variant
 from pm_dagster_tests.model.worlds import ModelWorld
 
@@ -48,9 +50,30 @@ def test_every_invariant_holds_on_real_servers(servers: RealServers) -> None:
     _holds("on Postgres and the local workspace, always the same", servers.world, 8)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_a_broken_variant_is_caught(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
-    _catch(variant, variant.number, monkeypatch)
+def test_every_story_ends_well(servers: RealServers) -> None:
+    for story in STORIES:
+        told(story, DispatchMachine(servers.world()))
+
+
+@pytest.mark.parametrize("variant", [each for each in VARIANTS if not each.story], ids=lambda variant: variant.name)
+def test_a_broken_variant_is_found(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the machine, in the core, which is the same on the fakes."""
+    variant.take_out(monkeypatch)
+    search = Search(MemoryWorld)
+    with pytest.raises(Breach) as caught:
+        search.run(_MOST_FOR_A_VARIANT, number=variant.number, shrink=False)
+    _caught(variant, caught.value, search.examples, search.steps)
+
+
+@pytest.mark.parametrize("variant", [each for each in VARIANTS if each.story], ids=lambda variant: variant.name)
+def test_a_broken_variant_is_shown(variant: Variant, servers: RealServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a story, on real servers, where the rule is."""
+    assert variant.story is not None
+    variant.take_out(monkeypatch)
+    machine = DispatchMachine(servers.world())
+    with pytest.raises(Breach) as caught:
+        told(variant.story, machine)
+    _caught(variant, caught.value, 1, machine.oracle.steps)
 
 
 @pytest.mark.chaos
@@ -63,11 +86,7 @@ def test_every_invariant_holds_on_real_servers_for_long(servers: RealServers) ->
     _holds("on Postgres and the local workspace, by chance", servers.world, 120, _chance())
 
 
-def _catch(variant: Variant, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    variant.take_out(monkeypatch)
-    search = Search(MemoryWorld)
-    with pytest.raises(Breach) as caught:
-        search.run(_MOST_FOR_A_VARIANT, number=number, shrink=False)
-    assert caught.value.invariant in variant.breaks, str(caught.value)
-    counts = {"caught": 1, "invariant": caught.value.invariant, "examples": search.examples, "steps": search.steps}
-    record(f"{_SUITE} variants", variant.name, counts, note=str(caught.value)[:200])
+def _caught(variant: Variant, breach: Breach, examples: int, steps: int) -> None:
+    assert breach.invariant in variant.breaks, str(breach)
+    counts = {"caught": 1, "invariant": breach.invariant, "examples": examples, "steps": steps}
+    record(f"{_SUITE} variants", variant.name, counts, note=str(breach)[:200])

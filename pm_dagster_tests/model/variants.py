@@ -1,6 +1,7 @@
 """Broken dispatches: each is the real one with a single rule taken out, and each breaks an invariant.
 
-Put here: what is taken out, as a substitution in the tests' process. Keep out: the search for the steps that show it.
+Put here: what is taken out of the product's code or statements, as a substitution in the tests' process; never of the
+tests' own. Keep out: the steps that show it.
 """
 
 from __future__ import annotations
@@ -8,21 +9,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import pytest
+from psycopg2 import sql
 
 from pm_dagster.core import attempts, decisions, dispatch, sending, steps
 from pm_dagster.core.attempts import Work
 from pm_dagster.core.errors import Refused
-from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.ports import DatabricksRuns, Intent
+from pm_dagster.core.ledger_entry import Asked, Entry, idempotency_token
+from pm_dagster.core.ports import DatabricksRuns
 from pm_dagster.core.run_state import RunSnapshot
-from pm_dagster.core.waiting_job import RawRow, WaitingJob, sort_rows
-from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, Row
-from pm_dagster_tests.fakes.database import Record
-from pm_dagster_tests.fakes.records import claimed
-from pm_dagster_tests.model.memory_world import LaggingRuns
+from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
+from pm_dagster.postgres import closing, control_plane, control_statements, statements
+from pm_dagster.postgres.control_plane import PostgresControlPlane
+from pm_dagster.postgres.control_statements import Statements
+from pm_dagster.workspace.transport import OneAttempt
+from pm_dagster_tests.model import stories
 
 Patch = pytest.MonkeyPatch
 
@@ -38,25 +42,15 @@ def _another_token_each_time(patch: Patch) -> None:
 
 
 def _no_intent(patch: Patch) -> None:
-    def intend(self: InMemoryControlPlane, intents: Sequence[Intent]) -> set[int]:
-        return {record.entry.entry_id for i in intents for record in self._ours([i.entry.entry_id])}
-
-    patch.setattr(InMemoryControlPlane, "intend", intend)
+    _in_sql(patch, control_statements, "_INTEND", "SET state = 'SENDING',", "SET state = e.state,")
 
 
-def _clock_releases_sending(patch: Patch) -> None:
-    free, left_over = InMemoryControlPlane._is_free, InMemoryControlPlane._is_left_over
-
-    def is_free(self: InMemoryControlPlane, run_id: object) -> bool:
-        record = self.database.newest(run_id)
-        lapsed = record is not None and record.entry.state is EntryState.SENDING and self._may_own(record)
-        return lapsed or free(self, run_id)
-
-    def is_left_over(self: InMemoryControlPlane, record: Record) -> bool:
-        return record.entry.state is not EntryState.SENDING and left_over(self, record)
-
-    patch.setattr(InMemoryControlPlane, "_is_free", is_free)
-    patch.setattr(InMemoryControlPlane, "_is_left_over", is_left_over)
+def _sending_is_claimed(patch: Patch) -> None:
+    claimed, also = "e.state = 'CLAIMED' AND", "e.state IN ('CLAIMED', 'SENDING') AND"
+    _in_sql(patch, statements, "GENERATIONS", claimed, also)
+    _in_sql(patch, control_statements, "CLAIMABLE", claimed, also)
+    _in_sql(patch, statements, "REFRESH_ENTRIES", "IN ('CLAIMED', 'DEFERRED')", "IN ('CLAIMED', 'DEFERRED', 'SENDING')")
+    _in_sql(patch, control_statements, "_LEFT_BEHIND", "IN ('SENDING', 'ACCEPTED')", "IN ('ACCEPTED')")
 
 
 def _history_not_compared(patch: Patch) -> None:
@@ -68,57 +62,43 @@ def _history_not_compared(patch: Patch) -> None:
 
 
 def _generation_too_early(patch: Patch) -> None:
-    take = InMemoryControlPlane._take
-
-    def always_new(self: InMemoryControlPlane, wanted: Entry) -> Record:
-        record = self.database.newest(wanted.run_id)
-        if record is not None:
-            record.open = False
-        return take(self, wanted)
-
-    patch.setattr(InMemoryControlPlane, "_take", always_new)
+    _in_sql(patch, statements, "REFRESH_ENTRIES", "SET state", "SET generation = e.generation + 1, state")
 
 
 def _generation_never(patch: Patch) -> None:
-    token = InMemoryControlPlane._token
-
-    def the_first(self: InMemoryControlPlane, wanted: Entry, generation: int) -> str:
+    def the_first(environment: str, table: str, run_id: int, generation: int, asked: Asked) -> str:
         del generation
-        return token(self, wanted, 1)
+        return idempotency_token(environment, table, run_id, 1, asked)
 
-    patch.setattr(InMemoryControlPlane, "_token", the_first)
+    patch.setattr(control_plane, "idempotency_token", the_first)
 
 
 def _nobody_owns(patch: Patch) -> None:
-    def ours(self: InMemoryControlPlane, entry_ids: Sequence[int]) -> list[Record]:
-        return [record for record in self._named(entry_ids) if record.open]
-
-    patch.setattr(InMemoryControlPlane, "_ours", ours)
+    _in_sql(patch, statements, "RECORD", " AND e.dispatcher_id = %(me)s", "")
 
 
 def _rows_as_read(patch: Patch) -> None:
-    def claim(self: InMemoryControlPlane, jobs: Sequence[WaitingJob]) -> list[Entry]:
-        self._meet("claim")
-        wanted = [job for job in jobs if self._waits(job.run_id) and self._is_free(job.run_id)]
-        return self._read([self._take(claimed(job)) for job in wanted])
+    claim = PostgresControlPlane.claim
 
-    patch.setattr(InMemoryControlPlane, "claim", claim)
+    def as_read(self: PostgresControlPlane, jobs: Sequence[WaitingJob]) -> list[Entry]:
+        def current(_cursor: object, run_ids: Sequence[int]) -> tuple[list[WaitingJob], list[RefusedRow]]:
+            return [job for job in jobs if job.run_id in run_ids], []
+
+        with pytest.MonkeyPatch.context() as for_this_claim:
+            for_this_claim.setattr(self, "_current", current)
+            return claim(self, jobs)
+
+    patch.setattr(PostgresControlPlane, "claim", as_read)
 
 
 def _unwanted_is_sent(patch: Patch) -> None:
-    def may_send(self: InMemoryControlPlane, record: Record, intent: Intent) -> bool:
-        del self, intent
-        return record.entry.state in (EntryState.CLAIMED, EntryState.SENDING)
-
-    patch.setattr(InMemoryControlPlane, "_may_send", may_send)
+    waits = """ AND EXISTS (
+      SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)"""
+    _in_sql(patch, control_statements, "_INTEND", waits, "")
 
 
 def _dead_are_forgotten(patch: Patch) -> None:
-    def is_left_over(self: InMemoryControlPlane, record: Record) -> bool:
-        del self, record
-        return False
-
-    patch.setattr(InMemoryControlPlane, "_is_left_over", is_left_over)
+    _in_sql(patch, control_statements, "_LEFT_BEHIND", "e.control_table", "false AND e.control_table")
 
 
 def _failed_in_doubt(patch: Patch) -> None:
@@ -141,15 +121,17 @@ def _decided_by_text(patch: Patch) -> None:
 
 
 def _closed_in_any_status(patch: Patch) -> None:
-    close = InMemoryControlPlane._close_one
+    build = Statements._build
+    guard = "WHERE t.{run_id} = c.run_id AND t.{status} = %(waiting)s"
 
-    def write(self: InMemoryControlPlane, record: Record) -> None:
-        row: Row | None = self.database.rows.get(record.entry.run_id)
-        if row is not None:
-            row.status = "WAITING"
-        close(self, record)
+    def unguarded(self: Statements, text: str, **more: sql.Composable) -> sql.Composed:
+        return build(self, text.replace(guard, guard.partition(" AND ")[0]), **more)
 
-    patch.setattr(InMemoryControlPlane, "_close_one", write)
+    def any_status(_row: object, seen: object) -> bool:
+        return seen is not None
+
+    patch.setattr(Statements, "_build", unguarded)
+    patch.setattr(closing, "_to_write", any_status)
 
 
 def _bad_row_raises(patch: Patch) -> None:
@@ -165,7 +147,7 @@ def _bad_row_raises(patch: Patch) -> None:
 
 
 def _unscrubbed(patch: Patch) -> None:
-    patch.setattr(LaggingRuns, "scrub", lambda _self, text: text)
+    patch.setattr(OneAttempt, "scrub", lambda _self, text: text)
 
 
 def _parameters_pasted(patch: Patch) -> None:
@@ -188,35 +170,65 @@ def _no_deadline(patch: Patch) -> None:
     patch.setattr(sending.Sender, "_ending", ending)
 
 
+def _in_sql(patch: Patch, module: ModuleType, name: str, rule: str, instead: str) -> None:
+    """Take a rule out of one of the product's statements, which must have it."""
+    text = getattr(module, name)
+    assert rule in text, f"{name} does not say {rule!r} any more"
+    patch.setattr(module, name, text.replace(rule, instead))
+
+
 @dataclass(frozen=True)
 class Variant:
     """What was taken out, how, and the invariants that may be the first to break without it.
 
-    ``number`` chooses the examples: one with which few of them are enough. Any other leads there as well, only later.
+    A rule of the database's side, or of the connection to the workspace, is taken out on real servers and shown by its
+    ``story``. A rule of the core shows on the fakes as well, which decide nothing of it: there the machine searches for
+    it, and ``number`` chooses the examples: one with which few of them are enough. Any other leads there as well, only
+    later.
     """
 
     name: str
     take_out: Callable[[Patch], None]
     breaks: tuple[int, ...]
     number: int = 1
+    story: stories.Story | None = None
 
 
 VARIANTS = (
     Variant("another token for each call", _another_token_each_time, (1,)),
-    Variant("no intent before the call", _no_intent, (1,), 10),
-    Variant("a clock releases SENDING", _clock_releases_sending, (1, 2)),
+    Variant("no intent before the call", _no_intent, (1,), story=stories.a_death_after_a_repair_that_failed_since),
+    Variant(
+        "what is left in SENDING is claimed anew",
+        _sending_is_claimed,
+        (1,),
+        story=stories.a_death_after_a_repair_that_failed_since,
+    ),
     Variant("the history is not compared with the intent", _history_not_compared, (1,), 3),
-    Variant("the generation rises with each claim", _generation_too_early, (1,)),
-    Variant("rows are claimed as they were read", _rows_as_read, (1,), 3),
-    Variant("rows that left WAITING are sent", _unwanted_is_sent, (1,), 10),
-    Variant("writes without owning the entry", _nobody_owns, (1, 2)),
-    Variant("the generation never rises", _generation_never, (2,), 13),
-    Variant("what the dead left is never taken over", _dead_are_forgotten, (2,)),
+    Variant(
+        "the generation rises with each claim",
+        _generation_too_early,
+        (1,),
+        story=stories.a_death_between_claim_and_call,
+    ),
+    Variant(
+        "rows are claimed as they were read",
+        _rows_as_read,
+        (1,),
+        story=stories.a_job_that_is_corrected_after_the_reading,
+    ),
+    Variant(
+        "rows that left WAITING are sent", _unwanted_is_sent, (1,), story=stories.a_row_that_leaves_before_its_call
+    ),
+    Variant(
+        "writes without owning the entry", _nobody_owns, (1,), story=stories.a_dispatcher_that_was_only_thought_dead
+    ),
+    Variant("the generation never rises", _generation_never, (2,), story=stories.a_row_that_is_asked_for_afresh),
+    Variant("what the dead left is never taken over", _dead_are_forgotten, (2,), story=stories.a_death_after_a_call),
     Variant("FAILED while a call may have taken effect", _failed_in_doubt, (2,), 5),
     Variant("a repair decided by the text of the refusal", _decided_by_text, (2,)),
-    Variant("closing in any status", _closed_in_any_status, (3,)),
+    Variant("closing in any status", _closed_in_any_status, (3,), story=stories.a_row_that_leaves_during_its_call),
     Variant("a bad row raises", _bad_row_raises, (4,)),
-    Variant("errors are not scrubbed", _unscrubbed, (5,)),
+    Variant("errors are not scrubbed", _unscrubbed, (5,), story=stories.a_refusal_that_repeats_our_token),
     Variant("values pasted into text", _parameters_pasted, (6,)),
     Variant("no deadline", _no_deadline, (9,)),
 )
