@@ -19,6 +19,9 @@ _RECONNECT_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 _LONGEST_AWAY_SECONDS = 30.0
 #: So long may an answer be recorded before the control table says it.
 _CLOSE_EVERY_SECONDS = 1.0
+#: And so long may a closing hold up the sending, where the owner's triggers are slow; beyond it, one row.
+_LONGEST_CLOSING_SECONDS = 5.0
+_SENDING_TO_CLOSING = 3.0
 _ANSWERED = (EntryState.ACCEPTED, EntryState.QUARANTINED)
 
 
@@ -61,8 +64,11 @@ class Bookkeeper:
         self._persist(self._control.heartbeat)
         if self._answered and self._clock() >= self._next_closing:
             due, self._answered = self._answered, []
-            self._persist(lambda: self._control.close(due))
-            self._next_closing = self._clock() + _CLOSE_EVERY_SECONDS
+            began = self._clock()
+            self._persist(lambda: self._control.close(due, lambda: self._clock() < began + _LONGEST_CLOSING_SECONDS))
+            # Where the control table is slow, sending has most of the time; what is left is closed at the end.
+            pause = max(_CLOSE_EVERY_SECONDS, _SENDING_TO_CLOSING * (self._clock() - began))
+            self._next_closing = self._clock() + pause
 
     def _persist(self, write: Callable[[], object]) -> None:
         end = self._clock() + _LONGEST_AWAY_SECONDS

@@ -163,7 +163,7 @@ class Dispatch:
 
     def close(self, entry_ids: Collection[int]) -> list[Closed]:
         """Write the control table for the entries whose outcome is known."""
-        return self.control.close(entry_ids)
+        return self.control.close(entry_ids, lambda: not self._over())
 
     def run(self, limit: int | None = None, rows: Sequence[RawRow] | None = None) -> Report:
         """The whole pass, both branches at once, over ``rows`` where they were read elsewhere, at most ``limit``.

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -196,8 +196,11 @@ class ControlPlane(Protocol):
     def record(self, changes: Sequence[Change]) -> None:
         """Write what was learned; at most one change for each entry."""
 
-    def close(self, entry_ids: Collection[int]) -> list[Closed]:
+    def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
         """Write the control table for entries that are ACCEPTED or QUARANTINED, and close them.
+
+        A table that is too slow for all at once is written in several transactions; once ``go_on`` says no, the rest
+        stays for later.
 
         Rows that somebody else holds locked stay for the next dispatch. Entries closed before are told again, whoever
         closed them: an earlier step may have been another dispatcher.

@@ -120,6 +120,12 @@ class Settings:
     deadline_seconds: float = _setting(
         "PM_DEADLINE_SECONDS", 780.0, "A dispatch stops sending after this many seconds", between(1, _WEEK, float)
     )
+    row_seconds: float = _setting(
+        "PM_ROW_SECONDS",
+        60.0,
+        "Time that the control table may take to write one row, its owner's triggers included",
+        between(1, _HOUR, float),
+    )
     http_timeout_seconds: float = _setting(
         "PM_HTTP_TIMEOUT_SECONDS", 60.0, "Time that one API call may take", between(0.1, _HOUR, float)
     )

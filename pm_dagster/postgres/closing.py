@@ -8,6 +8,7 @@ the row's own trouble: its entry stays open, so that it is never run a second ti
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,16 @@ from pm_dagster.postgres.text import as_json, storable
 #: among a thousand, and more of them take 10 s. What is left then is put off untried.
 _SHORT_WAIT = "SET LOCAL lock_timeout = '500ms'"
 _MOST_LOCK_WAITS = 20
+#: So long may a write of several rows take before they are written one by one. A thousand take some 50 ms without the
+#: owner's triggers.
+_LONGEST_TOGETHER_SECONDS = 10.0
+_LIMIT = "SELECT set_config('statement_timeout', %(limit)s, true)"
+#: A row that takes too long is tried again after so many times what it may take.
+_SLOW_ROW_PAUSES = 10.0
+
+
+class TooSlow(Exception):
+    """Several rows together took longer than they may. Nothing of the transaction may be kept."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +60,19 @@ class Closing:
         self._settings = settings
         self._names = names
         self._lock_waits = 0
+        self._alone = False
+        self._limit = _LONGEST_TOGETHER_SECONDS
+        self._slow: set[int] = set()
+        self._bare: dict[int, str] = {}
 
     def close(self, entry_ids: Sequence[int]) -> list[tuple[int, Event]]:
-        """Write the rows and close what may be closed; gives the events to tell."""
+        """Write the rows and close what may be closed; gives the events to tell.
+
+        Raises TooSlow when several take too long together; one by itself has all the time that a row may take.
+        """
+        self._alone = len(entry_ids) == 1
+        if self._alone:
+            self._limit = self._settings.row_seconds
         due = self._run(statements.TO_CLOSE, entry_ids=list(entry_ids))
         run_ids = [row[1] for row in due]
         found: dict[int, Seen] = {}
@@ -62,6 +83,7 @@ class Closing:
         existing = {run_id for (run_id,) in self._run(self._owners.existing, run_ids=run_ids)}
         failed = self._write([self._row_write(row) for row in due if _to_write(row, found.get(row[1]))])
         closable = [row for row in due if row[1] not in failed and _closable(row, found, existing)]
+        self._cursor.execute(statements.LOCAL_TIMEOUTS)
         self._run(statements.CLOSE_ENTRIES, entry_ids=[row[0] for row in closable])
         self._put_off({row[0]: failed[row[1]] for row in due if row[1] in failed})
         return [(row[0], self._closing_event(row, found)) for row in closable]
@@ -74,25 +96,52 @@ class Closing:
         """Write the rows; gives, by run id, why one was not: all at once, and in halves where the table refuses."""
         if not rows:
             return {}
+        began = time.monotonic()
         try:
-            return self._try(rows)
+            return self._try(rows, self._owners.write_rows)
         except psycopg2.Error as error:
             what = in_our_words(error)
-            if not _is_of_the_rows(error, what):
+            slow = error.pgcode == errorcodes.QUERY_CANCELED and time.monotonic() - began > 0.9 * self._limit
+            if not slow and not _is_of_the_rows(error, what):
                 raise
             self._cursor.execute("ROLLBACK TO SAVEPOINT closing")
+            if slow:
+                return self._too_slow(rows)
             if error.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
                 self._lock_waits += 1
                 self._cursor.execute(_SHORT_WAIT)
         if len(rows) == 1 or self._lock_waits > _MOST_LOCK_WAITS:
             why = f"{self._settings.control_table} does not take the row: {what}"
-            return {row["run_id"]: why for row in rows}
+            return self._write_bare(rows, why) if len(rows) == 1 else {row["run_id"]: why for row in rows}
         half = len(rows) // 2
         return self._write(rows[:half]) | self._write(rows[half:])
 
-    def _try(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    def _too_slow(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+        if not self._alone:
+            raise TooSlow
+        why = (
+            f"{self._settings.control_table} takes longer than {self._limit:g} s to write this row: a trigger of its"
+            " owner, or a lock that it waits for? PM_ROW_SECONDS allows more"
+        )
+        self._slow |= {row["run_id"] for row in rows}
+        return {row["run_id"]: why for row in rows}
+
+    def _write_bare(self, rows: Sequence[Mapping[str, Any]], why: str) -> dict[int, str]:
+        """Write status and run alone: link and message are worth less than that the row can be closed."""
+        try:
+            failed = self._try(rows, self._owners.write_bare)
+        except psycopg2.Error as error:
+            if not _is_of_the_rows(error, in_our_words(error)):
+                raise
+            self._cursor.execute("ROLLBACK TO SAVEPOINT closing")
+            return {row["run_id"]: why for row in rows}
+        self._bare |= {row["run_id"]: why for row in rows}
+        return failed
+
+    def _try(self, rows: Sequence[Mapping[str, Any]], statement: Any) -> dict[int, str]:  # noqa: ANN401 composed
         self._cursor.execute("SAVEPOINT closing")
-        self._run(self._owners.write_rows, rows=as_json(self._cursor, rows))
+        self._run(_LIMIT, limit=f"{self._limit * 1000:.0f}")
+        self._run(statement, rows=as_json(self._cursor, rows))
         # A check that the owner put off to the end of the transaction would take all rows with it.
         self._cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         waiting = self._run(self._owners.waiting_still, run_ids=[row["run_id"] for row in rows])
@@ -104,7 +153,8 @@ class Closing:
     def _put_off(self, failed: Mapping[int, str]) -> None:
         rows = [{"entry_id": entry_id, "detail": storable(why)} for entry_id, why in failed.items()]
         if rows:
-            self._run(statements.NOT_CLOSED, rows=as_json(self._cursor, rows), seconds=self._settings.settle_seconds)
+            pause = self._settings.settle_seconds + (self._limit * _SLOW_ROW_PAUSES if self._slow else 0.0)
+            self._run(statements.NOT_CLOSED, rows=as_json(self._cursor, rows), seconds=pause)
 
     def _status_for(self, state: str, succeeded: bool) -> str:  # noqa: FBT001 as the ledger has it
         if state == EntryState.QUARANTINED.value:
@@ -121,7 +171,9 @@ class Closing:
         if seen is not None and seen.waits and not _to_write(row, seen):
             return Event("closed", f"control table says {seen.status} beside run {seen.run}: asked for again; left so")
         if seen is not None and seen.waits:
-            return Event("closed", f"control table set from {seen.status} to {self._status_for(row[2], row[3])}")
+            without = f", without link and message: {self._bare[row[1]]}" if row[1] in self._bare else ""
+            written = f"control table set from {seen.status} to {self._status_for(row[2], row[3])}{without}"
+            return Event("closed", storable(written))
         return Event("closed", f"control table already says {seen and seen.status}; left as it is")
 
 
@@ -129,7 +181,7 @@ def _is_of_the_rows(error: psycopg2.Error, what: Exception) -> bool:
     """Whether what went wrong may be about some of the rows; a lock is one that a trigger waits for."""
     if error.pgcode == errorcodes.LOCK_NOT_AVAILABLE:
         return True
-    return isinstance(what, ConfigurationError) and error.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE
+    return isinstance(what, ConfigurationError)
 
 
 def _to_write(row: tuple[Any, ...], seen: Seen | None) -> bool:

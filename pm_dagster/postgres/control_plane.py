@@ -5,8 +5,10 @@ Put here: which statements make up each of the port's transactions. Keep out: th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
@@ -17,7 +19,7 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.core.untakeable import Untakeable
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.postgres import statements
-from pm_dagster.postgres.closing import Closing
+from pm_dagster.postgres.closing import Closing, TooSlow
 from pm_dagster.postgres.records import (
     asked_of,
     change_record,
@@ -34,6 +36,9 @@ from pm_dagster.postgres.text import as_json
 from pm_dagster.postgres.untakeable_rows import Locks, UntakeableRows
 from pm_dagster.postgres.waiting_rows import read_current, read_next, read_waiting
 
+#: Rows of a slow table are closed in transactions of about this length: short enough to keep what is done.
+_SECONDS_AT_ONCE = 5.0
+
 
 class PostgresControlPlane:
     """See ``pm_dagster.core.ports.ControlPlane``. Connects when first used; not thread-safe."""
@@ -41,6 +46,8 @@ class PostgresControlPlane:
     def __init__(self, settings: Settings, actor: str) -> None:
         self._session = Session(settings, actor)
         self._settings = settings
+        #: How many rows are closed at once; None where the owner's table has never been too slow for all of them.
+        self._at_once: int | None = None
 
     def backlog(self) -> Backlog:
         """Count what waits; one statement."""
@@ -109,7 +116,7 @@ class PostgresControlPlane:
         """Record rows that are still to be refused as quarantined, and say so in the control table."""
         run_ids = [row.run_id for row in rows if row.run_id is not None]
 
-        def work(cursor: Cursor) -> list[RefusedRow]:
+        def work(cursor: Cursor) -> tuple[list[int], list[RefusedRow]]:
             cursor.execute(self._session.statements.waiting_still, self._names(run_ids=run_ids))
             waiting = {run_id for (run_id,) in cursor.fetchall()}
             _, refused = self._current(cursor, list(waiting))
@@ -118,11 +125,16 @@ class PostgresControlPlane:
             reasons = {record["run_id"]: record["reason"] for record in records}
             entries = self._entries(cursor, taken)
             self._tell(cursor, [(e.entry_id, Event("quarantined", reasons[e.run_id])) for e in entries])
-            self._close(cursor, taken)
             ours = {entry.run_id for entry in entries}
-            return [row for row in refused if row.run_id in ours]
+            return taken, [row for row in refused if row.run_id in ours]
 
-        return self._session.write(work, ("refuse", run_ids)) if run_ids else []
+        if not run_ids:
+            return []
+        taken, refused = self._session.write(work, ("refuse", run_ids))
+        end = time.monotonic() + _SECONDS_AT_ONCE
+        # Of its own, for the table may be slow; what is not closed now is taken over by the next dispatch.
+        self.close(taken, lambda: time.monotonic() < end)
+        return refused
 
     def take_over(self, limit: int) -> list[Entry]:
         """Take what a dead dispatcher left in SENDING or ACCEPTED."""
@@ -177,10 +189,49 @@ class PostgresControlPlane:
 
         self._session.write(work, ("record", list(changes)))
 
-    def close(self, entry_ids: Collection[int]) -> list[Closed]:
-        """Write the control table for entries whose outcome is known, and close them."""
-        ids = list(entry_ids)
-        return self._session.write(lambda cursor: self._close(cursor, ids), ("close", ids)) if ids else []
+    def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
+        """Write the control table for entries whose outcome is known, and close them.
+
+        All at once; where the owner's table is too slow for that, in transactions of fewer rows, until ``go_on`` says
+        no: what is left then stays open, and says why.
+        """
+        left, closed = list(entry_ids), []
+        while left:
+            part, began = left[: self._at_once or len(left)], time.monotonic()
+            alone = len(part) == 1
+            try:
+                closed += self._session.write(
+                    partial(self._close, entry_ids=part),
+                    ("close", part),
+                    longest=self._settings.row_seconds if alone else 0.0,
+                )
+            except TooSlow:
+                self._at_once = 1
+                continue
+            left = left[len(part) :]
+            self._learn(len(part), time.monotonic() - began)
+            if left and not go_on():
+                self._leave(left)
+                break
+            if left:
+                self._session.heartbeat()
+        return closed
+
+    def _learn(self, rows: int, seconds: float) -> None:
+        """How many rows to write at once, where all together were too slow: as many as take a few seconds."""
+        if self._at_once is not None:
+            fit = int(_SECONDS_AT_ONCE / max(seconds / rows, 1e-6))
+            self._at_once = max(1, min(4 * rows, fit))
+
+    def _leave(self, entry_ids: list[int]) -> None:
+        why = (
+            f"{self._settings.control_table} takes so long to write a row (a trigger of its owner?) that this one is"
+            " left to the next dispatch"
+        )
+        names = {"entry_ids": entry_ids, "why": why}
+        self._session.write(
+            lambda cursor: cursor.execute(statements.LEFT_FOR_LATER, self._names(**names)), ("leave", entry_ids)
+        )
 
     def register(self) -> None:
         """Become a dispatcher now."""

@@ -143,7 +143,8 @@ class Statements:
         self.may = sql.SQL(_MAY)
         self.untakeable = self._untakeable()
         self.facts = self._build("{facts} WHERE v.{run_id} = ANY(%(run_ids)s)", facts=self._facts())
-        self.write_rows = self._write_rows()
+        self.write_rows = self._write_rows(whole=True)
+        self.write_bare = self._write_rows(whole=False)
         self.closed = self._build(_CLOSED)
 
     def _build(self, text: str, **more: sql.Composable) -> sql.Composed:
@@ -339,18 +340,19 @@ class Statements:
             left_behind=self._build(_LEFT_BEHIND),
         )
 
-    def _write_rows(self) -> sql.Composed:
+    def _write_rows(self, *, whole: bool) -> sql.Composed:
+        """Writes status and run, if ``whole`` also link and message."""
         settings, layout = self._settings, self._layout
         sets = [sql.SQL("{} = c.status").format(quoted(settings.column_status))]
         if layout.writable(settings.column_job_run_id):
             sets.append(sql.SQL("{0} = coalesce(c.run, t.{0})").format(quoted(settings.column_job_run_id)))
         link = layout.writable(settings.column_page_url)
-        if link:
+        if link and whole:
             # Half a link is worse than none.
             fits = sql.SQL("CASE WHEN length(c.url) <= {} THEN c.url END").format(sql.Literal(link.limit or 10_000))
             page_url = quoted(settings.column_page_url)
             sets.append(sql.SQL("{0} = coalesce({1}, t.{0})").format(page_url, fits))
-        for name in settings.columns_message:
+        for name in settings.columns_message if whole else ():
             column = layout.writable(name)
             if column:
                 message = sql.SQL("left(c.message, {})").format(sql.Literal(column.limit or 10_000))

@@ -38,6 +38,8 @@ _LONGEST_TRANSACTION_SECONDS = 70.0
 _LONGEST_AFTER_SILENCE_SECONDS = 10.0
 #: Under a session lock: how long a dispatcher writes nothing before it shows that it lives.
 _LONGEST_UNSEEN_SECONDS = 5.0
+#: What a transaction needs beside the one statement that takes long.
+_AFTER_THE_LONGEST_SECONDS = 10.0
 _NOTHING = object()
 
 
@@ -96,20 +98,26 @@ class Session:
         return self._repeat(lambda: self._transact(work))
 
     def write(
-        self, work: Callable[[Cursor], T], of: object, still: Callable[[Cursor, T], T] = lambda _cursor, given: given
+        self,
+        work: Callable[[Cursor], T],
+        of: object,
+        still: Callable[[Cursor, T], T] = lambda _cursor, given: given,
+        *,
+        longest: float = 0.0,
     ) -> T:
         """Run ``work`` in a transaction as a registered, living dispatcher.
 
         ``of`` says what is written. The same again, right after a failure, is a repetition: it is done once and gives
-        ``still`` of what it gave, for others may have written since. ``work`` may run more than once. Raises
-        ControlPlaneUnavailable or ConfigurationError.
+        ``still`` of what it gave, for others may have written since. ``work`` may run more than once; it may take
+        ``longest`` seconds where that is more than usual. Raises ControlPlaneUnavailable or ConfigurationError.
         """
+        self._live_for(longest)
         if self._write.of != of:
             self._numbers += 1
             self._write = _Write(of, self._numbers)
         write = self._write
         once = partial(self._once, write=write, work=work, still=still)
-        result: T = self._repeat(lambda: self._transact(once, write.number))
+        result: T = self._repeat(lambda: self._transact(once, write.number, longest + _AFTER_THE_LONGEST_SECONDS))
         self._write = _Write(_NOTHING, 0)
         if self._liveness == "lock":
             self._seen()
@@ -143,6 +151,14 @@ class Session:
                 raise
         self._seen()
 
+    def _live_for(self, seconds: float) -> None:
+        """Where this dispatcher lives by a lease, let it outlast something that takes so long."""
+        needed = seconds + _AFTER_THE_LONGEST_SECONDS
+        if self._me is None or self._liveness == "lock" or needed <= self.settings.lease_seconds:
+            return
+        mine = self._mine() | {"lease": needed}
+        self._repeat(lambda: self._transact(lambda cursor: cursor.execute(statements.HEARTBEAT, mine)))
+
     def _seen(self) -> None:
         """The next sign of life is due in a while."""
         pause = _LONGEST_UNSEEN_SECONDS if self._liveness == "lock" else self.settings.lease_seconds / 4
@@ -174,12 +190,12 @@ class Session:
                 self._sleep(pause)
         return work()
 
-    def _transact(self, work: Callable[[Cursor], T], number: int | None = None) -> T:
+    def _transact(self, work: Callable[[Cursor], T], number: int | None = None, longest: float = 0.0) -> T:
         """Run ``work`` in a transaction; with a ``number`` as that write of this dispatcher."""
         began = time.monotonic()
         try:
             with translated():
-                result = self._in_transaction(work, number)
+                result = self._in_transaction(work, number, longest)
         except ControlPlaneUnavailable as error:
             if time.monotonic() - began >= self._patience:
                 self._patience = _LONGEST_AFTER_SILENCE_SECONDS
@@ -193,9 +209,9 @@ class Session:
         self._patience = _LONGEST_TRANSACTION_SECONDS
         return result
 
-    def _in_transaction(self, work: Callable[[Cursor], T], number: int | None) -> T:
+    def _in_transaction(self, work: Callable[[Cursor], T], number: int | None, longest: float) -> T:
         connection = self._connected()
-        with time_limit(connection, self._patience):
+        with time_limit(connection, max(self._patience, longest)):
             if number is not None or self._announced:
                 self._register(connection)
             with connection, connection.cursor() as cursor:

@@ -150,6 +150,14 @@ SET state = CASE state WHEN 'ACCEPTED' THEN 'SCHEDULED' ELSE state END, open = f
     updated_at = now()
 WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')
 RETURNING entry_id"""
+#: Of entries that are to be closed and were not: why, told once.
+LEFT_FOR_LATER = f"""
+INSERT INTO {LEDGER_SCHEMA}.event (entry_id, dispatcher_id, kind, detail)
+SELECT e.entry_id, %(me)s, 'not closed', %(why)s FROM {LEDGER_SCHEMA}.entry e
+WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s AND e.open AND e.state IN ('ACCEPTED', 'QUARANTINED')
+  AND %(why)s IS DISTINCT FROM (
+    SELECT v.detail FROM {LEDGER_SCHEMA}.event v WHERE v.entry_id = e.entry_id AND v.kind = 'not closed'
+    ORDER BY v.event_id DESC LIMIT 1)"""
 #: The owner's table did not take the row: the entry stays as it is, to be closed later. A reason is told once.
 NOT_CLOSED = f"""
 WITH failed AS (

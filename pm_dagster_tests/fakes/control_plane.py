@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -130,7 +130,7 @@ class InMemoryControlPlane:
             for record in self._ours([change.entry_id]):
                 apply(record, change)
 
-    def close(self, entry_ids: Collection[int]) -> list[Closed]:
+    def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:  # noqa: ARG002 never slow
         """Write the control table; entries closed before are told again."""
         self._meet("close")
         for record in self._ours(entry_ids):

@@ -102,10 +102,10 @@ class StoppingControl:
         self._puppet.stop_at("before record")
         self._inner.record(changes)
 
-    def close(self, entry_ids: Collection[int]) -> list[Closed]:
+    def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
         """Stops before."""
         self._puppet.stop_at("before close")
-        return self._inner.close(entry_ids)
+        return self._inner.close(entry_ids, go_on)
 
     def register(self) -> None:
         """As it is, without a stop."""
