@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pm_dagster.workspace.runs import SdkRuns
 
 _JOBS_NAMED = 5
+#: What doctor tries to close, and undoes: with this many rows, in each of three statuses.
+_ROWS_TRIED, _STATUSES, _SECONDS_BESIDE = 20, 3, 15.0
 _DEFECT = "install another version of the library that it names, and report this"
 
 
@@ -131,8 +133,27 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
     asking.begin(connection)
     if all(finding.ok for finding in findings):
         findings.append(_privileges(connection, settings))
+    if all(finding.ok for finding in findings):
+        findings.append(
+            _check("closing", "have the owner of the table let our user write it", lambda: _closing(settings))
+        )
     mode = catalog.liveness(connection, settings)
     return [*findings, Finding("liveness", ok=True, found=mode)]
+
+
+def _closing(settings: Settings) -> str:
+    """Try what a dispatch writes at its end, and undo it."""
+    from pm_dagster.postgres import asking, rehearsal  # noqa: PLC0415
+
+    with connections.control_plane(settings) as control:
+        found = [row.run_id for row in control.waiting(_ROWS_TRIED)]
+    run_ids = [run_id for run_id in found if isinstance(run_id, int)]
+    longest = _STATUSES * (settings.row_seconds + _SECONDS_BESIDE)
+    with asking.asking(settings, read_only=False, longest=longest) as connection:
+        ok, words = rehearsal.finding(connection, settings, run_ids if settings.rehearse else [])
+    if not ok:
+        raise ProcessManagerError(words)
+    return words
 
 
 def _privileges(connection: Connection, settings: Settings) -> Finding:

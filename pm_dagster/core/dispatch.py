@@ -187,6 +187,8 @@ class Dispatch:
         earlier = [item for item in closed if item.entry_id not in sent.outcomes]
         answered = [_remembered(item, entries.get(item.entry_id)) for item in earlier]
         outcomes = list(sent.outcomes.values()) + [outcome for outcome in answered if outcome is not None]
+        put_off = [entry for entry in claimed.new + claimed.repair if entry.state is EntryState.DEFERRED]
+        outcomes += [RowOutcome(entry, Outcome.DEFERRED, entry.reason) for entry in put_off]
         return Report(
             read=read,
             further=list(claimed.further),

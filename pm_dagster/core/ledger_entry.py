@@ -63,6 +63,8 @@ class Entry:
     ambiguous: bool = False
     intent_at: datetime | None = None
     earlier_run_ids: tuple[int, ...] = ()
+    #: Why an entry that comes back DEFERRED from its claim is not started.
+    reason: str = ""
 
     @property
     def starts_new_run(self) -> bool:

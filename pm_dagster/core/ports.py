@@ -179,7 +179,11 @@ class ControlPlane(Protocol):
         """
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
-        """Take the jobs that are still WAITING and free, as they are now; others are left out."""
+        """Take the jobs that are still WAITING and free, as they are now; others are left out.
+
+        What cannot be closed is not to be started: an entry whose row the control table would not take comes back
+        DEFERRED, with the reason.
+        """
 
     def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
         """Record those of the rows that are to be refused as they are now as quarantined, and return them."""

@@ -126,6 +126,12 @@ class Settings:
         "Time that the control table may take to write one row, its owner's triggers included",
         between(1, _HOUR, float),
     )
+    rehearse: bool = _setting(
+        "PM_REHEARSE",
+        True,
+        "Try the closing of each row, undone at once, before anything is started; off where triggers reach outside",
+        switch,
+    )
     http_timeout_seconds: float = _setting(
         "PM_HTTP_TIMEOUT_SECONDS", 60.0, "Time that one API call may take", between(0.1, _HOUR, float)
     )

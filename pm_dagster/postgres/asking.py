@@ -18,13 +18,13 @@ _LONGEST_SECONDS = 70.0
 
 
 @contextmanager
-def asking(settings: Settings, *, read_only: bool = True) -> Iterator[Connection]:
+def asking(settings: Settings, *, read_only: bool = True, longest: float = _LONGEST_SECONDS) -> Iterator[Connection]:
     """A connection in a transaction, in which Postgres itself refuses every write if ``read_only``.
 
     All that makes it so is local to the transaction: a setting of the session would stay behind in the connection that
     a pooler lends to others. Raises as ``connect``, ControlPlaneUnavailable when an answer is too long in coming.
     """
-    with closing(connect(settings)) as connection, time_limit(connection, _LONGEST_SECONDS), translated():
+    with closing(connect(settings)) as connection, time_limit(connection, longest), translated():
         # Not False: that would say READ WRITE, against an owner's default_transaction_read_only.
         connection.readonly = read_only or None
         begin(connection)

@@ -88,6 +88,17 @@ class Closing:
         self._put_off({row[0]: failed[row[1]] for row in due if row[1] in failed})
         return [(row[0], self._closing_event(row, found)) for row in closable]
 
+    def rehearse(self, rows: Sequence[Mapping[str, Any]], limit: float, *, alone: bool = False) -> dict[int, str]:
+        """Write the rows and undo it; gives, by run id, why one would not be closed.
+
+        Raises TooSlow when they take longer than ``limit`` seconds together, unless it is one row ``alone``.
+        """
+        self._alone, self._limit = alone, limit
+        self._cursor.execute("SAVEPOINT rehearsal")
+        failed = self._write(rows)
+        self._cursor.execute("ROLLBACK TO SAVEPOINT rehearsal")
+        return failed
+
     def _run(self, statement: Any, **names: object) -> list[tuple[Any, ...]]:  # noqa: ANN401 text or composed
         self._cursor.execute(statement, {**self._names, **names})
         return self._cursor.fetchall() if self._cursor.description else []

@@ -14,7 +14,7 @@ from typing import Any
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
-from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, SignOfLife
+from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.untakeable import Untakeable
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -31,6 +31,7 @@ from pm_dagster.postgres.records import (
     intent_record,
     refused_record,
 )
+from pm_dagster.postgres.rehearsal import refused_rows, refused_sample
 from pm_dagster.postgres.session import Session
 from pm_dagster.postgres.text import as_json
 from pm_dagster.postgres.untakeable_rows import Locks, UntakeableRows
@@ -38,6 +39,9 @@ from pm_dagster.postgres.waiting_rows import read_current, read_next, read_waiti
 
 #: Rows of a slow table are closed in transactions of about this length: short enough to keep what is done.
 _SECONDS_AT_ONCE = 5.0
+#: A row whose closing the control table refuses is tried again after so many times the pause of a refused repair: what
+#: stands in the way is for its owner to change.
+_PAUSES_OF_THE_REFUSED = 4
 
 
 class PostgresControlPlane:
@@ -48,6 +52,7 @@ class PostgresControlPlane:
         self._settings = settings
         #: How many rows are closed at once; None where the owner's table has never been too slow for all of them.
         self._at_once: int | None = None
+        self._slow_table = False
 
     def backlog(self) -> Backlog:
         """Count what waits; one statement."""
@@ -95,22 +100,57 @@ class PostgresControlPlane:
         return self._session.read(work)
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
-        """Take the jobs that are still WAITING and free, as the view shows them now."""
+        """Take the jobs that are still WAITING and free, as the view shows them now.
+
+        Those whose closing the control table would refuse come back DEFERRED, with the reason.
+        """
         if not jobs:
             return []
         run_ids = [job.run_id for job in jobs]
+        if not self._slow_table:
+            try:
+                return self._session.write(partial(self._claim, run_ids=run_ids), ("claim", run_ids))
+            except TooSlow:
+                self._slow_table = True
+        longest = self._settings.row_seconds
+        return self._session.write(partial(self._claim, run_ids=run_ids), ("claim", run_ids), longest=longest)
 
-        def work(cursor: Cursor) -> list[Entry]:
-            # The row lock orders us after any closing of the same row, whose commit we then see.
-            cursor.execute(self._session.statements.lock_waiting, self._names(run_ids=run_ids))
-            locked = [run_id for (run_id,) in cursor.fetchall()]
-            # What was read may be hours old: a re-execution begins with what an earlier run read.
-            current, _ = self._current(cursor, locked)
-            taken = self._take(cursor, [claimed_record(job) for job in current])
-            self._tell(cursor, [(entry_id, Event("claimed")) for entry_id in taken])
-            return self._entries(cursor, taken)
+    def _claim(self, cursor: Cursor, run_ids: list[int]) -> list[Entry]:
+        # The row lock orders us after any closing of the same row, whose commit we then see.
+        cursor.execute(self._session.statements.lock_waiting, self._names(run_ids=run_ids))
+        locked = [run_id for (run_id,) in cursor.fetchall()]
+        # What was read may be hours old: a re-execution begins with what an earlier run read.
+        current, _ = self._current(cursor, locked)
+        taken = self._take(cursor, [claimed_record(job) for job in current])
+        self._tell(cursor, [(entry_id, Event("claimed")) for entry_id in taken])
+        entries = self._entries(cursor, taken)
+        refused = self._rehearsed(cursor, entries)
+        return [
+            replace(entry, state=EntryState.DEFERRED, reason=refused[entry.run_id])
+            if entry.run_id in refused
+            else entry
+            for entry in entries
+        ]
 
-        return self._session.write(work, ("claim", run_ids))
+    def _rehearsed(self, cursor: Cursor, entries: Sequence[Entry]) -> dict[int, str]:
+        """Put off the rows whose closing the control table would refuse: what cannot be closed is not started."""
+        if not entries or not self._settings.rehearse:
+            return {}
+        ask = refused_sample if self._slow_table else refused_rows
+        runs = {entry.run_id: entry.previous_run_id for entry in entries}
+        refused = ask(cursor, self._session.statements, self._settings, self._names(), runs)
+        if not refused:
+            return {}
+        pause = self._settings.settle_seconds * _PAUSES_OF_THE_REFUSED
+        reasons = {e.entry_id: f"not started: {refused[e.run_id]}" for e in entries if e.run_id in refused}
+        changes = [
+            Change(entry_id, (), EntryState.DEFERRED, Outcome.DEFERRED, reason=why, defer_seconds=pause)
+            for entry_id, why in reasons.items()
+        ]
+        rows = [change_record(change) for change in changes]
+        cursor.execute(statements.RECORD, self._names(changes=as_json(cursor, rows)))
+        self._tell(cursor, [(entry_id, Event("deferred", why)) for entry_id, why in reasons.items()])
+        return refused
 
     def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
         """Record rows that are still to be refused as quarantined, and say so in the control table."""

@@ -56,6 +56,10 @@ LEFT JOIN base b ON b.attnum = a.attnum
 LEFT JOIN pg_catalog.pg_type t ON t.oid = b.type
 ORDER BY a.attnum
 """
+_MAY_NOT = """
+SELECT name FROM unnest(%(names)s::text[]) AS name
+WHERE NOT pg_catalog.has_column_privilege(format('%%I.%%I', %(schema)s::text, %(table)s::text), name, 'UPDATE')
+"""
 _RELATIONS = """
 SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1 LIMIT 20
@@ -176,6 +180,19 @@ def _demand(needed: list[str], found: Mapping[str, Column], where: str) -> None:
 
 def _almost(names: Sequence[str]) -> str:
     return f". There is {', '.join(names)}: upper and lower case must be as in the database" if names else ""
+
+
+def demand_rights(connection: Connection, settings: Settings, layout: Layout) -> None:
+    """Raise ConfigurationError for a column that the user may not write, before there is anything to be closed."""
+    written = [settings.column_status, settings.column_job_run_id, settings.column_page_url, *settings.columns_message]
+    names = [name for name in written if layout.writable(name)]
+    with translated(), connection.cursor() as cursor:
+        cursor.execute(_MAY_NOT, {"names": names, "schema": settings.schema, "table": settings.run_table})
+        missing = [name for (name,) in cursor.fetchall()]
+    if missing:
+        raise ConfigurationError(
+            f"the database user lacks a privilege: UPDATE ({', '.join(missing)}) on {settings.control_table}"
+        )
 
 
 def check_ledger(connection: Connection) -> None:

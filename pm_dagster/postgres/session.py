@@ -24,7 +24,7 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.postgres import statements, whereabouts
 from pm_dagster.postgres.connection import DatabaseIsReadOnly, connect, time_limit, translated
 from pm_dagster.postgres.control_statements import Statements
-from pm_dagster.postgres.layout import check_ledger, read_layout
+from pm_dagster.postgres.layout import Layout, check_ledger, demand_rights, read_layout
 from pm_dagster.postgres.read_only import demand_writable
 
 T = TypeVar("T")
@@ -64,6 +64,7 @@ class Session:
         self._sleep = sleep
         self._connection: Connection | None = None
         self._statements: Statements | None = None
+        self._layout: Layout | None = None
         self._me: int | None = None
         self._liveness = "lock"
         self._next_beat = 0.0
@@ -237,7 +238,8 @@ class Session:
         with connection.cursor() as cursor:
             cursor.execute(statements.LOCAL_TIMEOUTS)
             check_ledger(connection)
-            self._statements = Statements(self.settings, read_layout(connection, self.settings))
+            self._layout = read_layout(connection, self.settings)
+            self._statements = Statements(self.settings, self._layout)
             self._liveness = self._find_liveness(connection)
             if self._liveness == "lock":
                 cursor.execute(statements.NOTICE_OUR_DEATH)
@@ -263,6 +265,8 @@ class Session:
         with connection, connection.cursor() as cursor:
             cursor.execute(statements.LOCAL_TIMEOUTS)
             demand_writable(connection)
+            if self._layout is not None:
+                demand_rights(connection, self.settings, self._layout)
             if self._me is None:
                 cursor.execute(statements.NEXT_DISPATCHER)
                 self._me = int((cursor.fetchone() or (0,))[0])

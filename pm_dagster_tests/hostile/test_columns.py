@@ -192,3 +192,29 @@ def test_a_view_that_does_not_take_the_write_is_named_before_anything_is_sent(
         world.dispatch(run_table="shown")
     assert named in str(caught.value)
     assert world.started(row) == 0
+
+
+_TRIES = "CREATE VIEW shown AS SELECT * FROM mm_run_plc"
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        (_TRIES, _INSTEAD.format(body="RETURN NEW;")),
+        (_CASE, _INSTEAD.format(body="RETURN NULL;")),
+        (_TRIES, "CREATE RULE instead AS ON UPDATE TO shown DO INSTEAD NOTHING"),
+        ("CREATE VIEW shown AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING' WITH CHECK OPTION",),
+        (_COMPUTED, _INSTEAD.format(body=_TAKES)),
+    ],
+    ids=["trigger does nothing", "trigger drops it", "rule drops it", "check option", "computed in spite of a trigger"],
+)
+def test_a_view_that_takes_the_write_and_does_not_keep_it_starts_nothing(
+    world: HostileWorld, statements: tuple[str, ...]
+) -> None:
+    for statement in statements:
+        world.sql(statement)
+    row = world.add()
+    for _ in range(2):
+        world.dispatch(run_table="shown")
+    assert world.started(row) == 0
+    assert any("deferred: not started: public.shown" in event for event in world.events(row))

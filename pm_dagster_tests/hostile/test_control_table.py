@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from psycopg2.extensions import make_dsn
 
 from pm_dagster.core.errors import ConfigurationError
+from pm_dagster_tests.cli.world import World
 from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
 
 _TRIGGER = """
@@ -29,8 +31,9 @@ def test_a_row_whose_write_the_owner_refuses_stops_no_other(world: HostileWorld)
     assert [world.status(row) for row in (first, bad, last)] == ["SCHEDULED", "WAITING", "SCHEDULED"]
     assert report.scheduled == 2
     assert any("not this one" in event for event in world.events(bad))
+    assert any("not this one" in row.reason for row in report.rows if row.run_id == bad)
     world.dispatch()
-    assert world.started(bad) == 1
+    assert world.started(bad) == 0
     world.sql("DROP TRIGGER hostile ON mm_run_plc")
     world.dispatch()
     assert (world.status(bad), world.started(bad)) == ("SCHEDULED", 1)
@@ -50,11 +53,107 @@ def test_a_row_that_stays_waiting_though_it_was_written_is_not_run_again(world: 
     _trigger(world, body)
     for _ in range(3):
         world.dispatch()
-    assert (world.status(row), world.started(row)) == ("WAITING", 1)
+    assert (world.status(row), world.started(row)) == ("WAITING", 0)
     assert any("still says WAITING" in event for event in world.events(row))
     world.sql("DROP TRIGGER hostile ON mm_run_plc")
     world.dispatch()
     assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+
+
+@pytest.mark.parametrize("body", ["RAISE EXCEPTION 'not now';", "RETURN NULL;", "RETURN OLD;"])
+def test_a_trigger_that_comes_after_the_rehearsal_leaves_the_run_open_and_runs_it_once(
+    world: HostileWorld, body: str
+) -> None:
+    """Rehearsed or not, an entry whose row is not written stays, and is closed when it can be."""
+    row = world.add()
+    _trigger(world, body)
+    for _ in range(3):
+        world.dispatch(rehearse=False)
+    assert (world.status(row), world.started(row)) == ("WAITING", 1)
+    assert any(event.startswith("not closed") for event in world.events(row))
+    world.sql("DROP TRIGGER hostile ON mm_run_plc")
+    world.dispatch()
+    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+
+
+_REFUSE_SCHEDULED = [
+    "ALTER TABLE mm_run_plc ADD CHECK (run_sttus_name <> 'SCHEDULED')",
+    "CREATE RULE hostile AS ON UPDATE TO mm_run_plc DO INSTEAD NOTHING",
+    "CREATE TABLE words (word varchar PRIMARY KEY); INSERT INTO words VALUES ('WAITING'), ('FAILED');"
+    "ALTER TABLE mm_run_plc ADD FOREIGN KEY (run_sttus_name) REFERENCES words DEFERRABLE INITIALLY DEFERRED",
+    "CREATE FUNCTION hostile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'closed for today'; END $$;"
+    "CREATE CONSTRAINT TRIGGER hostile AFTER UPDATE ON mm_run_plc DEFERRABLE INITIALLY DEFERRED"
+    " FOR EACH ROW EXECUTE FUNCTION hostile()",
+    "CREATE FUNCTION hostile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+    " UPDATE mm_run_plc SET run_sttus_name = 'WAITING' WHERE run_id = NEW.run_id; RETURN NULL; END $$;"
+    "CREATE TRIGGER hostile AFTER UPDATE ON mm_run_plc FOR EACH ROW"
+    " WHEN (NEW.run_sttus_name = 'SCHEDULED') EXECUTE FUNCTION hostile()",
+]
+
+
+@pytest.mark.parametrize("statements", _REFUSE_SCHEDULED, ids=["check", "rule", "key", "constraint", "set back"])
+def test_what_cannot_be_closed_is_not_started_and_doctor_says_so_before(world: HostileWorld, statements: str) -> None:
+    rows = [world.add() for _ in range(3)]
+    world.sql(statements)
+    checks = {check["check"]: check for check in _doctor(world)}
+    assert not checks["closing"]["ok"]
+    assert "3 of 3 rows cannot be set to SCHEDULED (PM_STATUS_SCHEDULED)" in checks["closing"]["found"]
+    assert set(world.sql("SELECT run_sttus_name FROM mm_run_plc")) == {("WAITING",)}
+    report = world.dispatch()
+    assert [(world.status(row), world.started(row)) for row in rows] == [("WAITING", 0)] * 3
+    assert [row.outcome.value for row in report.rows] == ["deferred"] * 3
+    assert all(any("deferred: not started: public.mm_run_plc" in event for event in world.events(row)) for row in rows)
+
+
+def _doctor(world: HostileWorld) -> list[dict[str, Any]]:
+    shell = World(world.database_url, world.workspace)
+    found: list[dict[str, Any]] = json.loads(shell.pm("doctor", "--json").stdout)["checks"]
+    return found
+
+
+def test_doctor_names_a_status_that_the_table_lacks_and_a_good_table_is_said_to_be_one(world: HostileWorld) -> None:
+    def closing() -> tuple[bool, str]:
+        (check,) = [check for check in _doctor(world) if check["check"] == "closing"]
+        return check["ok"], check["found"]
+
+    assert closing()[0]
+    world.add()
+    ok, found = closing()
+    assert ok
+    assert "as tried with 1 rows and undone" in found
+    world.sql("ALTER TABLE mm_run_plc ADD CHECK (run_sttus_name <> 'FAILED')")
+    assert closing() == (False, closing()[1])
+    assert "cannot be set to FAILED (PM_STATUS_FAILED)" in closing()[1]
+    world.sql("CREATE TYPE phases AS ENUM ('WAITING', 'SCHEDULED')")
+    world.sql("ALTER TABLE mm_run_plc DROP CONSTRAINT mm_run_plc_run_sttus_name_check")
+    _retype_status(world, "phases")
+    assert "does not know 'FAILED' (PM_STATUS_FAILED)" in closing()[1]
+
+
+def test_the_rehearsal_leaves_nothing_behind(world: HostileWorld) -> None:
+    """Neither in the row nor in what the owner's triggers write."""
+    world.sql("CREATE TABLE audit (run_id bigint, was text, run bigint)")
+    _trigger(world, "INSERT INTO audit VALUES (NEW.run_id, NEW.run_sttus_name, NEW.wkf_job_run_id); RETURN NEW;")
+    row = world.add()
+    _doctor(world)
+    assert world.sql("SELECT * FROM audit") == []
+    world.dispatch()
+    (run,) = (run.run_id for run in world.workspace.state.runs())
+    assert world.sql("SELECT * FROM audit") == [(row, "SCHEDULED", run)]
+
+
+def test_a_column_that_we_may_not_write_is_named_before_anything_is_sent(world: HostileWorld) -> None:
+    row = world.add()
+    world.sql("DO $$ BEGIN CREATE ROLE clerk; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    world.sql("GRANT SELECT ON ALL TABLES IN SCHEMA public, process_manager TO clerk")
+    world.sql("GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA process_manager TO clerk")
+    world.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO clerk")
+    world.sql("GRANT USAGE ON SCHEMA process_manager TO clerk")
+    world.sql("GRANT UPDATE (run_sttus_name, wkf_job_run_id, state_msg) ON mm_run_plc TO clerk")
+    url = make_dsn(world.database_url, options="-c role=clerk")
+    with pytest.raises(ConfigurationError, match=r"lacks a privilege: UPDATE \(run_page_url, msg\) on public"):
+        world.dispatch(postgres_url=url)
+    assert (world.status(row), world.started(row)) == ("WAITING", 0)
 
 
 def test_a_trigger_with_a_status_of_its_own_has_its_way(world: HostileWorld) -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pm_dagster.core.errors import ControlPlaneUnavailable
-from pm_dagster.postgres import closing
+from pm_dagster.postgres import closing, rehearsal
 from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
 
 _SLOW = """
@@ -28,6 +28,7 @@ def _slow(world: HostileWorld, seconds: float, which: str = "true", when: str = 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes half a minute outside takes seconds here."""
     monkeypatch.setattr(closing, "_LONGEST_TOGETHER_SECONDS", 1.0)
+    monkeypatch.setattr(rehearsal, "_LONGEST_SECONDS", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -128,3 +129,11 @@ def test_a_link_or_message_that_the_table_refuses_does_not_keep_the_row_open(wor
     assert [(world.status(row), world.started(row)) for row in rows] == [("SCHEDULED", 1)] * 2
     assert [run for (run,) in world.sql("SELECT wkf_job_run_id FROM mm_run_plc") if run is None] == []
     assert any("without link and message" in event for row in rows for event in world.events(row))
+
+
+def test_a_table_that_never_takes_a_row_in_time_starts_nothing(world: HostileWorld) -> None:
+    rows = [world.add() for _ in range(3)]
+    _slow(world, 30)
+    world.dispatch(row_seconds=1.5)
+    assert [(world.status(row), world.started(row)) for row in rows] == [("WAITING", 0)] * 3
+    assert all(any("takes longer than 1.5 s" in event for event in world.events(row)) for row in rows)
