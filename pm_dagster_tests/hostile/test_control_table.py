@@ -79,15 +79,21 @@ def test_a_trigger_that_comes_after_the_rehearsal_leaves_the_run_open_and_runs_i
 _REFUSE_SCHEDULED = [
     "ALTER TABLE mm_run_plc ADD CHECK (run_sttus_name <> 'SCHEDULED')",
     "CREATE RULE hostile AS ON UPDATE TO mm_run_plc DO INSTEAD NOTHING",
-    "CREATE TABLE words (word varchar PRIMARY KEY); INSERT INTO words VALUES ('WAITING'), ('FAILED');"
-    "ALTER TABLE mm_run_plc ADD FOREIGN KEY (run_sttus_name) REFERENCES words DEFERRABLE INITIALLY DEFERRED",
-    "CREATE FUNCTION hostile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'closed for today'; END $$;"
-    "CREATE CONSTRAINT TRIGGER hostile AFTER UPDATE ON mm_run_plc DEFERRABLE INITIALLY DEFERRED"
-    " FOR EACH ROW EXECUTE FUNCTION hostile()",
-    "CREATE FUNCTION hostile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-    " UPDATE mm_run_plc SET run_sttus_name = 'WAITING' WHERE run_id = NEW.run_id; RETURN NULL; END $$;"
-    "CREATE TRIGGER hostile AFTER UPDATE ON mm_run_plc FOR EACH ROW"
-    " WHEN (NEW.run_sttus_name = 'SCHEDULED') EXECUTE FUNCTION hostile()",
+    (
+        "CREATE TABLE words (word varchar PRIMARY KEY); INSERT INTO words VALUES ('WAITING'), ('FAILED');"
+        "ALTER TABLE mm_run_plc ADD FOREIGN KEY (run_sttus_name) REFERENCES words DEFERRABLE INITIALLY DEFERRED"
+    ),
+    (
+        "CREATE FUNCTION hostile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'closed for today'; END $$;"
+        "CREATE CONSTRAINT TRIGGER hostile AFTER UPDATE ON mm_run_plc DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION hostile()"
+    ),
+    (
+        "CREATE FUNCTION hostile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " UPDATE mm_run_plc SET run_sttus_name = 'WAITING' WHERE run_id = NEW.run_id; RETURN NULL; END $$;"
+        "CREATE TRIGGER hostile AFTER UPDATE ON mm_run_plc FOR EACH ROW"
+        " WHEN (NEW.run_sttus_name = 'SCHEDULED') EXECUTE FUNCTION hostile()"
+    ),
 ]
 
 
