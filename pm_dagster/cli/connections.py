@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from pm_dagster.workspace.runs import SdkRuns
 
 
+def actor(command: str) -> str:
+    """Who writes into the ledger, for the people who read it."""
+    try:
+        machine = socket.gethostname()
+    except OSError:
+        machine = "a machine without a name"
+    return f"{command} on {machine}, process {os.getpid()}"
+
+
 def settings() -> Settings:
     """The settings of this process' environment, with the database's credentials as they are now.
 
@@ -36,7 +45,7 @@ def control_plane(of: Settings) -> Iterator[ControlPlane]:
     """The control plane as one dispatcher, which leaves at the end whatever happens."""
     from pm_dagster.postgres.control_plane import PostgresControlPlane  # noqa: PLC0415
 
-    control = PostgresControlPlane(of, f"pm on {socket.gethostname()}, process {os.getpid()}")
+    control = PostgresControlPlane(of, actor("pm"))
     try:
         yield control
     finally:

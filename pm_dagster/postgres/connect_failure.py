@@ -45,7 +45,8 @@ _POOLER_DISTRUSTS = re.compile(rb"authentication failed|not allowed")
 _OF_SERVER = b":  "
 _CODE = re.compile(rb":  ([0-9A-Z]{5}): ")
 #: libpq's own words.
-_OWN_CREDENTIALS = ("no password supplied", "authentication method", "local user with ID")
+_OWN_CREDENTIALS = ("no password supplied", "authentication method")
+_NOBODY = "local user with ID"
 _OWN_TLS = (
     *("certificate", "does not match host name", "server does not support SSL", "sslmode", "private key file"),
     *("protocol version", "unsupported protocol", "handshake failure", "no shared cipher"),
@@ -102,6 +103,8 @@ def _kind(code: str, raw: bytes) -> str:
 
 
 def _of_libpq(words: str) -> ProcessManagerError:
+    if words.startswith(_NOBODY):
+        return ConfigurationError(f"no user of the database is set: set PM_POSTGRES_USER ({words})")
     if any(part in words for part in _OWN_CREDENTIALS):
         return ConfigurationError(f"{_DISTRUSTED}: {words}")
     if any(part in words for part in _OWN_TLS):

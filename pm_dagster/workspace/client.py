@@ -7,6 +7,7 @@ references to secrets, which ``pm_dagster.credentials`` has replaced in the vari
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -108,8 +109,12 @@ def signed_in(environment: Mapping[str, str], settings: Settings) -> Config:
 
 
 def _finds_host(environment: Mapping[str, str]) -> bool:
-    profiles = Path(environment.get("DATABRICKS_CONFIG_FILE") or "~/.databrickscfg").expanduser()
-    return any(environment.get(name) for name in _HOSTED_BY) or profiles.exists()
+    if any(environment.get(name) for name in _HOSTED_BY):
+        return True
+    # A user without an entry in passwd and without HOME has no folder for profiles, or has one that it may not enter.
+    with suppress(RuntimeError, OSError):
+        return Path(environment.get("DATABRICKS_CONFIG_FILE") or "~/.databrickscfg").expanduser().exists()
+    return False
 
 
 def _failure(error: Exception, environment: Mapping[str, str], way: str | None) -> ProcessManagerError:
