@@ -73,8 +73,8 @@ def test_without_credentials_of_the_workspace_it_says_so(shell: World, home: dic
 
 def test_a_database_that_is_given_without_a_user(shell: World) -> None:
     _one_line(_pm(shell, "status", PM_POSTGRES_URL="postgresql://127.0.0.1:1/d"), "set PM_POSTGRES_USER")
-    entra = {"PM_POSTGRES_URL": "", "PM_POSTGRES_AUTH": "entra", "PM_POSTGRES_HOST": "127.0.0.1"}
-    _one_line(_pm(shell, "status", **entra), "PM_POSTGRES_AUTH=entra")
+    done = _pm(shell, "status", PM_POSTGRES_URL="", PM_POSTGRES_AUTH="entra", PM_POSTGRES_HOST="127.0.0.1")
+    _one_line(done, "PM_POSTGRES_AUTH=entra")
 
 
 def test_the_sandbox_says_that_its_server_needs_a_user_with_a_name(shell: World, tmp_path: Path) -> None:
