@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,9 +15,12 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.definitions import build_definitions
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTable
+from pm_dagster.postgres.migrate import initialise
+from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
 from pm_dagster_tests.fakes.database import InMemoryDatabase
 from pm_dagster_tests.fakes.runs import InMemoryRuns, InMemoryWorkspace
+from pm_dagster_tests.orchestration.deployment import DEPLOYED, JOB, Deployment
 
 _QUICK = Settings(call_tries=2, call_backoff_seconds=0.01, settle_seconds=0.01)
 
@@ -73,3 +78,12 @@ def _an_instance_of_its_own() -> Iterator[None]:
 def world() -> Iterator[World]:
     with dg.DagsterInstance.ephemeral() as instance:
         yield World(instance)
+
+
+@pytest.fixture
+def deployment(database_url: str, tmp_path: Path) -> Iterator[Deployment]:
+    shutil.copy(DEPLOYED, tmp_path)
+    initialise(Settings(postgres_url=database_url))
+    with LocalWorkspace() as workspace:
+        workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+        yield Deployment(database_url, workspace, tmp_path)
