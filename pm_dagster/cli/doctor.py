@@ -17,7 +17,16 @@ import click
 from pm_dagster.cli import connections
 from pm_dagster.cli.findings import Finding, Missing, credentials
 from pm_dagster.cli.output import console, json_option, print_json, text
-from pm_dagster.core.errors import Defect, ProcessManagerError, Refused
+from pm_dagster.core.answers import Kind
+from pm_dagster.core.errors import (
+    AuthenticationFailed,
+    Defect,
+    EverybodyRefused,
+    ForeignAnswer,
+    NotAdmitted,
+    ProcessManagerError,
+    Refused,
+)
 from pm_dagster.core.settings import Settings, settings_from
 from pm_dagster.core.waiting_job import sort_rows
 from pm_dagster.workspace.scrub import scrubbed
@@ -30,7 +39,22 @@ if TYPE_CHECKING:
 _JOBS_NAMED = 5
 #: What doctor tries to close, and undoes: with this many rows, in each of three statuses.
 _ROWS_TRIED, _STATUSES, _SECONDS_BESIDE = 20, 3, 15.0
-_DEFECT = "install another version of the library that it names, and report this"
+#: So many jobs of which none is there are those of another workspace.
+_SUSPICIOUS_JOBS = 3
+#: What to do about an error, whatever was asked; the first that fits.
+_REMEDIES: tuple[tuple[type[ProcessManagerError], str], ...] = (
+    (Defect, "install another version of the library that it names, and report this"),
+    (
+        NotAdmitted,
+        "the network: have this machine's address let in (IP access list, private link), or call from inside",
+    ),
+    (AuthenticationFailed, "the credentials: check DATABRICKS_* or ARM_*; are they of this workspace and tenant?"),
+    (
+        ForeignAnswer,
+        "the address, or something on the way: check DATABRICKS_HOST (the workspace's, not an account's) and proxies",
+    ),
+    (EverybodyRefused, "the workspace: is DATABRICKS_HOST the one that these rows are for, and may our user see jobs?"),
+)
 
 
 @click.command("doctor")
@@ -77,10 +101,9 @@ def _print(findings: list[Finding]) -> None:
 def _check(name: str, remedy: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(name, ok=True, found=look())
-    except Defect as error:
-        return Finding(name, ok=False, found=str(error), remedy=_DEFECT)
     except ProcessManagerError as error:
-        return Finding(name, ok=False, found=str(error), remedy=remedy)
+        better = next((advice for kind, advice in _REMEDIES if isinstance(error, kind)), remedy)
+        return Finding(name, ok=False, found=str(error), remedy=better)
 
 
 def _not_tried(check: str, missing: list[str]) -> list[Finding]:
@@ -198,6 +221,8 @@ def _jobs(runs: SdkRuns, settings: Settings) -> Finding:
         with ThreadPoolExecutor(settings.concurrency) as pool:
             exist = pool.map(lambda job_id: _exists(runs, job_id), ids)
             missing = [str(job_id) for job_id, known in zip(ids, exist, strict=True) if not known]
+        if len(missing) == len(ids) >= _SUSPICIOUS_JOBS:
+            raise EverybodyRefused(f"none of the {len(ids)} jobs exists here, or is shown to us: {missing[0]}, ...")
         if missing:
             more = f" and {len(missing) - _JOBS_NAMED} more" if len(missing) > _JOBS_NAMED else ""
             named = ", ".join(missing[:_JOBS_NAMED])
@@ -209,8 +234,11 @@ def _jobs(runs: SdkRuns, settings: Settings) -> Finding:
 
 
 def _exists(runs: SdkRuns, job_id: int) -> bool:
+    """Whether the job is there and shown to us. Raises what the workspace says if it says anything else."""
     try:
         runs.job_name(job_id)
-    except Refused:
-        return False
+    except Refused as error:
+        if error.gone or error.kind is Kind.FORBIDDEN:
+            return False
+        raise
     return True

@@ -83,7 +83,8 @@ def _closed(latest: dict[str, Any] | None, status: str, settings: Settings) -> s
         return "no dispatch has ever touched this row."
     reason = latest["reason"] or "no reason recorded"
     if latest["state"] == "QUARANTINED" and status == settings.status_failed:
-        return f"refused in generation {latest['generation']}: {reason}. `pm redrive` puts it back."
+        rule = f" Final because {latest['rule']}." if latest["rule"] else ""
+        return f"refused in generation {latest['generation']}: {reason}.{rule} `pm redrive` puts it back."
     return f"generation {latest['generation']} ended as {latest['outcome'] or latest['state']}: {reason}."
 
 

@@ -162,7 +162,7 @@ class PostgresControlPlane:
             _, refused = self._current(cursor, list(waiting))
             records = [refused_record(row) for row in refused]
             taken = self._take(cursor, records)
-            reasons = {record["run_id"]: record["reason"] for record in records}
+            reasons = {record["run_id"]: f"{record['reason']} [final: {record['rule']}]" for record in records}
             entries = self._entries(cursor, taken)
             self._tell(cursor, [(e.entry_id, Event("quarantined", reasons[e.run_id])) for e in entries])
             ours = {entry.run_id for entry in entries}
