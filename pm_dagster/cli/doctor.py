@@ -7,7 +7,7 @@ one is red. Keep out: SQL and calls.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from pm_dagster.core.errors import (
     Refused,
 )
 from pm_dagster.core.settings import Settings, settings_from
+from pm_dagster.core.untakeable import Untakeable
 from pm_dagster.core.waiting_job import sort_rows
 from pm_dagster.workspace.scrub import scrubbed
 
@@ -55,6 +56,8 @@ _REMEDIES: tuple[tuple[type[ProcessManagerError], str], ...] = (
     ),
     (EverybodyRefused, "the workspace: is DATABRICKS_HOST the one that these rows are for, and may our user see jobs?"),
 )
+_ROWS_LOOKED_AT = 1000
+_REASONS_TOLD = 5
 
 
 @click.command("doctor")
@@ -155,7 +158,7 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
         findings.append(_check("place of the ledger", remedy, home))
     asking.begin(connection)
     if all(finding.ok for finding in findings):
-        findings.append(_privileges(connection, settings))
+        findings += [_privileges(connection, settings), _check("rows that wait", "see each row", _takeable(settings))]
     if all(finding.ok for finding in findings):
         findings.append(
             _check("closing", "have the owner of the table let our user write it", lambda: _closing(settings))
@@ -177,6 +180,38 @@ def _closing(settings: Settings) -> str:
     if not ok:
         raise ProcessManagerError(words)
     return words
+
+
+def _takeable(settings: Settings) -> Callable[[], str]:
+    """Whether a dispatch can take every row that the view shows."""
+
+    def look() -> str:
+        with connections.control_plane(settings) as control:
+            backlog = control.backlog()
+            stuck = control.untakeable(_ROWS_LOOKED_AT) if backlog.untakeable else []
+        bad = [row for row in stuck if not row.settled]
+        if bad:
+            raise ProcessManagerError(_cannot_be_taken(bad, backlog.untakeable - (len(stuck) - len(bad))))
+        more = f"; {backlog.locked} are locked by somebody else" if backlog.locked else ""
+        more += f"; the view still shows {backlog.untakeable} that were dispatched before" if stuck else ""
+        return f"{backlog.ready} can be taken by a dispatch{more}"
+
+    return look
+
+
+def _cannot_be_taken(bad: Sequence[Untakeable], count: int) -> str:
+    by_reason = {row.reason: row for row in reversed(bad)}
+    told = [
+        f"{_named([row for row in bad if row.reason == reason])}: {reason} -> {one.remedy}"
+        for reason, one in list(by_reason.items())[:_REASONS_TOLD]
+    ]
+    return f"no dispatch can take {count} of the rows that the view shows. {'. '.join(told)}"
+
+
+def _named(rows: Sequence[Untakeable]) -> str:
+    ids = [str(row.run_id) for row in rows if row.run_id is not None][:_JOBS_NAMED]
+    more = len(rows) - len(ids)
+    return f"{len(rows)} without run id" if not ids else f"run id {', '.join(ids)}{f' and {more} more' if more else ''}"
 
 
 def _privileges(connection: Connection, settings: Settings) -> Finding:

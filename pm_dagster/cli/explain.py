@@ -22,6 +22,8 @@ _EVENTS = (
     Column("detail", folds=True),
 )
 
+_HELD = " Somebody else holds the row locked at this moment; a dispatch passes it over until the lock is released."
+
 
 @click.command("explain")
 @click.argument("run_id", type=RUN_ID)
@@ -43,22 +45,30 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
     with connections.reader(settings) as connection:
         check_ledger(connection)
         read_layout(connection, settings)
-        row = history.control_row(connection, settings, run_id)
+        row, waits = history.control_row_and_waits(connection, settings, run_id)
         entries = history.entries(connection, settings, [run_id])
-        if row is None and not entries:
+        shown = history.in_view(connection, settings, run_id)
+        if row is None and not entries and not shown:
             raise ProcessManagerError(
                 f"there is no row with {settings.column_run_id} {run_id} in {settings.control_table}, and the ledger"
                 " has never met one"
             )
-        shown = history.in_view(connection, settings, run_id)
         events = history.events(connection, [entry["entry_id"] for entry in entries])
         question = whereabouts.question(connection)
     for entry in entries:
         entry["events"] = [event for event in events if event["entry_id"] == entry["entry_id"]]
     latest = entries[-1] if entries else None
+    with connections.control_plane(settings) as control:
+        stuck = next(iter(control.untakeable(1, [run_id])), None)
+        held = bool(control.held([run_id]))
+    if stuck is not None and not _is_cared_for(latest) and not (stuck.settled and row is not None):
+        status = row[settings.column_status] if row else "waits"
+        reason = f"{status}: {stuck.reason}; no dispatch can take it. What to do: {stuck.remedy}."
+    else:
+        reason = why(row, latest, settings, shown=shown, waits=waits, held=held)
     return {
         "run_id": run_id,
-        "why": why(row, latest, settings, shown=shown),
+        "why": reason,
         "in_view": shown,
         "control_table": row,
         "generations": entries,
@@ -66,16 +76,34 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
     }
 
 
-def why(row: dict[str, Any] | None, latest: dict[str, Any] | None, settings: Settings, *, shown: bool) -> str:
-    """One sentence: why the row is where it is."""
+def _is_cared_for(latest: dict[str, Any] | None) -> bool:
+    """Whether a dispatcher has the row in hand, or the ledger has it to come back to, whatever view and table say."""
+    if latest is None or not latest["open"]:
+        return False
+    return latest["dispatcher_alive"] or latest["backing_off"] or latest["state"] not in ("CLAIMED", "DEFERRED")
+
+
+def why(
+    row: dict[str, Any] | None,
+    latest: dict[str, Any] | None,
+    settings: Settings,
+    *,
+    shown: bool,
+    waits: bool,
+    held: bool,
+) -> str:
+    """One sentence: why the row is where it is.
+
+    ``shown`` by the view; ``waits`` by the table's own comparison; ``held`` by somebody else's lock at this moment.
+    """
     if row is None:
         return f"The row is gone from {settings.control_table}; only the ledger remembers it."
     status = row[settings.column_status]
-    if status != settings.status_waiting:
+    if not waits:
         return f"{status}: {_closed(latest, status, settings)}"
     if latest is None or not latest["open"]:
-        return _untouched(latest, settings, shown=shown)
-    return f"{status}: {_open(latest)}"
+        return _untouched(latest, settings, shown=shown) + (_HELD if held else "")
+    return f"{status}: {_open(latest)}" + (_HELD if held else "")
 
 
 def _closed(latest: dict[str, Any] | None, status: str, settings: Settings) -> str:

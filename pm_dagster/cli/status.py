@@ -19,6 +19,8 @@ _DISPATCHERS = (
     Column("as"),
     Column("entries", right=True),
 )
+_UNTAKEABLE = (Column("run id", right=True), Column("why, and what to do", folds=True))
+_SHOWN = 20
 _QUARANTINED = (Column("run id", right=True), Column("branch"), Column("since"), Column("reason", folds=True))
 
 
@@ -40,6 +42,7 @@ def _read(settings: Settings) -> dict[str, Any]:
     # First, because it looks at the names in the settings, and says which of them leads nowhere.
     with connections.control_plane(settings) as control:
         backlog = control.backlog()
+        stuck = control.untakeable(_SHOWN) if backlog.untakeable else []
     with connections.reader(settings) as connection:
         found = {
             "ledger": history.ledger_states(connection, settings),
@@ -52,9 +55,12 @@ def _read(settings: Settings) -> dict[str, Any]:
         "backing_off": backlog.backing_off,
         "quarantined": backlog.quarantined,
         "in_hand": backlog.in_hand,
+        "untakeable": backlog.untakeable,
+        "locked": backlog.locked,
         **backlog.extra,
     }
-    return {"backlog": counts, "question": backlog.question, **found}
+    untakeable = [{"run_id": row.run_id, "reason": row.reason, "remedy": row.remedy} for row in stuck]
+    return {"backlog": counts, "question": backlog.question, "untakeable": untakeable, **found}
 
 
 def _print(found: dict[str, Any], settings: Settings) -> None:
@@ -66,6 +72,12 @@ def _print(found: dict[str, Any], settings: Settings) -> None:
         f" (oldest {age(backlog['oldest_seconds'])}); {backlog['backing_off']} backing off,"
         f" {backlog['in_hand']} in hand, {backlog['quarantined']} refused and still shown."
     )
+    if backlog["locked"]:
+        out.print(f"{backlog['locked']} more are locked by somebody else; they are taken when the locks are released.")
+    if found["untakeable"]:
+        stuck = [(row["run_id"], f"{row['reason']}: {row['remedy']}") for row in found["untakeable"]]
+        out.print()
+        out.print(table(_UNTAKEABLE, stuck, f"{backlog['untakeable']} rows of the view that no dispatch can take"))
     for title, columns, rows in (
         ("Ledger", _STATES, [(r["state"], _yes(r["open"]), r["entries"]) for r in found["ledger"]]),
         ("Last dispatchers", _DISPATCHERS, [_dispatcher(row) for row in found["dispatchers"]]),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from pm_dagster.core.attempts import Work
 from pm_dagster.core.decisions import Policy, first_step
+from pm_dagster.core.errors import WorkspaceUnavailable
 from pm_dagster.core.governor import Governor
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.outcomes import RowOutcome
@@ -20,9 +21,9 @@ from pm_dagster.core.ports import Call, Closed, ControlPlane, DatabricksRuns, Ou
 from pm_dagster.core.report import Report, outcome_rows, refused_rows
 from pm_dagster.core.sending import Limits, Sender, Sent
 from pm_dagster.core.settings import Settings
-from pm_dagster.core.steps import RepairRun, StartRun
+from pm_dagster.core.steps import Decision, RepairRun, StartRun
 from pm_dagster.core.verdicts import Verdicts
-from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, row_key, sort_rows, within
+from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key, sort_rows, within
 
 _ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
 #: So often the next rows are read in place of those that could not be had: each time all that is left is a race with
@@ -43,6 +44,26 @@ class Claimed:
     taken_over: int
     rows: Sequence[RawRow] = ()
     further: Sequence[RawRow] = ()
+
+
+@dataclass
+class _Taken:
+    """What became of rows that a dispatch wanted: taken, refused, or had by somebody else."""
+
+    entries: list[Entry]
+    refused: list[RefusedRow]
+    missing: list[WaitingJob]
+
+    @property
+    def count(self) -> int:
+        """The entries that can be sent; one that was put off takes no place of another."""
+        return sum(entry.state is not EntryState.DEFERRED for entry in self.entries)
+
+    def add(self, more: _Taken) -> None:
+        """Count the others in."""
+        self.entries += more.entries
+        self.refused += more.refused
+        self.missing += more.missing
 
 
 @dataclass(frozen=True)
@@ -110,34 +131,41 @@ class Dispatch:
         inherited = self.control.take_over(self._settings.dispatch_limit)
         wanted = limit or len(_keys(rows))
         looked_at = within(rows, wanted)
-        entries, refused = self._take(looked_at)
+        taken = self._take(looked_at)
         further: list[RawRow] = []
         # A read that gave fewer than it might has left nothing behind.
         cut_off = len(_keys(looked_at)) >= wanted
         for _ in range(_MOST_READS):
-            short = wanted - len(entries)
+            short = wanted - taken.count
             if short <= 0 or not cut_off or self._over():
                 break
             more = within(self.control.waiting(short, _keys([*looked_at, *further])), short)
-            taken, turned_down = self._take(more)
-            entries, refused, further = entries + taken, refused + turned_down, further + more
+            taken.add(self._take(more))
+            further += more
             cut_off = len(more) >= short
-        entries = inherited + entries
+        short = wanted - taken.count
+        if short > 0 and taken.missing:
+            # Who only looks holds a lock for a moment, too.
+            taken.entries += self.control.claim(taken.missing[:short])
+        entries = inherited + taken.entries
         by_branch = {branch: [entry for entry in entries if entry.branch is branch] for branch in Branch}
-        rows = [*looked_at, *further]
-        return Claimed(by_branch[Branch.NEW], by_branch[Branch.REPAIR], refused, len(inherited), rows, further)
+        seen = [*looked_at, *further]
+        return Claimed(by_branch[Branch.NEW], by_branch[Branch.REPAIR], taken.refused, len(inherited), seen, further)
 
-    def _take(self, rows: Sequence[RawRow]) -> tuple[list[Entry], list[RefusedRow]]:
+    def _take(self, rows: Sequence[RawRow]) -> _Taken:
         """Claim the rows and refuse those that break their own rules, as they are now."""
         jobs, refused = sort_rows(rows)
         if refused:
             self.control.refuse(refused)
         entries = self.control.claim(jobs)
         had = {entry.run_id for entry in entries}
-        by_key = {row_key(row): row for row in rows}
-        missing = [RefusedRow(j.run_id, j.branch, "", by_key[j.run_id]) for j in jobs if j.run_id not in had]
-        # A row that stands twice may have been read once, the other time being beyond the limit.
-        return entries, refused + (self.control.refuse(missing) if missing else [])
+        missing = [job for job in jobs if job.run_id not in had]
+        if missing:
+            # A row that stands twice may have been read once, the other time being beyond the limit.
+            by_key = {row_key(row): row for row in rows}
+            doubtful = [RefusedRow(job.run_id, job.branch, "", by_key[job.run_id]) for job in missing]
+            refused += self.control.refuse(doubtful)
+        return _Taken(entries, refused, missing)
 
     def _over(self) -> bool:
         return self._stop.is_set() or self._clock() >= self._began + self._settings.deadline_seconds
@@ -154,6 +182,19 @@ class Dispatch:
         """Look up the runs of repair entries; decide those that need no call, and return the others as targets."""
         sent = self._sender().send([Work(e, first_step(e)) for e in _unanswered(entries)], prepare_only=True)
         return [_target(work) for work in sent.prepared], sent
+
+    def foresee(self, entries: Sequence[Entry]) -> tuple[dict[int, Decision | RowOutcome], WorkspaceUnavailable | None]:
+        """Decide the entries up to the point of starting something, which is not done.
+
+        Gives the next call of each, or its outcome, by entry id, and why the workspace was asked no further.
+        """
+        sender, failure = self._sender(), None
+        try:
+            sender.send([Work(entry, first_step(entry)) for entry in entries], prepare_only=True)
+        except WorkspaceUnavailable as error:
+            failure = error
+        steps = {work.entry.entry_id: work.step for work in sender.sent.prepared}
+        return {**steps, **sender.sent.outcomes}, failure
 
     def send_targets(self, targets: Sequence[RepairTarget]) -> Sent:
         """Make the call of each target that is still ours and unsent; one that was already sent is resolved first."""

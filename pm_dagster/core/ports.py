@@ -178,6 +178,12 @@ class ControlPlane(Protocol):
         With ``run_ids`` only among these rows. Takes nothing.
         """
 
+    def held(self, run_ids: Collection[int]) -> set[int]:
+        """Those of the waiting rows that somebody else holds locked at this moment. Takes nothing."""
+
+    def shown(self, run_ids: Collection[int]) -> list[RawRow]:
+        """Those of the rows that still wait, as the view shows them now, in no order."""
+
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the jobs that are still WAITING and free, as they are now; others are left out.
 

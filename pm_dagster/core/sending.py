@@ -94,6 +94,11 @@ class Sender:
         self._verdicts = verdicts
         self._sent = Sent()
 
+    @property
+    def sent(self) -> Sent:
+        """What came of it until now, also when ``send`` raised."""
+        return self._sent
+
     def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
         """Take each work to its outcome; with ``prepare_only``, only up to the point of starting something.
 

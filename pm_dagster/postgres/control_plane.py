@@ -99,6 +99,18 @@ class PostgresControlPlane:
 
         return self._session.read(work)
 
+    def held(self, run_ids: Collection[int]) -> set[int]:
+        """Those of the waiting rows that somebody else holds locked."""
+        ids = list(run_ids)
+        return self._session.read(
+            lambda cursor: Locks(cursor, self._session.statements, self._settings, self._names()).held_among(ids)
+        )
+
+    def shown(self, run_ids: Collection[int]) -> list[RawRow]:
+        """Those of the rows that still wait, as the view shows them now."""
+        ids = list(run_ids)
+        return self._session.read(lambda cursor: self._shown(cursor, ids))
+
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the jobs that are still WAITING and free, as the view shows them now.
 
@@ -157,9 +169,7 @@ class PostgresControlPlane:
         run_ids = [row.run_id for row in rows if row.run_id is not None]
 
         def work(cursor: Cursor) -> tuple[list[int], list[RefusedRow]]:
-            cursor.execute(self._session.statements.waiting_still, self._names(run_ids=run_ids))
-            waiting = {run_id for (run_id,) in cursor.fetchall()}
-            _, refused = self._current(cursor, list(waiting))
+            _, refused = sort_rows(self._shown(cursor, run_ids))
             records = [refused_record(row) for row in refused]
             taken = self._take(cursor, records)
             reasons = {record["run_id"]: f"{record['reason']} [final: {record['rule']}]" for record in records}
@@ -298,6 +308,11 @@ class PostgresControlPlane:
 
     def _names(self, **more: object) -> dict[str, Any]:
         return {**self._session.names, **more}
+
+    def _shown(self, cursor: Cursor, run_ids: list[int]) -> list[RawRow]:
+        cursor.execute(self._session.statements.waiting_still, self._names(run_ids=run_ids))
+        waiting = list({run_id for (run_id,) in cursor.fetchall()})
+        return read_current(cursor, self._session.statements, self._settings, self._names(run_ids=waiting))
 
     def _current(self, cursor: Cursor, run_ids: list[int]) -> tuple[list[WaitingJob], list[RefusedRow]]:
         """The rows as the view shows them now: those to dispatch, and those to refuse."""

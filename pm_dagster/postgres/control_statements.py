@@ -72,13 +72,17 @@ FROM {view} v LEFT JOIN LATERAL (
 #: whether we may change the row: https://www.postgresql.org/docs/current/sql-createpolicy.html
 _CHANGEABLE = """
 SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
-FOR KEY SHARE SKIP LOCKED"""
+{lock} SKIP LOCKED"""
+_CONTROL_ROW = """
+SELECT t.*, coalesce(t.{status} = %(waiting)s, false) FROM {table} t WHERE t.{run_id} = %(run_id)s
+ORDER BY t.{status} = %(waiting)s DESC NULLS LAST LIMIT 1"""
 _LOCKED_ANSWERS = """
 WITH due AS (
     SELECT e.run_id FROM {ledger}.entry e
     WHERE e.open AND {left_behind} AND e.state <> 'SENDING' LIMIT %(limit)s),
 free AS (
-    SELECT t.{run_id} AS run_id FROM {table} t WHERE t.{run_id} IN (SELECT run_id FROM due) FOR SHARE SKIP LOCKED)
+    SELECT t.{run_id} AS run_id FROM {table} t WHERE t.{run_id} IN (SELECT run_id FROM due)
+    FOR NO KEY UPDATE SKIP LOCKED)
 SELECT count(*) FROM due
 WHERE EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = due.run_id) AND due.run_id NOT IN (SELECT run_id FROM free)"""
 #: Whether row security is active for us on the control table, and whether we may lock its rows at all.
@@ -135,14 +139,21 @@ class Statements:
         self.current = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows())
         self.current_ids = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows(whole=False))
         self.backlog = self._backlog()
-        self.lockable = self._candidates(sql.SQL("FOR SHARE OF t SKIP LOCKED"))
+        self.lockable = self._candidates(sql.SQL("FOR NO KEY UPDATE OF t SKIP LOCKED"))
         self.changeable_some = self._candidates(sql.SQL("FOR KEY SHARE OF t SKIP LOCKED"))
         self.candidates = self._candidates(sql.SQL(""))
-        self.changeable = self._build(_CHANGEABLE)
+        self.changeable = self._build(_CHANGEABLE, lock=sql.SQL("FOR KEY SHARE"))
+        self.unlocked = self._build(_CHANGEABLE, lock=sql.SQL("FOR NO KEY UPDATE"))
         self.locked_answers = self._build(_LOCKED_ANSWERS, left_behind=self._build(_LEFT_BEHIND))
         self.may = sql.SQL(_MAY)
         self.untakeable = self._untakeable()
-        self.facts = self._build("{facts} WHERE v.{run_id} = ANY(%(run_ids)s)", facts=self._facts())
+        self.facts = self._build(
+            "{facts} WHERE v.{run_id} = ANY(%(run_ids)s) AND ({shown} OR {waits})",
+            facts=self._facts(),
+            shown=self._shown(),
+            waits=self._build(_WAITS),
+        )
+        self.control_row = self._build(_CONTROL_ROW)
         self.write_rows = self._write_rows(whole=True)
         self.write_bare = self._write_rows(whole=False)
         self.closed = self._build(_CLOSED)

@@ -15,6 +15,8 @@ from psycopg2.sql import SQL, Composed
 
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.connection import translated
+from pm_dagster.postgres.control_statements import Statements
+from pm_dagster.postgres.layout import read_layout
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, quoted
 from pm_dagster.postgres.statements import DISPATCHER_LIVES
 
@@ -89,11 +91,22 @@ def quarantined(connection: Connection, settings: Settings, limit: int = 20) -> 
 
 def control_row(connection: Connection, settings: Settings, run_id: int) -> Row | None:
     """The row of the control table as it stands, None when there is none."""
-    query = SQL("SELECT * FROM {table} WHERE {run_id} = %(run_id)s").format(
-        table=quoted(settings.schema, settings.run_table),
-        run_id=quoted(settings.column_run_id),
-    )
-    return next(iter(_rows(connection, query, {"run_id": run_id})), None)
+    return control_row_and_waits(connection, settings, run_id)[0]
+
+
+def control_row_and_waits(connection: Connection, settings: Settings, run_id: int) -> tuple[Row | None, bool]:
+    """The same, and whether the table itself says that it waits.
+
+    Of several rows of the id the one that waits is meant.
+    """
+    owners = Statements(settings, read_layout(connection, settings))
+    with translated(), connection.cursor() as cursor:
+        cursor.execute(owners.control_row, {"run_id": run_id, "waiting": settings.status_waiting})
+        values = cursor.fetchone()
+        names = [column.name for column in cursor.description or ()]
+    if values is None:
+        return None, False
+    return dict(zip(names[:-1], values[:-1], strict=True)), bool(values[-1])
 
 
 def in_view(connection: Connection, settings: Settings, run_id: int) -> bool:

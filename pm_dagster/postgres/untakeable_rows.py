@@ -81,6 +81,14 @@ class Locks:
         ours = self._try(self._owners.changeable, run_ids=list(run_ids))
         return set() if ours is None else set(run_ids) - set(ours)
 
+    def held_among(self, run_ids: Sequence[int]) -> set[int]:
+        """Those of the waiting rows that somebody else holds locked, and that are not kept from us anyway."""
+        if not run_ids or not self._may[1]:
+            return set()
+        unlocked = self._try(self._owners.unlocked, run_ids=list(run_ids))
+        waiting = self._try(self._owners.waiting_still, run_ids=list(run_ids))
+        return set(waiting or ()) - set(unlocked or ()) - self.hidden_among(run_ids) if unlocked is not None else set()
+
     def _try(self, statement: Any, **names: object) -> list[int] | None:  # noqa: ANN401 composed
         """The first column of what can be locked; None where nothing of the kind can be locked at all."""
         self._cursor.execute("SAVEPOINT trying")

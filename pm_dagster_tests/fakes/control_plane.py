@@ -76,6 +76,14 @@ class InMemoryControlPlane:
         told = [untakeable(self._facts(row), self._settings) for row in rows if self._is_shown(row)]
         return [row for row in told if row is not None][:limit]
 
+    def held(self, run_ids: Collection[int]) -> set[int]:
+        """Those that their owner holds."""
+        return {run_id for run_id in run_ids if self._waits(run_id) and self.database.rows[run_id].locked}
+
+    def shown(self, run_ids: Collection[int]) -> list[RawRow]:
+        """Those that still wait."""
+        return [self.database.rows[run_id].raw for run_id in run_ids if self._waits(run_id)]
+
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the ones that still wait and are free, as they are now."""
         self._meet("claim")

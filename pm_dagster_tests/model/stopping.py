@@ -63,6 +63,14 @@ class StoppingControl:
         """As it is."""
         return self._inner.untakeable(limit, run_ids)
 
+    def held(self, run_ids: Collection[int]) -> set[int]:
+        """As it is."""
+        return self._inner.held(run_ids)
+
+    def shown(self, run_ids: Collection[int]) -> list[RawRow]:
+        """As it is."""
+        return self._inner.shown(run_ids)
+
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Stops before."""
         self._puppet.stop_at("before claim")
