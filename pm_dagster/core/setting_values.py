@@ -20,6 +20,7 @@ _CLOSING = dict(
     zip("\"'`\u201c\u201e\u2018\u201a\u00ab\u00bb", "\"'`\u201d\u201c\u2019\u2018\u00bb\u00ab", strict=True)
 )
 _NOT_FILLED_IN = re.compile(r"\$\{[^{}]*\}|\$[A-Za-z_]\w*|%[A-Za-z_]\w*%")
+_ZONE_NAME = re.compile(r"[A-Za-z]+|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+")
 _QUOTED = (
     "it has quotation marks around it, which the file that it comes from does not take away: write it without them"
 )
@@ -97,6 +98,17 @@ def pairs(text: str) -> tuple[tuple[str, str], ...]:
         message = "a parameter stands twice"
         raise ValueError(message)
     return tuple((name.strip(), column.strip()) for name, _, column in parts)
+
+
+def time_zone(text: str) -> str:
+    """The name of a time zone; whether the database knows it is for the database to say. Raises ValueError.
+
+    None like UTC+2 or -03:00: databases read the first against its meaning, as west of Greenwich.
+    """
+    if not _ZONE_NAME.fullmatch(text):
+        message = "expected the name of a time zone, such as Europe/Berlin or UTC"
+        raise ValueError(message)
+    return text
 
 
 def switch(text: str) -> bool:

@@ -22,6 +22,7 @@ from pm_dagster.core.setting_values import (
     quoted,
     rate,
     switch,
+    time_zone,
     trimmed,
 )
 
@@ -161,6 +162,15 @@ class Settings:
         "fresh-run",
         "What to do for a repair whose run is gone or never ran: fresh-run or fail",
         one_of("fresh-run", "fail"),
+    )
+    view_timeout_seconds: float = _setting(
+        "PM_VIEW_TIMEOUT_SECONDS", 60.0, "Time that one reading of the view may take", between(1, _HOUR, float)
+    )
+    time_zone: str = _setting(
+        "PM_TIME_ZONE",
+        "",
+        "Time zone of arrival times without one, such as Europe/Berlin; empty: that of the database session",
+        time_zone,
     )
     queue: bool = _setting("PM_QUEUE", True, "Send queue.enabled=true, so that a busy job queues its run", switch)
     liveness: str = _setting(

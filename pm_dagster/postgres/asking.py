@@ -13,18 +13,18 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.connection import connect, time_limit, translated
 from pm_dagster.postgres.statements import LOCAL_TIMEOUTS
-
-_LONGEST_SECONDS = 70.0
+from pm_dagster.postgres.view_reading import longest_transaction
 
 
 @contextmanager
-def asking(settings: Settings, *, read_only: bool = True, longest: float = _LONGEST_SECONDS) -> Iterator[Connection]:
+def asking(settings: Settings, *, read_only: bool = True, longest: float | None = None) -> Iterator[Connection]:
     """A connection in a transaction, in which Postgres itself refuses every write if ``read_only``.
 
     All that makes it so is local to the transaction: a setting of the session would stay behind in the connection that
     a pooler lends to others. Raises as ``connect``, ControlPlaneUnavailable when an answer is too long in coming.
     """
-    with closing(connect(settings)) as connection, time_limit(connection, longest), translated():
+    seconds = longest_transaction(settings) if longest is None else longest
+    with closing(connect(settings)) as connection, time_limit(connection, seconds), translated():
         # Not False: that would say READ WRITE, against an owner's default_transaction_read_only.
         connection.readonly = read_only or None
         begin(connection)

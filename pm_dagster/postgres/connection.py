@@ -33,8 +33,10 @@ _KEEPALIVE: dict[str, Any] = {
 
 #: SQLSTATE classes and codes after which the same transaction may work:
 #: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_PASSING_CLASSES = ("08", "40", "53", "57", "58")
-_PASSING_CODES = (errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "08P01")
+_PASSING_CLASSES = ("08", "53", "57", "58")
+_TRANSACTION_TIMEOUT = "25P04"  # since PostgreSQL 17; the driver has no name for it
+_PASSING_CODES = (errorcodes.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, "08P01", _TRANSACTION_TIMEOUT)
+_ANOTHER_TIME = "40"
 _WRONG_CREDENTIALS = "28"
 
 
@@ -158,6 +160,12 @@ def in_our_words(error: psycopg2.Error) -> ProcessManagerError:
         return ConfigurationError(f"the database does not accept our credentials: {what}")
     if code == errorcodes.LOCK_NOT_AVAILABLE:
         return ControlPlaneUnavailable(f"another session holds a lock that we need (see pg_locks): {what}")
+    if code == errorcodes.QUERY_CANCELED:
+        return ControlPlaneUnavailable(
+            f"a statement was cancelled: by its time-out, or by somebody (pg_cancel_backend): {what}"
+        )
+    if code.startswith(_ANOTHER_TIME):
+        return ControlPlaneUnavailable(f"the database asks for the transaction once more: {what}")
     if not code or code.startswith(_PASSING_CLASSES) or code in _PASSING_CODES:
         return ControlPlaneUnavailable(f"the database does not answer: {what}")
     if code == errorcodes.INSUFFICIENT_PRIVILEGE:

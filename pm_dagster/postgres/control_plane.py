@@ -35,6 +35,7 @@ from pm_dagster.postgres.rehearsal import refused_rows, refused_sample
 from pm_dagster.postgres.session import Session
 from pm_dagster.postgres.text import as_json
 from pm_dagster.postgres.untakeable_rows import Locks, UntakeableRows
+from pm_dagster.postgres.view_reading import reading_view
 from pm_dagster.postgres.waiting_rows import read_current, read_next, read_waiting
 
 #: Rows of a slow table are closed in transactions of about this length: short enough to keep what is done.
@@ -58,7 +59,8 @@ class PostgresControlPlane:
         """Count what waits; one statement."""
 
         def work(cursor: Cursor) -> Backlog:
-            cursor.execute(self._session.statements.backlog, self._names())
+            with reading_view(cursor, self._settings):
+                cursor.execute(self._session.statements.backlog, self._names())
             counts = cursor.fetchone() or (0, None, 0, 0, 0, 0, 0)
             free, oldest, backing_off, quarantined, in_hand, orphans, stuck = counts
             locks = Locks(cursor, self._session.statements, self._settings, self._names())
@@ -95,7 +97,8 @@ class PostgresControlPlane:
 
         def work(cursor: Cursor) -> list[Untakeable]:
             rows = UntakeableRows(cursor, self._session.statements, self._settings, self._names())
-            return rows.found(limit) if run_ids is None else rows.among(list(run_ids))[:limit]
+            with reading_view(cursor, self._settings):
+                return rows.found(limit) if run_ids is None else rows.among(list(run_ids))[:limit]
 
         return self._session.read(work)
 

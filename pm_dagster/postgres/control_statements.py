@@ -105,6 +105,9 @@ _HELD_AS_IT_IS = frozenset({
 })  # fmt: skip
 
 
+_WITHOUT_ZONE = ("timestamp without time zone", "date")
+
+
 class Statements:
     """The statements that name the owner's relations, built once per connection."""
 
@@ -227,7 +230,25 @@ class Statements:
     def _order_value(self) -> sql.Composed:
         column = self._settings.column_order
         found = (self._layout.view if self._layout.order_in_view else self._layout.table).get(column)
-        return _value(self._order(), found) if found else self._order()
+        if found is None:
+            return self._order()
+        return self._moment() if found.base in _WITHOUT_ZONE else _value(self._order(), found)
+
+    def _moment(self) -> sql.Composed:
+        """The time of arrival, of a type without a zone, as the moment that it stands for.
+
+        In PM_TIME_ZONE, else in the session's zone, in which Postgres itself takes such a time for a moment. What
+        Python could not hold becomes infinite, as the sum with a zone could leave what Postgres can hold.
+        """
+        zone = self._settings.time_zone
+        moment = "{order}::timestamp AT TIME ZONE {zone}" if zone else "{order}::timestamptz"
+        return self._build(
+            "CASE WHEN {order} < '0001-01-03' THEN '-infinity' WHEN {order} > '9999-12-29' THEN 'infinity' ELSE "
+            + moment
+            + " END",
+            order=self._order(),
+            zone=sql.Literal(zone),
+        )
 
     def _rows(self, *, whole: bool = True, join: sql.SQL = _BESIDE) -> sql.Composed:
         """The view's rows as ``raw_row`` reads them, to be followed by a condition; if not ``whole``, less values."""
@@ -327,7 +348,9 @@ class Statements:
         )
 
     def _backlog(self) -> sql.Composed:
-        age = self._build("extract(epoch FROM now() - min({order}))", order=self._order())
+        age = self._build(
+            "extract(epoch FROM now() - min({order}) FILTER (WHERE isfinite({order})))", order=self._order_value()
+        )
         return self._build(
             """
             WITH {alive}, free AS (

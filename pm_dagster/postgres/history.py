@@ -19,6 +19,7 @@ from pm_dagster.postgres.control_statements import Statements
 from pm_dagster.postgres.layout import read_layout
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, quoted
 from pm_dagster.postgres.statements import DISPATCHER_LIVES
+from pm_dagster.postgres.view_reading import reading_view
 
 Row = dict[str, Any]
 
@@ -115,7 +116,9 @@ def in_view(connection: Connection, settings: Settings, run_id: int) -> bool:
         view=quoted(settings.schema, settings.wait_view),
         run_id=quoted(settings.column_run_id),
     )
-    return bool(_rows(connection, query, {"run_id": run_id})[0]["shown"])
+    with translated(), connection.cursor() as cursor, reading_view(cursor, settings):
+        cursor.execute(query, {"run_id": run_id})
+        return bool((cursor.fetchone() or (False,))[0])
 
 
 def entries(connection: Connection, settings: Settings, run_ids: Sequence[int]) -> list[Row]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
 from pm_dagster.core.errors import ConfigurationError
@@ -116,7 +117,21 @@ def read_layout(connection: Connection, settings: Settings) -> Layout:
             f" name the table under it{trigger}"
         )
     check_written(settings, table)
+    _demand_time_zone(connection, settings)
     return Layout(view, table, *_order(settings, view, table), view_has_status=settings.column_status in view)
+
+
+def _demand_time_zone(connection: Connection, settings: Settings) -> None:
+    if not settings.time_zone:
+        return
+    with translated(), connection.cursor() as cursor:
+        cursor.execute("SAVEPOINT zone")
+        try:
+            cursor.execute("SELECT now() AT TIME ZONE %s", (settings.time_zone,))
+        except psycopg2.DataError:
+            cursor.execute("ROLLBACK TO SAVEPOINT zone")
+            message = f"PM_TIME_ZONE={settings.time_zone!r} is no time zone that the database knows (pg_timezone_names)"
+            raise ConfigurationError(message) from None
 
 
 def _order(settings: Settings, view: Mapping[str, Column], table: Mapping[str, Column]) -> tuple[bool, bool]:

@@ -26,15 +26,14 @@ from pm_dagster.postgres.connection import DatabaseIsReadOnly, connect, time_lim
 from pm_dagster.postgres.control_statements import Statements
 from pm_dagster.postgres.layout import Layout, check_ledger, demand_rights, read_layout
 from pm_dagster.postgres.read_only import demand_writable
+from pm_dagster.postgres.view_reading import longest_transaction
 
 T = TypeVar("T")
 #: Pauses before a transaction is repeated: a deadlock, a serialization failure, a connection that was cut.
 _PAUSES = (0.1, 0.3)
 #: After a failure that took longer there is no repetition here: those who call have their own, longer patience.
 _REPEATED_WITHIN_SECONDS = 4.0
-#: The server gives up a statement after 60 s (``LOCAL_TIMEOUTS``); one that has said nothing for longer hangs.
-_LONGEST_TRANSACTION_SECONDS = 70.0
-#: And so long after one that hung, until the next one that works: several in a row must not outlive the deadline.
+#: So long after one that hung, until the next one that works: several in a row must not outlive the deadline.
 _LONGEST_AFTER_SILENCE_SECONDS = 10.0
 #: Under a session lock: how long a dispatcher writes nothing before it shows that it lives.
 _LONGEST_UNSEEN_SECONDS = 5.0
@@ -69,7 +68,7 @@ class Session:
         self._liveness = "lock"
         self._next_beat = 0.0
         self._announced = False
-        self._patience = _LONGEST_TRANSACTION_SECONDS
+        self._patience = longest_transaction(self.settings)
         self._numbers = 0
         self._write = _Write(_NOTHING, 0)
         self._hosts: list[str] = []
@@ -207,7 +206,7 @@ class Session:
         except psycopg2.Error:
             self._drop()
             raise
-        self._patience = _LONGEST_TRANSACTION_SECONDS
+        self._patience = longest_transaction(self.settings)
         return result
 
     def _in_transaction(self, work: Callable[[Cursor], T], number: int | None, longest: float) -> T:

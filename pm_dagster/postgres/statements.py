@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS
 
-LOCAL_TIMEOUTS = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '60s'"
+#: Only what reads the owner's view may take another time (``view_reading``).
+STATEMENT_SECONDS = 60
+LOCAL_TIMEOUTS = f"SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"
 #: Gives no row when the write of this number is committed. Waits for one whose connection broke while it was being so.
 BEGIN_WRITE = f"""{LOCAL_TIMEOUTS};
 UPDATE {LEDGER_SCHEMA}.dispatcher SET writes = %(number)s, seen_at = clock_timestamp()

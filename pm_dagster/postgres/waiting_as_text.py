@@ -18,6 +18,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812 the driver's clas
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import RawRow
 from pm_dagster.postgres.session import Session
+from pm_dagster.postgres.view_reading import reading_view
 from pm_dagster.postgres.waiting_rows import raw_row
 
 #: What decides how the server writes values, and the limits of a statement:
@@ -70,8 +71,9 @@ class WaitingAsText:
             cursor.execute(waiting, {**self._session.names, "limit": 0})
             types = tuple(column.type_code for column in cursor.description or ())
             query = cursor.mogrify(_as_text(waiting, len(types)), {**self._session.names, "limit": limit})
-            cursor.execute(_SESSION, {"names": list(_SETTINGS)})
-            (session,) = cursor.fetchone() or ("",)
+            with reading_view(cursor, self._settings):
+                cursor.execute(_SESSION, {"names": list(_SETTINGS)})
+                (session,) = cursor.fetchone() or ("",)
             return TextRead(query.decode(_codec(cursor)), session, types)
 
         return self._session.read(work)

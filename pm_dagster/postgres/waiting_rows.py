@@ -6,7 +6,7 @@ Put here: reading them, and the order of their columns. Keep out: what a value m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import psycopg2
@@ -18,6 +18,7 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import RawRow
 from pm_dagster.postgres.connection import in_our_words
 from pm_dagster.postgres.control_statements import Statements
+from pm_dagster.postgres.view_reading import reading_view
 
 
 def read_waiting(cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any]) -> list[RawRow]:
@@ -48,13 +49,16 @@ def _read(
 ) -> list[RawRow]:
     whole, ids = statements
     try:
-        return [raw_row(values, settings) for values in _run(cursor, whole, names)]
+        with reading_view(cursor, settings):
+            values_of_rows = _run(cursor, whole, names)
+        return [raw_row(values, settings) for values in values_of_rows]
     except (psycopg2.DataError, UnicodeDecodeError):
         cursor.execute("ROLLBACK TO SAVEPOINT reading")
     except psycopg2.ProgrammingError as error:
         raise _in_full(error, settings) from None
     try:
-        rows = _run(cursor, ids, names)
+        with reading_view(cursor, settings):
+            rows = _run(cursor, ids, names)
     except psycopg2.DataError as error:
         raise _in_full(error, settings) from None
     found = {values[0]: values for values in rows if values[0] is not None}
@@ -68,7 +72,8 @@ def _one(
 ) -> list[RawRow]:
     run_id, in_table, order = found
     try:
-        rows = _run(cursor, owners.current, {**names, "run_ids": [run_id]})
+        with reading_view(cursor, settings):
+            rows = _run(cursor, owners.current, {**names, "run_ids": [run_id]})
     except psycopg2.DataError as error:
         why = str(in_our_words(error))
     except UnicodeDecodeError as error:
@@ -96,13 +101,11 @@ def _in_full(error: psycopg2.Error, settings: Settings) -> Exception:
 
 
 def raw_row(values: Sequence[Any], settings: Settings) -> RawRow:
-    """The row from the values that the driver made of its columns; a time without a zone is UTC."""
+    """The row from the values that the driver made of its columns; the time of arrival has a zone."""
     run_id, in_table, order, job_id, job_run_id, *parameters = values
     names = [name for name, _ in settings.job_parameters]
     return RawRow(run_id, job_id, job_run_id, dict(zip(names, parameters, strict=True)), _moment(order), in_table)
 
 
 def _moment(value: object) -> datetime | None:
-    if not isinstance(value, datetime):
-        return None
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return value if isinstance(value, datetime) else None

@@ -42,6 +42,13 @@ class PostgresWorld:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
+    def ask_after(self, first: str, statement: str) -> list[tuple[Any, ...]]:
+        """Run one statement after another in the same session, as another client does; values come as text."""
+        with closing(psycopg2.connect(self.url)) as connection, connection.cursor() as cursor:
+            cursor.execute(first)
+            cursor.execute(statement)
+            return cursor.fetchall()
+
     def add(
         self, *, job_id: int | None = 1001, previous: int | None = None, age: float = 0.0, status: str = "WAITING"
     ) -> int:
