@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from pm_dagster.workspace.runs import SdkRuns
 
 _JOBS_NAMED = 5
+#: The checks without which the relations to have rights on are not known.
+_SHOWS_THE_NAMES = ("view and table", "ledger")
 #: What doctor tries to close, and undoes: with this many rows, in each of three statuses.
 _ROWS_TRIED, _STATUSES, _SECONDS_BESIDE = 20, 3, 15.0
 #: So many jobs of which none is there are those of another workspace.
@@ -157,8 +159,11 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
         remedy = "`pm init --moved` if the original is not used any more, `pm init --copy` if it is"
         findings.append(_check("place of the ledger", remedy, home))
     asking.begin(connection)
+    # Whatever else is red, a missing right may be why.
+    if all(finding.ok for finding in findings if finding.check in _SHOWS_THE_NAMES):
+        findings.append(_privileges(connection, settings))
     if all(finding.ok for finding in findings):
-        findings += [_privileges(connection, settings), _check("rows that wait", "see each row", _takeable(settings))]
+        findings.append(_check("rows that wait", "see each row", _takeable(settings)))
     if all(finding.ok for finding in findings):
         findings.append(
             _check("closing", "have the owner of the table let our user write it", lambda: _closing(settings))

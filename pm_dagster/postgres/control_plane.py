@@ -42,7 +42,7 @@ from pm_dagster.postgres.waiting_rows import read_current, read_next, read_waiti
 _SECONDS_AT_ONCE = 5.0
 #: A row whose closing the control table refuses is tried again after so many times the pause of a refused repair: what
 #: stands in the way is for its owner to change.
-_PAUSES_OF_THE_REFUSED = 4
+_PAUSES_OF_THE_REFUSED = 10
 
 
 class PostgresControlPlane:

@@ -75,7 +75,7 @@ def _expired(status: int, code: str, message: str) -> Install:
     return install
 
 
-def _at(boundary: Boundary, act: Callable[[ChaosWorld], None]) -> Install:
+def _at(boundary: Boundary, act: Callable[[ChaosWorld], object]) -> Install:
     """Do something to the workspace at a boundary of the dispatch, which goes on."""
 
     def install(world: ChaosWorld, call: str) -> None:
@@ -138,6 +138,29 @@ def _stale(world: ChaosWorld, call: str) -> None:
         world.workspace.faults.add(call, "reset", "after", count=HITS)
 
 
+#: A sequence counts on when its transaction is undone, so the trouble passes by itself.
+_REFUSING = """
+CREATE SEQUENCE refusals; GRANT USAGE ON SEQUENCE refusals TO PUBLIC;
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('application_name') = 'process_manager' AND nextval('refusals') <= {times} THEN
+        RAISE EXCEPTION 'not now' USING ERRCODE = '{code}';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON mm_run_plc FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+
+
+def _refusing(code: str, times: int) -> Install:
+    """The control table takes no write for a while, from the claim on: the closing meets it."""
+
+    def install(world: ChaosWorld, call: str) -> None:
+        _at(Boundary.AFTER_CLAIM, lambda each: each.sql(_REFUSING.format(code=code, times=times)))(world, call)
+
+    return install
+
+
 _BROKEN: Mapping[str, tuple[str, dict[str, Any]]] = {
     "reset": ("reset", {}),
     "500": ("status", {"status": 500, "code": "INTERNAL_ERROR"}),
@@ -181,5 +204,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("job deleted", _delete_job, _STARTING, "a run can be read without its job", may_fail=("run-now",)),
     Fault("a new state", _new_words, ("runs/get",), "only a run's state has such words", announces_no_repair=True),
+    Fault("the table refuses the write at first", _refusing("P0001", 5)),
+    Fault("the database is read-only at first", _refusing("25006", 2)),
     Fault("a stale history", _stale, ("runs/get", "runs/repair"), "a new run has no history"),
 )
