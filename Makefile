@@ -122,5 +122,5 @@ lock:  ## resolve the dependencies anew within their bounds
 clean:  ## remove what the other targets made, the sandbox's data included
 	@# Ends what still runs there first: a server must not lose its folder.
 	@if [ -d .sandbox ] && [ -x $(BIN)/pm ]; then $(BIN)/pm sandbox reset; fi
-	rm -rf .venv .venv-runtime .versions .uv .sandbox .proof .databricks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-runtime .versions .pgbouncer .uv .sandbox .proof .databricks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find pm_dagster pm_dagster_tests -name __pycache__ -prune -exec rm -rf {} +

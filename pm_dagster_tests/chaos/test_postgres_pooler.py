@@ -12,8 +12,9 @@ import pytest
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
+from pm_dagster_tests.chaos import pooler as places
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, settled
-from pm_dagster_tests.chaos.pooler import Pooler, pooler
+from pm_dagster_tests.chaos.pooler import Pooler, PoolerAbsentWarning, pooler
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment, chaos_world
 from pm_dagster_tests.postgres.world import eventually
 
@@ -173,3 +174,18 @@ def test_the_poolers_restart_under_way(behind: Opener) -> None:
         assert cut.fired.wait(30)
         finish(world)
         assert_clean(world, may_fail=())
+
+
+@pytest.mark.parametrize("must_be_there", [True, False])
+def test_where_it_is_missing_the_gate_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, must_be_there: bool
+) -> None:
+    monkeypatch.setattr(places, "_PLACES", ())
+    monkeypatch.setattr(places, "_MUST_BE_THERE", must_be_there)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if must_be_there:
+        with pytest.raises(pytest.fail.Exception, match="PM_ALLOW_SKIPS"):
+            places.program()
+    else:
+        with pytest.warns(PoolerAbsentWarning), pytest.raises(pytest.skip.Exception):
+            places.program()
