@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
@@ -23,6 +24,7 @@ from pm_dagster.core.outcomes import RowOutcome
 from pm_dagster.core.ports import Call, Intent, Outcome
 from pm_dagster.core.report import Report
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.waiting_job import sort_rows
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
 from pm_dagster_tests.fakes.runs import Fault, InMemoryRuns
 
@@ -51,6 +53,21 @@ class Stage:
     def fault(self, call: Call, *errors: Exception | None, after: bool = False) -> None:
         """What the next calls of a kind meet."""
         self.runs.faults[call] = [Fault(error, after_effect=after) for error in errors]  # type: ignore[arg-type]
+
+
+class _Clock(threading.Event):
+    """A clock, and a stop request whose waiting makes it go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.now += timeout or 0.0
+        return self.is_set()
 
 
 @pytest.fixture
@@ -426,3 +443,29 @@ def test_a_call_under_way_is_awaited_and_recorded(stage: Stage, way: str) -> Non
     assert record is not None
     assert record.entry.state in (EntryState.ACCEPTED, EntryState.SCHEDULED)
     assert [record.accepted_run_id] == list(slow.runs)
+
+
+@pytest.mark.parametrize(("rate", "a_second", "most"), [(90.0, 27, 30), (10.0, 10, 11)])
+def test_searches_keep_to_what_a_workspace_takes(stage: Stage, rate: float, a_second: int, most: int) -> None:
+    """runs/list has a limit of its own, 30 a second: https://docs.databricks.com/aws/en/resources/limits."""
+    moments: list[float] = []
+    clock = _Clock()
+
+    class Timed(InMemoryRuns):
+        def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
+            moments.append(clock.now)
+            return super().find_started(job_id, since, parameters)
+
+    stage.runs = Timed()
+    for number in range(1, 101):
+        stage.database.add(number)
+    first = InMemoryControlPlane(stage.database, SETTINGS)
+    entries = first.claim(sort_rows(first.waiting(100))[0])
+    first.intend([Intent(entry) for entry in entries])
+    first.end()
+    for row in stage.database.rows.values():
+        row.status = "CANCELED"
+    stage.dispatch(replace(SETTINGS, rate_get_run=rate), clock=clock, stop=clock).run()
+    assert len(moments) == 100
+    busiest = max(sum(start <= moment < start + 1.0 for moment in moments) for start in moments)
+    assert a_second <= busiest <= most
