@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,10 @@ class Deployment:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGINT)
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(_END_SECONDS)
-                except subprocess.TimeoutExpired:
-                    kill_all(process)
+            # A run worker may outlive the daemon.
+            kill_all(process)
 
     def runs(self) -> list[dg.RunRecord]:
         """Dagster's runs of the job, oldest first."""
@@ -94,5 +94,6 @@ class Deployment:
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL for the process and everything in its group."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
