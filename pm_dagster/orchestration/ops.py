@@ -62,6 +62,7 @@ def partition_waiting_jobs(
     """Claim, and split by branch."""
     with translated():
         claimed = session.dispatch.claim(from_frame(waiting_jobs))
+    session.refused = claimed.refused
     return entries_frame(claimed.new), entries_frame(claimed.repair)
 
 

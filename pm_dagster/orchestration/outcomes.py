@@ -1,6 +1,7 @@
 """Puts together what the ops of one dispatch brought. Keep out: how it is shown (``metadata``)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pm_dagster.core.dispatch import Claimed
 from pm_dagster.core.ports import Closed
@@ -26,4 +27,7 @@ def final_report(
     """The report of the dispatch; what a failed try of an op had decided counts as well."""
     whole = together(sent)
     whole.outcomes = session.decided | whole.outcomes
+    told = {row.run_id for row in claimed.refused}
+    further = [row for row in session.refused if row.run_id not in told]
+    claimed = replace(claimed, refused=[*claimed.refused, *further])
     return session.dispatch.report(read, claimed, whole, closed)

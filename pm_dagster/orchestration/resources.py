@@ -6,7 +6,7 @@ needs no restart; they are in no resource config, so no UI, run or event can sho
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -20,6 +20,7 @@ from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.outcomes import RowOutcome
 from pm_dagster.core.ports import ControlPlane, DatabricksRuns
 from pm_dagster.core.settings import Settings, settings_from
+from pm_dagster.core.waiting_job import RefusedRow
 from pm_dagster.credentials import DATABASE, resolved
 from pm_dagster.orchestration import names
 from pm_dagster.postgres.control_plane import PostgresControlPlane
@@ -123,6 +124,8 @@ class DispatchSession:
         self._workspace = workspace
         #: What the ops of this process decided; a retried op does not decide again what it decided before.
         self.decided: dict[int, RowOutcome] = {}
+        #: What the claim of this process refused, also of rows that were read in place of others.
+        self.refused: Sequence[RefusedRow] = ()
 
     @cached_property
     def dispatch(self) -> Dispatch:

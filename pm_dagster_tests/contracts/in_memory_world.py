@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -49,6 +51,17 @@ class InMemoryWorld:
     def remove(self, run_id: int) -> None:
         """Delete the row."""
         del self.database.rows[run_id]
+
+    @contextmanager
+    def locked(self, run_id: int) -> Iterator[None]:
+        """Hold the row."""
+        self.database.rows[run_id].locked = True
+        yield
+        self.database.rows[run_id].locked = False
+
+    def loosen_view(self) -> None:
+        """Take letters of any case for waiting."""
+        self.database.loose_view = True
 
     def dispatcher(self, *, actor: str = "test") -> ControlPlane:
         """A dispatcher of its own."""

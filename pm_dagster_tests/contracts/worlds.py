@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from pm_dagster.core.ports import ControlPlane
@@ -29,6 +30,12 @@ class World(Protocol):
 
     def remove(self, run_id: int) -> None:
         """Delete the row."""
+
+    def locked(self, run_id: int) -> AbstractContextManager[None]:
+        """Hold the row locked, as its owner does in a long transaction."""
+
+    def loosen_view(self) -> None:
+        """Let the view take letters of any case for waiting, which the table does not."""
 
     def dispatcher(self, *, actor: str = "test") -> ControlPlane:
         """A dispatcher of its own."""

@@ -113,6 +113,11 @@ class PostgresWorld:
             yield
             connection.rollback()
 
+    def loosen_view(self) -> None:
+        """Let the view take letters of any case for waiting, which the table does not."""
+        self.ask("""CREATE OR REPLACE VIEW mm_run_wait_vw AS SELECT run_id, cntrt_id, file_name, wkf_job_id,
+                    wkf_job_run_id FROM mm_run_plc WHERE upper(run_sttus_name) = 'WAITING'""")
+
     def ledger(self, run_id: int) -> list[tuple[int, str, bool]]:
         """Generation, state and openness of each entry of a row, oldest first."""
         query = "SELECT generation, state, open FROM process_manager.entry WHERE run_id = %s ORDER BY generation"
