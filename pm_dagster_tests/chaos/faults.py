@@ -75,6 +75,25 @@ def _expired(status: int, code: str, message: str) -> Install:
     return install
 
 
+_HTML = {"status": 404, "body": "<html><body>Not Found</body></html>", "headers": {"content-type": "text/html"}}
+_NO_API = {"status": 404, "code": "ENDPOINT_NOT_FOUND", "message": "No API found for this"}
+_TOO_LARGE = {"status": 413, "body": "Request Entity Too Large", "headers": {"content-type": "text/plain"}}
+_LOCKED = {"status": 400, "code": "COULD_NOT_ACQUIRE_LOCK", "message": "Could not acquire lock"}
+
+
+def _foreign_token(world: ChaosWorld, call: str) -> None:
+    """A token of another workspace: plain text, and a 400, to every call from the first of the kind on."""
+    text = {"content-type": "text/plain"}
+    for endpoint in (call, "scim/Me"):
+        world.workspace.faults.add(endpoint, "status", count=None, status=400, body="Invalid Token", headers=text)
+
+
+def _forbid_everybody(world: ChaosWorld, call: str) -> None:
+    """A maintenance: nobody may make the call, whatever his rights, in two dispatches of both rows, twice each."""
+    code, message = "PERMISSION_DENIED", f"User x does not have Manage Run or Owner or Admin permissions on job {JOB}."
+    world.workspace.faults.add(call, "status", count=4 * HITS, status=403, code=code, message=message)
+
+
 def _at(boundary: Boundary, act: Callable[[ChaosWorld], object]) -> Install:
     """Do something to the workspace at a boundary of the dispatch, which goes on."""
 
@@ -192,6 +211,13 @@ FAULTS: tuple[Fault, ...] = (
     Fault("429, Retry-After a date", _throttling(_soon)),
     Fault("401, credentials expired", _expired(401, "UNAUTHENTICATED", "The access token expired."), stops=True),
     Fault("403, invalid token", _expired(403, "PERMISSION_DENIED", "Invalid access token."), stops=True),
+    Fault("400, token of another workspace", _foreign_token, stops=True),
+    Fault("403 to everybody", _forbid_everybody, announces_no_repair=True),
+    Fault("404 of a gateway, before", _answering("status", "before", **_HTML)),
+    Fault("404 of a gateway, after", _answering("status", "after", **_HTML), _STARTING, "a read has no effect"),
+    Fault("404 of an account's host", _answering("status", "before", **_NO_API)),
+    Fault("413 of a proxy", _answering("status", "before", **_TOO_LARGE)),
+    Fault("400, a lock that is taken", _answering("status", "before", **_LOCKED)),
     Fault("run deleted", _delete_run, may_fail=CALLS, announces_no_repair=True),
     Fault("answer lost, run deleted", _delete_run_unheard, _STARTING, "a read has no effect", may_fail=CALLS),
     Fault(
