@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
-from pm_dagster_tests.cli.world import World
+from pm_dagster_tests.cli.world import UNKNOWN_JOB, World
 
 
 def _one_line(text: str) -> str:
@@ -83,3 +86,63 @@ def test_a_setting_that_names_what_does_not_exist(world: World, arguments: list[
 @pytest.mark.parametrize("arguments", [["dispatch", "--limit", "0"], ["explain"], ["explain", "x"], ["nonsense"]])
 def test_wrong_usage(world: World, arguments: list[str]) -> None:
     assert world.pm(*arguments).returncode == 2
+
+
+_PLAIN = {"content-type": "text/plain"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "says", "remedy"),
+    [
+        (
+            {"status": 400, "body": "Invalid Token", "headers": _PLAIN},
+            "another workspace or tenant",
+            "the credentials:",
+        ),
+        ({"status": 404, "code": "ENDPOINT_NOT_FOUND", "message": "No API found"}, "DATABRICKS_HOST", "the address,"),
+        ({"status": 405, "body": "", "headers": _PLAIN}, "proxy or gateway", "the address,"),
+        (
+            {"status": 403, "code": "PERMISSION_DENIED", "message": "Source IP address: 1.2.3.4 is blocked by IP ACL"},
+            "does not accept calls from this network",
+            "the network:",
+        ),
+    ],
+)
+def test_what_is_not_about_a_row_is_called_by_its_name(
+    world: World, fault: dict[str, Any], says: str, remedy: str
+) -> None:
+    """By the dispatch, which blames no row, and by the doctor."""
+    world.add(3)
+    world.workspace.faults.add("*", "status", count=None, **fault)
+    done = world.pm("dispatch", PM_CALL_BACKOFF_SECONDS="0.01", PM_SETTLE_SECONDS="0")
+    assert done.returncode == 1
+    assert says in _one_line(done.stderr)
+    assert world.statuses() == {"WAITING": 3}
+    doctor = world.pm("doctor", "--json")
+    assert doctor.returncode == 1
+    (red,) = [check for check in json.loads(doctor.stdout)["checks"] if not check["ok"]]
+    assert red["check"] == "workspace"
+    assert red["remedy"].startswith(remedy)
+
+
+def test_explain_tells_by_which_rule_a_refusal_is_final(world: World) -> None:
+    (row,) = world.add(job_id=UNKNOWN_JOB)
+    world.json("dispatch")
+    story = world.json("explain", str(row))
+    assert "Final because the Jobs API itself says so" in story["why"]
+    assert "the Jobs API itself says so" in story["generations"][-1]["rule"]
+
+
+def test_a_workspace_that_refuses_everybody_is_quoted_and_blames_nobody(world: World) -> None:
+    rows = [row for number in range(6) for row in world.add(job_id=UNKNOWN_JOB + number)]
+    done = world.pm("dispatch", PM_CALL_BACKOFF_SECONDS="0.01", PM_SETTLE_SECONDS="0")
+    assert done.returncode == 1
+    line = _one_line(done.stderr)
+    assert "does not exist" in line
+    assert "No row is blamed" in line
+    assert world.statuses() == {"WAITING": len(rows)}
+    why = world.json("explain", str(rows[0]))["why"]
+    assert "not held against the row" in why
+    doctor = json.loads(world.pm("doctor", "--json").stdout)
+    (red,) = [check for check in doctor["checks"] if not check["ok"]]
+    assert red["remedy"].startswith("the workspace:")

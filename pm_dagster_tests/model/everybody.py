@@ -29,7 +29,7 @@ PAST = st.sampled_from(["fail", "fail", "fail", "succeed", "active", "skipped", 
 STATUS = st.sampled_from(["WAITING", "WAITING", "RUNNING", "SUCCESS", "FAILED", "CANCELED"])
 END = st.sampled_from(["fail", "fail", "succeed", "cancel"])
 CALL = st.sampled_from([Call.RUN_NOW, Call.RUN_NOW, Call.REPAIR, Call.REPAIR, Call.GET_RUN, Call.LIST_RUNS])
-KIND = st.sampled_from(["lost", "lost", "lost", "unsent", "throttled", "long", "credentials", "busy", "refused"])
+KIND = st.sampled_from(["lost", "lost", "foreign", "unsent", "throttled", "long", "credentials", "busy", "refused"])
 
 SELDOM = ["change the job's existence", "change the policy", "start by hand", "remove the row", "redrive", "redrive"]
 

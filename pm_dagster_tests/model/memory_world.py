@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from pm_dagster.core.errors import (
     AuthenticationFailed,
+    ForeignAnswer,
     ProcessManagerError,
     Refused,
     Throttled,
@@ -179,7 +180,7 @@ class MemoryWorld:
     def arm(self, call: Call, kind: str, *, after: bool, good: int) -> None:
         """Let a call go wrong."""
         text = self.workspace.scrub(f"what the workspace says, with {SECRET} in it")
-        lost = kind == "lost"
+        lost = kind in ("lost", "foreign")
         faults = self.workspace.faults.setdefault(call, [])
         faults += [*[Fault(None)] * good, Fault(_error(kind, text), after_effect=after and lost)]
 
@@ -237,6 +238,7 @@ def _run(run: Run) -> RunNow:
 def _error(kind: str, text: str) -> ProcessManagerError:
     errors: dict[str, ProcessManagerError] = {
         "lost": WorkspaceUnavailable(text, status=502),
+        "foreign": ForeignAnswer(text, status=404),
         "unsent": WorkspaceUnavailable(text, maybe_applied=False),
         "throttled": Throttled(text, retry_after=3.0),
         "long": Throttled(text, retry_after=300.0),

@@ -53,6 +53,8 @@ class Oracle:
         self._entries: dict[int, int] = {}
         self._ledger: dict[int, EntryNow] = {}
         self._runs: dict[int, RunNow] = {}
+        #: Rows that the workspace said no to, and by negative numbers the runs.
+        self._refused: set[int] = set()
 
     # ---- told by the dispatchers, in their own threads
 
@@ -80,6 +82,10 @@ class Oracle:
         row = self._world.rows().get(entry.run_id)
         if (row is None or row.status != _WAITING) and call not in self._doubts[entry.run_id, entry.generation]:
             self._broken(1, f"{call} for row {entry.run_id}, which is {row and row.status}")
+
+    def refused(self, *, row: int | None = None, run_id: int | None = None) -> None:
+        """2: only what was refused may be FAILED."""
+        self._refused.add(-(run_id or 0) if row is None else row)
 
     def before_call(self) -> None:
         """What is there before."""
@@ -189,11 +195,14 @@ class Oracle:
         if not row.message:
             self._broken(2, f"row {number} became {row.status} without a reason")
         if row.status == "FAILED":
-            self._see_refused(number, entry)
+            self._see_refused(number, before, entry)
         else:
             self._see_scheduled(number, entry, before, row)
 
-    def _see_refused(self, number: int, entry: EntryNow) -> None:
+    def _see_refused(self, number: int, before: RowNow, entry: EntryNow) -> None:
+        never_to_run = before.job_id is None or "PM_MISSING_RUN=fail" in entry.reason
+        if not never_to_run and not {number, -(before.previous_run_id or 0)} & self._refused:
+            self._broken(2, f"row {number} is FAILED ({entry.reason}), but the Jobs API never refused it")
         for effect in self._effects[number, entry.generation]:
             if self._attempts[effect].over is None:
                 self._broken(2, f"row {number} is FAILED ({entry.reason}), but run {effect[0]} is under way for it")

@@ -33,12 +33,13 @@ _NARROW_JOB = 6
 _PARAMETERS = {"CNTRT_ID": "7", "FILE_NAME": FILE_NAME}
 _FAULTS: dict[str, dict[str, Any]] = {
     "lost": {"kind": "reset"},
+    "foreign": {"kind": "status", "status": 404, "body": "<html>Not Found</html>"},
     "unsent": {"kind": "status", "status": 503},
     "throttled": {"kind": "status", "status": 429, "headers": {"Retry-After": "3"}},
     "long": {"kind": "status", "status": 429, "headers": {"Retry-After": "300"}},
     "credentials": {"kind": "status", "status": 401},
-    "busy": {"kind": "status", "status": 409},
-    "refused": {"kind": "status", "status": 403},
+    "busy": {"kind": "status", "status": 409, "code": "INVALID_STATE"},
+    "refused": {"kind": "status", "status": 403, "code": "PERMISSION_DENIED"},
 }
 
 
@@ -185,7 +186,7 @@ class RealWorld:
 
     def arm(self, call: Call, kind: str, *, after: bool, good: int) -> None:
         """Let a call go wrong, with the token in what the workspace says."""
-        when = "after" if after and kind == "lost" else "before"
+        when = "after" if after and kind in ("lost", "foreign") else "before"
         details = {"message": f"the token is {self.secret}", "skip": good, **_FAULTS[kind]}
         self._servers.workspace.faults.add(call.value, when=when, **details)
 

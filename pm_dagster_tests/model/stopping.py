@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from pm_dagster.core.errors import WorkspaceUnavailable
+from pm_dagster.core.errors import Refused, WorkspaceUnavailable
 from pm_dagster.core.ledger_entry import Entry
 from pm_dagster.core.ports import Backlog, Call, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
 from pm_dagster.core.run_state import RunSnapshot
@@ -38,6 +38,9 @@ class Witness(Protocol):
 
     def after_call(self, row: int, generation: int, call: Call, *, lost: bool) -> None:
         """It ended; ``lost`` when its answer was lost."""
+
+    def refused(self, *, row: int | None = None, run_id: int | None = None) -> None:
+        """The Jobs API said no to a call for this row, or about this run."""
 
 
 class StoppingControl:
@@ -162,7 +165,11 @@ class WatchedRuns:
         """runs/get."""
         self._witness.asked(self._puppet.clock.now - self._puppet.began)
         self._puppet.clock.now += 1.0
-        return self._inner.look_up(run_id)
+        try:
+            return self._inner.look_up(run_id)
+        except Refused:
+            self._witness.refused(run_id=run_id)
+            raise
 
     def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
         """runs/repair."""
@@ -192,6 +199,9 @@ class WatchedRuns:
             return call()
         except WorkspaceUnavailable as error:
             lost = error.maybe_applied
+            raise
+        except Refused:
+            self._witness.refused(row=row)
             raise
         finally:
             self._witness.after_call(row, self._control.generations.get(row, 0), kind, lost=lost)

@@ -122,7 +122,7 @@ class ModelWorld(Protocol):
         """For so many reads a run shows no repair that is newer than now."""
 
     def arm(self, call: Call, kind: str, *, after: bool, good: int) -> None:
-        """Let a call go wrong after so many good ones: lost, unsent, throttled, long, credentials, busy, refused."""
+        """Let a call go wrong after so many good ones; see ``everybody.KIND`` for how."""
 
     def calm(self) -> None:
         """No fault and no lag from here on."""
