@@ -100,7 +100,7 @@ def _print(findings: list[Finding]) -> None:
             out.print(text(f"      -> {finding.remedy}"))
     red = sum(not finding.ok for finding in findings)
     out.print()
-    out.print(f"{red} of {len(findings)} checks are red." if red else "All is well.")
+    out.print(f"{red} of {len(findings)} checks {'is' if red == 1 else 'are'} red." if red else "All is well.")
 
 
 def _check(name: str, remedy: str, look: Callable[[], str]) -> Finding:

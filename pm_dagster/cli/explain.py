@@ -12,6 +12,7 @@ from pm_dagster.cli.numbers import RUN_ID
 from pm_dagster.cli.output import Column, console, json_option, moment, print_json, table, text
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.visible import clause, sentence
 
 _EVENTS = (
     Column("at"),
@@ -63,7 +64,7 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
         held = bool(control.held([run_id]))
     if stuck is not None and not _is_cared_for(latest) and not (stuck.settled and row is not None):
         status = row[settings.column_status] if row else "waits"
-        reason = f"{status}: {stuck.reason}; no dispatch can take it. What to do: {stuck.remedy}."
+        reason = sentence(f"{status}: {clause(stuck.reason)}; no dispatch can take it. What to do: {stuck.remedy}")
     else:
         reason = why(row, latest, settings, shown=shown, waits=waits, held=held)
     return {
@@ -109,11 +110,11 @@ def why(
 def _closed(latest: dict[str, Any] | None, status: str, settings: Settings) -> str:
     if latest is None:
         return "no dispatch has ever touched this row."
-    reason = latest["reason"] or "no reason recorded"
+    reason = (latest["reason"] or "").strip() or "no reason recorded"
     if latest["state"] == "QUARANTINED" and status == settings.status_failed:
-        rule = f" Final because {latest['rule']}." if latest["rule"] else ""
-        return f"refused in generation {latest['generation']}: {reason}.{rule} `pm redrive` puts it back."
-    return f"generation {latest['generation']} ended as {latest['outcome'] or latest['state']}: {reason}."
+        rule = f" Final because {sentence(latest['rule'])}" if latest["rule"] else ""
+        return f"refused in generation {latest['generation']}: {sentence(reason)}{rule} `pm redrive` puts it back."
+    return f"generation {latest['generation']} ended as {latest['outcome'] or latest['state']}: {sentence(reason)}"
 
 
 def _untouched(latest: dict[str, Any] | None, settings: Settings, *, shown: bool) -> str:
@@ -133,24 +134,25 @@ def _untouched(latest: dict[str, Any] | None, settings: Settings, *, shown: bool
 
 def _open(entry: dict[str, Any]) -> str:
     answers = [event["detail"] for event in entry.get("events", []) if event["kind"] == "answer"]
-    reason = entry["reason"] or next(reversed(answers), "no reason recorded")
+    reason = (entry["reason"] or next(reversed(answers), "")).strip() or "no reason recorded"
     refusals = [event["detail"] for event in entry.get("events", []) if event["kind"] == "not closed"]
     if entry["state"] == "QUARANTINED":
         why = f", which did not take it: {refusals[-1]}" if refusals else ""
-        return f"quarantined: {reason}. The next dispatch writes it to the control table{why}."
+        return sentence(f"quarantined: {sentence(reason)} The next dispatch writes it to the control table{why}")
     if entry["state"] == "DEFERRED" and entry["backing_off"]:
-        return f"backing off until {moment(entry['not_before'])}: {reason}."
+        return f"backing off until {moment(entry['not_before'])}: {sentence(reason)}"
     if entry["state"] == "DEFERRED":
-        return f"was put off ({reason}); the time is over and the next dispatch takes it."
+        return f"was put off ({clause(reason)}); the time is over and the next dispatch takes it."
     if entry["state"] == "ACCEPTED" and refusals:
-        return f"its work was accepted ({reason}), but {refusals[-1]}. The next dispatch tries to write it again."
+        said = sentence(refusals[-1])
+        return f"its work was accepted ({clause(reason)}), but {said} The next dispatch tries to write it again."
     who = f"dispatcher {entry['dispatcher_id']} ({entry['actor']})"
     if entry["dispatcher_alive"]:
         return f"held by {who}, which is alive; the entry is {entry['state']}."
     when = f"not before {moment(entry['not_before'])}" if entry["backing_off"] else "at once"
     if entry["state"] == "SENDING":
         return (
-            f"a call of {who} may have taken effect, but its answer was lost ({reason})."
+            f"a call of {who} may have taken effect, but its answer was lost ({clause(reason)})."
             f" The next dispatch finds out and goes on from there, {when}."
         )
     return f"left {entry['state']} by {who}, which is gone; the next dispatch takes it over, {when}."
@@ -161,7 +163,7 @@ def _print(story: dict[str, Any], settings: Settings) -> None:
     out.print(text(f"Row {story['run_id']} of {settings.control_table}", "bold"))
     out.print(story["why"])
     if story["question"]:
-        out.print(text(f"Nothing is dispatched here: {story['question']}.", "bold red"))
+        out.print(text(sentence(f"Nothing is dispatched here: {story['question']}"), "bold red"))
     row = story["control_table"] or {}
     facts = [(name, value) for name, value in row.items() if value is not None]
     out.print()

@@ -11,6 +11,7 @@ import click
 
 from pm_dagster.cli import connections
 from pm_dagster.cli.output import json_option, print_json
+from pm_dagster.core.visible import sentence
 from pm_dagster.core.whereabouts import Answer
 
 if TYPE_CHECKING:
@@ -55,4 +56,4 @@ def _tell(migrated: Migrated, answer: Answer | None) -> None:
     elif answer is not None:
         click.echo("It stands where it is recorded to stand: there was nothing to answer, and nothing was changed.")
     if migrated.question:
-        click.echo(f"Beware: {migrated.question}.")
+        click.echo(sentence(f"Beware: {migrated.question}"))

@@ -13,7 +13,7 @@ from pm_dagster.cli.numbers import RUN_ID
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.settings import Settings
-from pm_dagster.core.visible import visible
+from pm_dagster.core.visible import counted, visible
 from pm_dagster.workspace.scrub import scrubbed
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def _later(since: datetime, before: datetime) -> bool:
 
 def _say_done(done: list[int], kept: dict[int, str], settings: Settings, *, named: bool) -> None:
     if not named:
-        click.echo(f"{len(done)} rows are back to {settings.status_waiting}; the next dispatch takes them")
+        click.echo(
+            f"Back to {settings.status_waiting}: {counted(len(done), 'row')}; the next dispatch takes what is there."
+        )
     for run_id in done if named else ():
         click.echo(f"{run_id}: back to {settings.status_waiting}; the next dispatch takes it")
     for run_id, reason in list(kept.items())[: None if named else _SHOWN]:
@@ -119,7 +121,7 @@ def _say_rows(rows: list[dict[str, Any]], settings: Settings, *, as_json: bool) 
         if len(rows) > _SHOWN:
             out.print(f"... and {len(rows) - _SHOWN} more")
         out.print()
-    out.print(f"{len(rows)} rows would go back to {settings.status_waiting}; nothing was written.")
+    out.print(f"{counted(len(rows), 'row')} would go back to {settings.status_waiting}; nothing was written.")
 
 
 def _would(settings: Settings, run_ids: tuple[int, ...]) -> list[dict[str, Any]]:

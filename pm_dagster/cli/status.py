@@ -9,6 +9,7 @@ import click
 from pm_dagster.cli import connections
 from pm_dagster.cli.output import Column, age, console, json_option, print_json, table, text
 from pm_dagster.core.settings import Settings
+from pm_dagster.core.visible import counted, sentence
 
 _STATES = (Column("state"), Column("open"), Column("entries", right=True))
 _DISPATCHERS = (
@@ -66,9 +67,9 @@ def _read(settings: Settings) -> dict[str, Any]:
 def _print(found: dict[str, Any], settings: Settings) -> None:
     out, backlog = console(), found["backlog"]
     if found["question"]:
-        out.print(text(f"Nothing is dispatched here: {found['question']}.", "bold red"))
+        out.print(text(sentence(f"Nothing is dispatched here: {found['question']}"), "bold red"))
     out.print(
-        f"{backlog['ready']} waiting jobs in {settings.schema}.{settings.wait_view}"
+        f"{counted(backlog['ready'], 'waiting job')} in {settings.schema}.{settings.wait_view}"
         f" (oldest {age(backlog['oldest_seconds'])}); {backlog['backing_off']} backing off,"
         f" {backlog['in_hand']} in hand, {backlog['quarantined']} refused and still shown."
     )

@@ -32,6 +32,7 @@ from pm_dagster.core.steps import (
     Stop,
     Withdraw,
 )
+from pm_dagster.core.visible import clause
 
 #: The only refusal that passes by itself.
 _CONFLICT = 409
@@ -169,7 +170,7 @@ def _after_refusal(entry: Entry, call: Call, error: Refused, refusals: int, poli
 
 
 def _after_gone(entry: Entry, error: Refused, policy: Policy) -> Decision:
-    what = f"run {entry.previous_run_id} does not exist any more ({error})"
+    what = f"run {entry.previous_run_id} does not exist any more ({clause(str(error))})"
     if not entry.waiting:
         return Withdraw(f"the row left WAITING while its repair was unresolved; {what}")
     if entry.ambiguous:

@@ -1,6 +1,7 @@
 """Text from outside, as it may be shown on a terminal and in a log.
 
-Put here: what is escaped. Keep out: secrets (``workspace.scrub``), and where it is shown.
+Put here: what is escaped, and how it ends within our sentences. Keep out: secrets (``workspace.scrub``), and where it
+is shown.
 """
 
 from __future__ import annotations
@@ -12,6 +13,27 @@ def visible(text: str) -> str:
     So a text can neither begin a line of its own nor move the cursor nor change what stands beside it.
     """
     return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def counted(number: int, noun: str) -> str:
+    """Such as "1 row" and "2 rows"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def sentence(text: str) -> str:
+    """``text`` with one full stop at its end; one that ends otherwise, as a question does, keeps its own."""
+    text = text.strip()
+    bare = text.rstrip("\"')]}\u201d\u2019\u00bb")
+    return text if bare.endswith(_ENDS) else f"{text}."
+
+
+def clause(text: str) -> str:
+    """``text`` without the full stop at its end, to stand within a sentence of ours."""
+    text = text.strip()
+    return text if text.endswith(("..", "\u2026")) else text.removesuffix(".").rstrip()
+
+
+_ENDS = (".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f")
 
 
 def _visible(char: str) -> str:

@@ -156,7 +156,7 @@ def test_more_than_one_batch_in_text(world: World) -> None:
     shown = world.pm("redrive", "--job", "7", "--dry-run").stdout
     assert f"{count} rows would go back to WAITING; nothing was written." in shown
     assert f"... and {count - 60} more" in shown
-    assert f"{count} rows are back to WAITING" in world.pm("redrive", "--job", "7").stdout
+    assert f"Back to WAITING: {count} rows;" in world.pm("redrive", "--job", "7").stdout
     assert _waiting(world) == rows
     assert world.sql("SELECT count(*), count(DISTINCT entry_id) FROM process_manager.event") == [(count, count)]
 
