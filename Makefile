@@ -92,6 +92,7 @@ $(VERSIONS)/.ready: $(VERSIONS_LOCKS) | $(STAMP)
 
 chaos: setup  ## the long form of the proof; writes docs/proof.md
 	rm -rf $(PROOF)
+	$(BIN)/python -m pm_dagster_tests.chaos.stamp $(PROOF)
 	PROOF_RECORDS=$(CURDIR)/$(PROOF) $(BIN)/python -m pytest -n auto -m chaos
 	PROOF_RECORDS=$(CURDIR)/$(PROOF) $(BIN)/python -m pytest -n auto -k broken_variant pm_dagster_tests/model
 	$(BIN)/python -m pm_dagster_tests.chaos.report $(PROOF)

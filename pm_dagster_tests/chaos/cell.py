@@ -32,13 +32,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class Result:
-    """How a cell ended. ``reached``: the process died where it should (or was not to die)."""
+    """How a cell ended. ``reached``: the process died where it should (or was not to die).
+
+    ``requests``: those that the workspace saw.
+    """
 
     cell: Cell
     verdict: Verdict
     reached: bool
     hit: bool
     dispatches: int
+    requests: int
     story: str
 
     @property
@@ -74,7 +78,7 @@ def run_cell(world: ChaosWorld, cell: Cell) -> Result:
     verdict = world.verdict(may_fail=[row for call in definite for row in rows.of(call)])
     reached = doom is None or doom.met > 0
     hit = hit and not world.front.unmet()
-    return Result(cell, verdict, reached, hit, len(world.started), _story(world))
+    return Result(cell, verdict, reached, hit, len(world.started), len(world.workspace.log.entries()), _story(world))
 
 
 def _rows(world: ChaosWorld) -> Rows:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 #: The variable that names the folder; unset, nothing is written. Not PM_...: the tests' environment is cleared of it.
 FOLDER = "PROOF_RECORDS"
+#: The figure of a cell that says that something was tried in it: the requests that the workspace saw.
+REQUESTS = "requests"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from pm_dagster_tests.chaos.cell import Result, run_cell
 from pm_dagster_tests.chaos.faults import FAULTS, Fault
 from pm_dagster_tests.chaos.matrix import TABLE, VARIANTS, Cell, covering, telling, varied
-from pm_dagster_tests.chaos.records import record
+from pm_dagster_tests.chaos.records import REQUESTS, record
 from pm_dagster_tests.chaos.world import ChaosWorld
 
 Worlds = Callable[[], AbstractContextManager[ChaosWorld]]
@@ -28,7 +28,8 @@ def _run(cells: Iterable[Cell], worlds: Worlds) -> None:
 
 def _keep(result: Result) -> None:
     counts = {**result.verdict.counts, "rows": result.verdict.rows, "starts": result.verdict.starts}
-    record("variants" if result.cell.variant else "matrix", result.cell.name, counts)
+    figures = {REQUESTS: result.requests, "dispatches": result.dispatches}
+    record("variants" if result.cell.variant else "matrix", result.cell.name, counts, figures)
 
 
 @pytest.mark.parametrize("cell", covering() + telling(), ids=lambda cell: cell.name)
