@@ -128,6 +128,7 @@ def _database(settings: Settings) -> list[Finding]:
 
 def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
     from pm_dagster.postgres import asking, catalog, layout, read_only, whereabouts  # noqa: PLC0415
+    from pm_dagster.postgres.connection import translated  # noqa: PLC0415
 
     def relations() -> str:
         found = layout.read_layout(connection, settings)
@@ -139,7 +140,8 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
         return f"version {layout.ledger_version(connection)}"
 
     def home() -> str:
-        question = whereabouts.question(connection)
+        with translated():
+            question = whereabouts.question(connection)
         if question:
             raise ProcessManagerError(question)
         return f"in {whereabouts.place(connection).words}, where it was made or moved to"
