@@ -334,3 +334,43 @@ def test_a_generated_link_is_left_to_its_owner(world: HostileWorld) -> None:
     world.dispatch()
     assert world.status(row) == "SCHEDULED"
     assert world.sql("SELECT run_page_url FROM mm_run_plc") == [("https://file.csv",)]
+
+
+def test_a_policy_that_forbids_what_is_written_starts_nothing(world: HostileWorld) -> None:
+    world.sql("ALTER TABLE mm_run_plc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    good, kept = world.add(), world.add()
+    world.sql("CREATE POLICY see ON mm_run_plc FOR SELECT USING (true)")
+    world.sql(
+        "CREATE POLICY change ON mm_run_plc FOR UPDATE USING (true)"
+        f" WITH CHECK (run_id <> {kept} OR run_sttus_name = 'WAITING')"
+    )
+    world.sql("DO $$ BEGIN CREATE ROLE held; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    world.sql("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public, process_manager TO held")
+    world.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO held")
+    world.sql("GRANT USAGE ON SCHEMA process_manager TO held")
+    world.dispatch(postgres_url=make_dsn(world.database_url, options="-c role=held"))
+    assert [(world.status(row), world.started(row)) for row in (good, kept)] == [("SCHEDULED", 1), ("WAITING", 0)]
+    assert any("row-level security policy" in event for event in world.events(kept))
+
+
+def test_a_partitioned_table_without_a_place_for_what_is_scheduled_starts_nothing(world: HostileWorld) -> None:
+    world.sql("DROP VIEW mm_run_wait_vw; ALTER TABLE mm_run_plc RENAME TO old")
+    world.sql("CREATE TABLE mm_run_plc (LIKE old INCLUDING DEFAULTS) PARTITION BY LIST (run_sttus_name)")
+    world.sql("CREATE SEQUENCE ids; ALTER TABLE mm_run_plc ALTER run_id SET DEFAULT nextval('ids')")
+    world.sql("CREATE TABLE waits PARTITION OF mm_run_plc FOR VALUES IN ('WAITING')")
+    world.sql("CREATE VIEW mm_run_wait_vw AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING'")
+    row = world.add()
+    world.dispatch()
+    assert (world.status(row), world.started(row)) == ("WAITING", 0)
+    assert any("not started" in event and "no partition" in event for event in world.events(row))
+
+
+def test_a_run_id_behind_a_domain(world: HostileWorld) -> None:
+    world.sql("CREATE DOMAIN d AS bigint CHECK (VALUE > 0); CREATE DOMAIN e AS d NOT NULL")
+    world.sql("DROP VIEW mm_run_wait_vw; ALTER TABLE mm_run_plc ALTER run_id DROP IDENTITY")
+    world.sql("ALTER TABLE mm_run_plc ALTER run_id TYPE e")
+    world.sql("CREATE SEQUENCE ids; ALTER TABLE mm_run_plc ALTER run_id SET DEFAULT nextval('ids')")
+    world.sql("CREATE VIEW mm_run_wait_vw AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING'")
+    row, refused = world.add(), world.add(job_id=UNKNOWN_JOB)
+    world.dispatch()
+    assert (world.status(row), world.started(row), world.status(refused)) == ("SCHEDULED", 1, "FAILED")
