@@ -170,6 +170,7 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
         findings.append(
             _check("closing", "have the owner of the table let our user write it", lambda: _closing(settings))
         )
+    findings.append(_parameters(settings))
     mode = catalog.liveness(connection, settings)
     return [*findings, Finding("liveness", ok=True, found=mode)]
 
@@ -219,6 +220,17 @@ def _named(rows: Sequence[Untakeable]) -> str:
     ids = [str(row.run_id) for row in rows if row.run_id is not None][:_JOBS_NAMED]
     more = len(rows) - len(ids)
     return f"{len(rows)} without run id" if not ids else f"run id {', '.join(ids)}{f' and {more} more' if more else ''}"
+
+
+def _parameters(settings: Settings) -> Finding:
+    """By the job parameters a run is found again whose answer was lost."""
+    if any(column == settings.column_run_id for _, column in settings.job_parameters):
+        return Finding("job parameters", ok=True, found=f"tell rows apart by {settings.column_run_id}")
+    found = (
+        f"WARNING: none of PM_JOB_PARAMETERS comes from {settings.column_run_id}, so two rows may have the same; where"
+        " the answer to a call was lost, the run that it started cannot be told from another row's"
+    )
+    return Finding("job parameters", ok=True, found=found)
 
 
 def _privileges(connection: Connection, settings: Settings) -> Finding:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pm_dagster.core import decisions, steps
+from pm_dagster.core.corrections import Whose
 from pm_dagster.core.decisions import Policy
 from pm_dagster.core.errors import ProcessManagerError, Refused
 from pm_dagster.core.ledger_entry import Entry
@@ -26,12 +27,17 @@ _CALL_OF: dict[type, Call] = {
 }
 
 
+_MOST_TOLD = 5
+
+
 @dataclass
 class Work:
     """One row on its way: the entry as last known and the step to do next.
 
     ``unanswered`` counts, per call, the attempts without a usable answer; ``refusals``, per call, the clean refusals.
     ``refused`` has the newest of these. ``probing`` is true while it is called alone, to find out about all calls.
+    ``known`` says whose the run is that was found, ``seen`` is the run as it was last looked up, ``restarts`` counts
+    how often the row was corrected in this dispatch before anything was sent.
     """
 
     entry: Entry
@@ -40,6 +46,9 @@ class Work:
     refusals: Counter[Call] = field(default_factory=Counter)
     refused: dict[Call, Refused] = field(default_factory=dict)
     probing: bool = False
+    known: Whose = field(default_factory=Whose)
+    seen: RunSnapshot | None = None
+    restarts: int = 0
 
     @property
     def call(self) -> Call:
@@ -101,6 +110,8 @@ def event_of(work: Work, answer: Answer, scrub: Callable[[str], str]) -> Event:
         detail = scrub(str(answer.error))
     elif isinstance(answer.value, RunSnapshot):
         detail = f"run {answer.value.run_id} is {answer.value.words}, latest repair {answer.value.latest_repair_id}"
+    elif isinstance(answer.value, list):
+        detail = f"runs that may be meant: {', '.join(map(str, answer.value[:_MOST_TOLD])) or 'none'}"
     else:
         detail = f"{'repair' if work.call is Call.REPAIR else 'run'} {answer.value}"
     return Event(kind="answer", detail=detail, call=work.call, status=status, seconds=answer.seconds)
@@ -113,7 +124,7 @@ def decide(work: Work, answer: Answer, policy: Policy) -> Decision:
         tries, refusals = work.unanswered[work.call], work.refusals[work.call]
         return decisions.after_failure(entry, work.call, answer.error, tries, refusals, policy, _words(work))
     if isinstance(value, RunSnapshot):
-        return decisions.after_look_up(entry, value, policy)
+        return decisions.after_look_up(entry, value, policy, work.known)
     number = value if isinstance(value, int) else None
     if work.call is Call.LIST_RUNS or number is None:
         return decisions.after_find(entry, number, _words(work))

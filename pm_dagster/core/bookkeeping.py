@@ -7,10 +7,11 @@ Put here: when it is written, and the patience with a database that goes away. K
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
+from pm_dagster.core.corrections import KnownRun
 from pm_dagster.core.errors import ControlPlaneUnavailable, ProcessManagerError
-from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Change, ControlPlane, Intent
 
 #: Pauses between tries to reach a database that went away under way; their sum covers a restart.
@@ -45,6 +46,20 @@ class Bookkeeper:
         if intents:
             self._persist(lambda: granted.update(self._control.intend(intents)))
         return granted
+
+    def resume(self, entry_ids: Collection[int]) -> list[Entry]:
+        """How the entries stand that could not be sent, as far as they are still ours."""
+        standing: list[Entry] = []
+        if entry_ids:
+            self._persist(lambda: standing.extend(self._control.resume(entry_ids)))
+        return standing
+
+    def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
+        """What the ledger knows of runs that were found."""
+        known: list[KnownRun] = []
+        if databricks_run_ids:
+            self._persist(lambda: known.extend(self._control.known_runs(databricks_run_ids)))
+        return known
 
     def record(self, changes: Sequence[Change]) -> None:
         """Write what was learned."""

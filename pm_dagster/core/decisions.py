@@ -6,9 +6,12 @@ A repair is decided by the run's history, never by the text of a message.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from pm_dagster.core import corrections
 from pm_dagster.core.answers import Kind
+from pm_dagster.core.corrections import Whose
 from pm_dagster.core.errors import (
     AuthenticationFailed,
     ProcessManagerError,
@@ -43,6 +46,11 @@ _LONGEST_PAUSE = 3600.0
 _DOUBLINGS = 16
 
 
+#: A row that waits for the end of another row's run is looked at again after so many times of settling.
+_SETTLINGS = 4
+_NOBODYS = Whose()
+
+
 @dataclass(frozen=True)
 class Policy:
     """The settings that the rules depend on; see ``Settings`` for their meaning."""
@@ -52,11 +60,14 @@ class Policy:
     call_backoff_seconds: float = 1.0
     max_attempts: int = 5
     settle_seconds: float = 30.0
+    control_table: str = ""
 
 
 def first_step(entry: Entry) -> Decision:
     """What an entry needs first, as it stands in the ledger."""
     unresolved = entry.state is EntryState.SENDING
+    if unresolved and entry.correction:
+        return FindRun() if entry.starts_new_run else LookUp()
     if unresolved and not entry.waiting and entry.starts_new_run:
         return FindRun()
     if entry.starts_new_run:
@@ -64,19 +75,21 @@ def first_step(entry: Entry) -> Decision:
     return LookUp()
 
 
-def _newer_repair(entry: Entry, run: RunSnapshot) -> int | None:
+def _newer_repair(entry: Entry, run: RunSnapshot, others: Collection[int]) -> int | None:
     """The repair that came after the one our recorded intent named, if the history shows one and it may be ours.
 
-    After a clean refusal it is somebody else's, and counts for what the run is now, as any earlier repair does.
+    ``others`` are known to be other rows'. After a clean refusal it is somebody else's, and counts for what the run is
+    now, as any earlier repair does.
     """
     if entry.state is not EntryState.SENDING or not entry.ambiguous:
         return None
     if entry.sent_repair_id is None:
-        return run.latest_repair_id
-    if entry.sent_repair_id in run.repair_ids:
+        later = run.repair_ids
+    elif entry.sent_repair_id in run.repair_ids:
         later = run.repair_ids[run.repair_ids.index(entry.sent_repair_id) + 1 :]
-        return later[-1] if later else None
-    return None
+    else:
+        later = ()
+    return next((repair_id for repair_id in reversed(later) if repair_id not in others), None)
 
 
 def _history_is_stale(entry: Entry, run: RunSnapshot) -> bool:
@@ -84,19 +97,26 @@ def _history_is_stale(entry: Entry, run: RunSnapshot) -> bool:
     return known is not None and known not in run.repair_ids
 
 
-def after_look_up(entry: Entry, run: RunSnapshot, policy: Policy) -> Decision:
-    """Decide a repair row by the run it had."""
-    newer = _newer_repair(entry, run)
+def after_look_up(entry: Entry, run: RunSnapshot, policy: Policy, known: Whose = _NOBODYS) -> Decision:
+    """Decide a repair row by the run it had, and by whose work that run is."""
+    newer = _newer_repair(entry, run, known.repair_ids)
+    if entry.correction:
+        stale = _history_is_stale(entry, run)
+        return corrections.after_former_look_up(entry, run, newer, stale=stale, seconds=policy.settle_seconds)
     if newer is not None:
         return Adopt(run.run_id, newer, f"repair {newer} was already started; run is {run.words}")
     if _history_is_stale(entry, run):
         return Defer(
             f"the history of run {run.run_id} does not yet show repair {entry.sent_repair_id}", policy.settle_seconds
         )
+    if known.other and (run.standing is Standing.ACTIVE or (known.unresolved and not entry.ambiguous)):
+        return corrections.under_way_for_another(run, known.other, _SETTLINGS * policy.settle_seconds)
     if run.standing is Standing.ACTIVE:
         return Adopt(run.run_id, run.latest_repair_id, f"run {run.run_id} is already under way ({run.words})")
     if not entry.waiting:
         return Withdraw(f"the row left WAITING while its repair was unresolved; run {run.run_id} is {run.words}")
+    if run.standing is Standing.SUCCEEDED and known.other:
+        return _without_run(f"run {run.run_id} succeeded for {known.other}, not for this row", policy)
     if run.standing is Standing.SUCCEEDED:
         reason = f"run {run.run_id} already succeeded; nothing to repair"
         return Adopt(run.run_id, run.latest_repair_id, reason, succeeded=True)
@@ -112,7 +132,12 @@ def _without_run(what: str, policy: Policy) -> Decision:
 
 
 def after_find(entry: Entry, run_id: int | None, refusal: str = "") -> Decision:
-    """Decide by the search for a run whose answer was lost; ``refusal`` is what the workspace said to run-now since."""
+    """Decide by the search for a run whose answer was lost; ``run_id`` is no other row's.
+
+    ``refusal`` is what the workspace said to run-now since.
+    """
+    if entry.correction:
+        return corrections.after_former_find(entry, run_id)
     if run_id is not None and run_id not in entry.earlier_run_ids:
         return Adopt(run_id, None, f"run {run_id} carries this row's parameters; its answer had been lost")
     if not entry.waiting:
@@ -171,6 +196,8 @@ def _after_refusal(entry: Entry, call: Call, error: Refused, refusals: int, poli
 
 def _after_gone(entry: Entry, error: Refused, policy: Policy) -> Decision:
     what = f"run {entry.previous_run_id} does not exist any more ({clause(str(error))})"
+    if entry.correction:
+        return corrections.unresolvable(entry, what)
     if not entry.waiting:
         return Withdraw(f"the row left WAITING while its repair was unresolved; {what}")
     if entry.ambiguous:
@@ -181,6 +208,8 @@ def _after_gone(entry: Entry, error: Refused, policy: Policy) -> Decision:
 def _in_doubt(entry: Entry, call: Call, error: Refused, reason: str, policy: Policy) -> Decision:
     """A refusal while a call may have taken effect unseen: the row is not refused before that is known."""
     last = entry.attempts + 1 >= policy.max_attempts
+    if entry.correction and (last or error.gone):
+        return corrections.unresolvable(entry, reason)
     passing = error.status == _CONFLICT or error.kind is Kind.UNKNOWN
     if call is Call.RUN_NOW and (last or not passing):
         return FindRun()

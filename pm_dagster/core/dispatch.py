@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pm_dagster.core.attempts import Work
 from pm_dagster.core.decisions import Policy, first_step
@@ -25,6 +26,8 @@ from pm_dagster.core.steps import Decision, RepairRun, StartRun
 from pm_dagster.core.verdicts import Verdicts
 from pm_dagster.core.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key, sort_rows, within
 
+#: So often a row that is corrected again and again is taken anew within one dispatch.
+_MOST_GENERATIONS = 3
 _ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
 #: So often the next rows are read in place of those that could not be had: each time all that is left is a race with
 #: other dispatches, or a row that was changed since it was read.
@@ -86,6 +89,7 @@ def policy_of(settings: Settings) -> Policy:
         call_backoff_seconds=settings.call_backoff_seconds,
         max_attempts=settings.max_attempts,
         settle_seconds=settings.settle_seconds,
+        control_table=settings.control_table,
     )
 
 
@@ -117,6 +121,7 @@ class Dispatch:
         }
         self._governor = Governor(rates, clock)
         self._verdicts = Verdicts(settings.call_backoff_seconds, settings.settle_seconds, clock)
+        self._followed: list[int] = []
 
     def read(self, limit: int | None = None) -> list[RawRow]:
         """The rows that wait, oldest first; ``limit`` defaults to the configured one. Takes nothing."""
@@ -175,12 +180,20 @@ class Dispatch:
         return self.control.resume(entry_ids)
 
     def send(self, entries: Sequence[Entry]) -> Sent:
-        """Take the entries to their outcome; entries whose answer is already recorded are left as they are."""
-        return self._sender().send([Work(entry, first_step(entry)) for entry in _unanswered(entries)])
+        """Take the entries to their outcome; entries whose answer is already recorded are left as they are.
+
+        A row that was corrected after a call for it is taken as it is now, once it is known what that call did.
+        """
+        return self._and_followers(self._send(entries), self._send)
+
+    def _send(self, entries: Sequence[Entry], *, prepare_only: bool = False) -> Sent:
+        works = [Work(entry, first_step(entry)) for entry in _unanswered(entries)]
+        return self._sender().send(works, prepare_only=prepare_only)
 
     def prepare(self, entries: Sequence[Entry]) -> tuple[list[RepairTarget], Sent]:
         """Look up the runs of repair entries; decide those that need no call, and return the others as targets."""
-        sent = self._sender().send([Work(e, first_step(e)) for e in _unanswered(entries)], prepare_only=True)
+        prepare = partial(self._send, prepare_only=True)
+        sent = self._and_followers(prepare(entries), prepare)
         return [_target(work) for work in sent.prepared], sent
 
     def foresee(self, entries: Sequence[Entry]) -> tuple[dict[int, Decision | RowOutcome], WorkspaceUnavailable | None]:
@@ -200,7 +213,46 @@ class Dispatch:
         """Make the call of each target that is still ours and unsent; one that was already sent is resolved first."""
         by_id = {target.entry_id: target for target in targets}
         works = [_targeted(entry, by_id[entry.entry_id]) for entry in _unanswered(self.resume(by_id))]
-        return self._sender().send(works)
+        return self._and_followers(self._sender().send(works), self._send)
+
+    def _and_followers(self, sent: Sent, send: Callable[[Sequence[Entry]], Sent]) -> Sent:
+        """What was sent, and then the rows that turned out to be corrected, as they are now."""
+        part = sent
+        for _ in range(_MOST_GENERATIONS):
+            entries = self._taken_anew([outcome.entry for outcome in part.outcomes.values() if outcome.superseded])
+            if not entries:
+                break
+            sent.followed += entries
+            part = send(entries)
+            sent.add(part)
+        return sent
+
+    def _taken_anew(self, former: Sequence[Entry]) -> list[Entry]:
+        jobs = [WaitingJob(entry.run_id, entry.job_id, entry.previous_run_id, entry.parameters) for entry in former]
+        entries = self.control.claim(jobs) if jobs else []
+        self._followed += [entry.entry_id for entry in entries]
+        return entries
+
+    def finish(self, entries: Sequence[Entry], sent: Sent) -> list[Closed]:
+        """Close what was sent, and do what rows ask for that were corrected before they were closed; adds to ``sent``.
+
+        Gives all that was closed.
+        """
+        known = {entry.entry_id: entry for entry in (*entries, *sent.followed)}
+        # Those that were superseded while they were sent have their followers already.
+        done = {number for number, outcome in sent.outcomes.items() if outcome.superseded}
+        closed = self.close(list(known))
+        for _ in range(_MOST_GENERATIONS):
+            former = {item.entry_id for item in closed if item.superseded} - done
+            done |= former
+            anew = self._taken_anew([known[number] for number in sorted(former)])
+            if not anew:
+                break
+            sent.followed += anew
+            sent.add(self.send(anew))
+            known |= {entry.entry_id: entry for entry in sent.followed}
+            closed = self.close(list(known))
+        return closed
 
     def close(self, entry_ids: Collection[int]) -> list[Closed]:
         """Write the control table for the entries whose outcome is known."""
@@ -214,12 +266,12 @@ class Dispatch:
         limit = limit or self._settings.dispatch_limit
         claimed = self.claim(self.read(limit) if rows is None else rows, limit)
         entries = claimed.new + claimed.repair
-        sent = Sent()
-        closed: list[Closed] = []
         try:
             sent = self.send(entries)
-        finally:
-            closed = self.close([entry.entry_id for entry in entries])
+        except BaseException:
+            self.close([entry.entry_id for entry in entries] + self._followed)
+            raise
+        closed = self.finish(entries, sent)
         return self.report(len(claimed.rows), claimed, sent, closed)
 
     def report(self, read: int, claimed: Claimed, sent: Sent, closed: Sequence[Closed]) -> Report:

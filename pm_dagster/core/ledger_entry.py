@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from pm_dagster.core.waiting_job import Branch
+from pm_dagster.core.waiting_job import Branch, WaitingJob
 
 
 class EntryState(StrEnum):
@@ -31,7 +31,7 @@ class EntryState(StrEnum):
     QUARANTINED = "QUARANTINED"
     #: Closed: the control table has been written.
     SCHEDULED = "SCHEDULED"
-    #: Closed: the row left WAITING before anything was sent.
+    #: Closed: the row left WAITING before anything was sent, or was corrected since, and is taken anew.
     WITHDRAWN = "WITHDRAWN"
 
 
@@ -65,6 +65,12 @@ class Entry:
     earlier_run_ids: tuple[int, ...] = ()
     #: Why an entry that comes back DEFERRED from its claim is not started.
     reason: str = ""
+    #: How the row's owner corrected it since this was sent, for people; empty while it says the same.
+    correction: str = ""
+    #: What the row asks for now, where it was corrected to something that can be read.
+    asks: WaitingJob | None = None
+    #: What became of the generation before, where the row was corrected in between.
+    note: str = ""
 
     @property
     def starts_new_run(self) -> bool:

@@ -23,6 +23,7 @@ class RowOutcome:
     defer_seconds: float = 0.0
     counts_as_attempt: bool = False
     rule: str = ""
+    superseded: bool = False
 
 
 def outcome_of(entry: Entry, decision: Decision) -> RowOutcome | None:
@@ -37,6 +38,10 @@ def outcome_of(entry: Entry, decision: Decision) -> RowOutcome | None:
         return refused_or_put_off(entry, decision)
     if isinstance(decision, steps.Withdraw):
         return RowOutcome(entry, Outcome.WITHDRAWN, decision.reason)
+    if isinstance(decision, steps.Supersede):
+        return RowOutcome(
+            entry, Outcome.WITHDRAWN, decision.reason, decision.run_id, decision.repair_id, superseded=True
+        )
     return None
 
 
@@ -72,7 +77,7 @@ def change_for(outcome: RowOutcome, call: Event | None, page_url: str | None, *,
     ``call`` is the call that led to it, None when that is recorded already.
     """
     detail = f"{outcome.reason} [final: {outcome.rule}]" if outcome.rule else outcome.reason
-    told = Event(kind=outcome.outcome.value, detail=detail)
+    told = Event("superseded" if outcome.superseded else outcome.outcome.value, detail)
     return Change(
         entry_id=outcome.entry.entry_id,
         events=(told,) if call is None else (call, told),
@@ -87,4 +92,5 @@ def change_for(outcome: RowOutcome, call: Event | None, page_url: str | None, *,
         counts_as_attempt=outcome.counts_as_attempt,
         ambiguous=ambiguous,
         rule=outcome.rule or None,
+        superseded=outcome.superseded,
     )

@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import cached_property
 
 from pm_dagster.core import steps
+from pm_dagster.core.corrections import KnownRun
 from pm_dagster.core.dispatch import Claimed, Dispatch
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.ledger_entry import Entry, EntryState
@@ -160,6 +161,10 @@ class PlanningControl:
         """Nothing may be sent."""
         return set()
 
+    def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
+        """As it is."""
+        return self._inner.known_runs(databricks_run_ids)
+
     def record(self, changes: Sequence[Change]) -> None:
         """Nothing is written."""
 
@@ -211,7 +216,7 @@ class ReadingRuns:
         """runs/get."""
         return self._runs.look_up(run_id)
 
-    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
+    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
         """runs/list."""
         return self._runs.find_started(job_id, since, parameters)
 

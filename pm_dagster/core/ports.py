@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from pm_dagster.core.corrections import KnownRun
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.untakeable import Untakeable
@@ -53,8 +54,8 @@ class DatabricksRuns(Protocol):
     def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
         """runs/repair of all failed tasks; returns the repair id."""
 
-    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
-        """The run of the job that started after ``since`` with these job parameters, if runs/list shows one."""
+    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
+        """The runs of the job that started after ``since`` with these job parameters, the newest first."""
 
     def page_url(self, job_id: int, run_id: int) -> str:
         """The link to the run's page; makes no call."""
@@ -104,6 +105,7 @@ class Change:
     counts_as_attempt: bool = False
     ambiguous: bool = False
     rule: str | None = None
+    superseded: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ class Closed:
     page_url: str | None
     reason: str
     control_status: str | None
+    #: Whether it was closed without writing the control table, because the row had been corrected.
+    superseded: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,14 @@ class ControlPlane(Protocol):
         """The named entries that are ours or can be taken over now, as they stand."""
 
     def intend(self, intents: Sequence[Intent]) -> set[int]:
-        """Commit the intents; returns the ids of the entries that may be sent now."""
+        """Commit the intents; returns the ids of the entries that may be sent now.
+
+        Left out are those whose row left WAITING, was taken by another dispatcher, or was corrected since it was
+        claimed. Of the latter, ``resume`` gives what is to be done now.
+        """
+
+    def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
+        """What the ledger knows of these runs, the newest first; asked before one that was found is taken."""
 
     def record(self, changes: Sequence[Change]) -> None:
         """Write what was learned; at most one change for each entry."""

@@ -16,7 +16,8 @@ from pm_dagster.core import steps
 from pm_dagster.core.agenda import Agenda
 from pm_dagster.core.attempts import Answer, Work, attempt, decide, event_of
 from pm_dagster.core.bookkeeping import Bookkeeper
-from pm_dagster.core.decisions import Policy
+from pm_dagster.core.corrections import KnownRun, known_by_run, not_others, of_another_job, whose
+from pm_dagster.core.decisions import Policy, first_step
 from pm_dagster.core.errors import (
     AuthenticationFailed,
     ConfigurationError,
@@ -30,6 +31,7 @@ from pm_dagster.core.governor import Governor
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.outcomes import RowOutcome, change_for, outcome_of, refused_or_put_off
 from pm_dagster.core.ports import Call, Change, ControlPlane, DatabricksRuns, Event, Intent, Outcome
+from pm_dagster.core.run_state import RunSnapshot, Standing
 from pm_dagster.core.silence import Silence
 from pm_dagster.core.steps import Decision
 from pm_dagster.core.verdicts import Verdict, Verdicts
@@ -39,17 +41,34 @@ _LONGEST_WAIT = 0.5
 #: A longer Retry-After than this leaves the row for a later dispatch.
 _LONGEST_THROTTLE = 60.0
 _LONGEST_DEFERRAL = 3600.0
+#: A row that is corrected this often within one dispatch is left for the next one.
+_MOST_RESTARTS = 10
+_UNANSWERED = (EntryState.CLAIMED, EntryState.SENDING)
+_FINAL = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
 
 
 @dataclass
 class Sent:
-    """The result of one stretch of sending: outcomes by entry id, what is prepared, what was left for later."""
+    """The result of one stretch of sending: outcomes by entry id, what is prepared, what was left for later.
+
+    ``followed`` are the new generations of rows that were corrected, claimed under way.
+    """
 
     outcomes: dict[int, RowOutcome] = field(default_factory=dict)
     prepared: list[Work] = field(default_factory=list)
+    followed: list[Entry] = field(default_factory=list)
     left: list[Entry] = field(default_factory=list)
     calls: int = 0
     api_seconds: float = 0.0
+
+    def add(self, other: Sent) -> None:
+        """Take in what a later stretch brought."""
+        self.outcomes |= other.outcomes
+        self.prepared += other.prepared
+        self.followed += other.followed
+        self.left += other.left
+        self.calls += other.calls
+        self.api_seconds += other.api_seconds
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,10 @@ class Sender:
         self._silence = Silence(limits.concurrency, policy.call_tries, policy.call_backoff_seconds, clock)
         self._verdicts = verdicts
         self._sent = Sent()
+        #: What the ledger knows of the runs that were just found, and what this dispatch took since.
+        self._known: dict[int, list[KnownRun]] = {}
+        self._taken: list[KnownRun] = []
+        self._broken_off = False
 
     @property
     def sent(self) -> Sent:
@@ -152,7 +175,7 @@ class Sender:
 
     def _conclude(self, verdict: Verdict) -> Change:
         """Let a row leave whose refusal is recorded already."""
-        outcome = refused_or_put_off(verdict[0].entry, verdict[1])
+        outcome = _told(verdict[0], refused_or_put_off(verdict[0].entry, verdict[1]))
         self._finish(outcome)
         return change_for(outcome, None, None, ambiguous=False)
 
@@ -185,15 +208,29 @@ class Sender:
         self._agenda.add(work, delay)
 
     def _submit(self, pool: ThreadPoolExecutor, works: list[Work]) -> None:
-        granted = self._book.intend([_intent(work) for work in works if work.changes_workspace])
+        starting = [work for work in works if work.changes_workspace]
+        granted = self._book.intend([_intent(work) for work in starting])
+        self._begin_again([work for work in starting if work.entry.entry_id not in granted])
         for work in works:
             if work.changes_workspace:
                 if work.entry.entry_id not in granted:
-                    reason = "the row left WAITING, or another dispatch took it, before anything was sent"
-                    self._finish(RowOutcome(work.entry, Outcome.WITHDRAWN, reason))
                     continue
                 work.entry = _announced(work)
             self._in_flight[pool.submit(attempt, work, self._runs, self._clock)] = work
+
+    def _begin_again(self, works: list[Work]) -> None:
+        """Take up, as they are now, the rows that were corrected since they were claimed; the others are not ours."""
+        standing = {entry.entry_id: entry for entry in self._book.resume([work.entry.entry_id for work in works])}
+        for work in works:
+            entry = standing.get(work.entry.entry_id)
+            if entry is None or entry.state not in _UNANSWERED:
+                reason = "the row left WAITING, or another dispatch took it, before anything was sent"
+                self._finish(RowOutcome(work.entry, Outcome.WITHDRAWN, reason))
+            elif work.restarts >= _MOST_RESTARTS:
+                self._sent.left.append(entry)
+            else:
+                again = Work(entry, first_step(entry), restarts=work.restarts + 1)
+                self._take_step(again, again.step, 0.0)
 
     def _pause(self) -> float:
         if self._ending() or self._room() <= 0:
@@ -210,9 +247,13 @@ class Sender:
     def _salvage(self) -> None:
         """Await and record the calls in flight when the loop is broken from outside."""
         done, _ = wait(self._in_flight)
+        self._broken_off = True
         self._book.salvage(self._learn_all(done))
 
     def _learn_all(self, done: set[Future[Answer]]) -> list[Change]:
+        if not self._broken_off:
+            found = {run_id for future in done for run_id in _may_take(self._in_flight[future], future.result())}
+            self._known = known_by_run([*self._taken, *self._book.known_runs(found)])
         changes = [c for future in done for c in self._learn(self._in_flight.pop(future), future.result())]
         return _one_for_each_entry(changes)
 
@@ -223,6 +264,10 @@ class Sender:
         event = event_of(work, answer, self._runs.scrub)
         ambiguous = self._note_error(work, answer.error)
         certain = [self._conclude(verdict) for verdict in self._verdicts.hear(work, answer.error)]
+        if self._broken_off and _may_take(work, answer):
+            # Whose it is cannot be asked any more: the next dispatch finds it again.
+            return [Change(work.entry.entry_id, (event,)), *certain]
+        answer = self._sorted_out(work, answer)
         decision = self._temper(work, answer.error, decide(work, answer, self._policy))
         return [self._apply(work, answer, decision, event, ambiguous=ambiguous), *certain]
 
@@ -238,9 +283,31 @@ class Sender:
         if outcome is None:
             state = self._go_on(work, decision, answer.error)
             return Change(work.entry.entry_id, (event,), state=state, ambiguous=ambiguous)
+        outcome = _told(work, outcome)
         self._finish(outcome)
-        url = None if outcome.run_id is None else self._runs.page_url(work.entry.job_id, outcome.run_id)
-        return change_for(outcome, event, url, ambiguous=ambiguous)
+        return change_for(outcome, event, self._link(work, outcome), ambiguous=ambiguous)
+
+    def _sorted_out(self, work: Work, answer: Answer) -> Answer:
+        """The answer as far as it is about this row: a run that is another row's work is not taken for its own."""
+        table = self._policy.control_table
+        if isinstance(answer.value, RunSnapshot):
+            work.seen = answer.value
+            work.known = whose(work.entry, table, self._known.get(answer.value.run_id, []))
+        if isinstance(answer.value, list):
+            known = [item for run_id in answer.value for item in self._known.get(run_id, [])]
+            return replace(answer, value=not_others(work.entry, table, answer.value, known))
+        return answer
+
+    def _link(self, work: Work, outcome: RowOutcome) -> str | None:
+        """The link to the run's page: the API's own where the run is of another job than the row names."""
+        if outcome.run_id is None:
+            return None
+        seen = work.seen
+        if seen is None or seen.run_id != outcome.run_id or not of_another_job(work.entry, seen.job_id):
+            return self._runs.page_url(work.entry.job_id, outcome.run_id)
+        if seen.page_url and seen.page_url.startswith(("https://", "http://")):
+            return seen.page_url
+        return self._runs.page_url(seen.job_id or work.entry.job_id, outcome.run_id)
 
     def _note_error(self, work: Work, error: ProcessManagerError | None) -> bool:
         """Keep the counts that an error moves; true when a call may have taken effect unseen."""
@@ -283,6 +350,11 @@ class Sender:
 
     def _finish(self, outcome: RowOutcome) -> None:
         self._sent.outcomes[outcome.entry.entry_id] = outcome
+        if outcome.run_id is not None:
+            entry = outcome.entry
+            number, more = (entry.run_id, entry.generation), (outcome.repair_id, outcome.superseded)
+            taken = KnownRun(outcome.run_id, entry.entry_id, self._policy.control_table, *number, *more)
+            self._taken.insert(0, taken)
         self._on_outcome(outcome)
 
 
@@ -298,6 +370,26 @@ def _one_for_each_entry(changes: Sequence[Change]) -> list[Change]:
         else:
             told[change.entry_id] = change
     return list(told.values())
+
+
+def _may_take(work: Work, answer: Answer) -> list[int]:
+    """The runs that an answer may lead to taking for the row's own: whose they are has to be known."""
+    value = answer.value
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, RunSnapshot):
+        return []
+    alive = value.standing in (Standing.ACTIVE, Standing.SUCCEEDED)
+    return [value.run_id] if alive or work.entry.state is EntryState.SENDING else []
+
+
+def _told(work: Work, outcome: RowOutcome) -> RowOutcome:
+    """The outcome with what the row's owner has to know beside it."""
+    if outcome.outcome not in _FINAL:
+        return outcome
+    seen = work.seen if work.seen is not None and work.seen.run_id == outcome.run_id else None
+    more = [of_another_job(work.entry, seen.job_id) if seen else "", work.entry.note]
+    return replace(outcome, reason="; ".join(text for text in (outcome.reason, *more) if text))
 
 
 def _intent(work: Work) -> Intent:

@@ -87,10 +87,24 @@ class Withdraw:
 
 
 @dataclass(frozen=True)
+class Supersede:
+    """Close the entry without writing the control table: its row was corrected, and is taken as it is now.
+
+    The run, and its repair, are what the former call had started, if anything.
+    """
+
+    reason: str
+    run_id: int | None = None
+    repair_id: int | None = None
+
+
+@dataclass(frozen=True)
 class Stop:
     """Stop the dispatch: the fault is not this row's."""
 
     error: ProcessManagerError
 
 
-Decision = StartRun | RepairRun | LookUp | FindRun | Again | Accept | Adopt | Defer | Quarantine | Withdraw | Stop
+Decision = (
+    StartRun | RepairRun | LookUp | FindRun | Again | Accept | Adopt | Defer | Quarantine | Withdraw | Supersede | Stop
+)

@@ -14,7 +14,7 @@ from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.sending import Sent
 from pm_dagster.orchestration.frames import claimed_from, entries_frame, entry_ids, targets_frame, targets_from
 from pm_dagster.orchestration.metadata import dispatch_metadata, report_frame
-from pm_dagster.orchestration.outcomes import final_report
+from pm_dagster.orchestration.outcomes import final_report, together
 from pm_dagster.orchestration.resources import DispatchSession
 from pm_dagster.orchestration.retries import RETRY, translated
 from pm_dagster.waiting_frame import from_frame
@@ -42,6 +42,12 @@ def _close(context: dg.OpExecutionContext, session: DispatchSession, ids: list[i
     except ProcessManagerError as error:
         # What sent them has succeeded or failed by itself; the last op, or the next dispatch, closes them.
         context.log.warning("rows whose outcome is known are to be closed later: %s", scrubbed(str(error)))
+
+
+def _with_followers(sent: Sent, ids: list[int]) -> Sent:
+    """What was sent; the new generations of rows that were corrected are to be closed as well."""
+    ids += [entry.entry_id for entry in sent.followed]
+    return sent
 
 
 @dg.op(
@@ -79,7 +85,7 @@ def trigger_new_jobs(
     """Send the new runs that are not answered yet."""
     ids = entry_ids(new)
     with _closing(context, session, ids):
-        return session.dispatch.send(session.dispatch.resume(ids))
+        return _with_followers(session.dispatch.send(session.dispatch.resume(ids)), ids)
 
 
 @dg.op(
@@ -100,6 +106,7 @@ def fetch_latest_repair_ids(
     ids = entry_ids(repair)
     with _closing(context, session, ids):
         targets, settled = session.dispatch.prepare(session.dispatch.resume(ids))
+        _with_followers(settled, ids)
     return targets_frame(targets), settled
 
 
@@ -114,8 +121,9 @@ def repair_job_runs(
     context: dg.OpExecutionContext, session: dg.ResourceParam[DispatchSession], targets: pd.DataFrame
 ) -> Sent:
     """Send the repairs that are not answered yet."""
-    with _closing(context, session, entry_ids(targets)):
-        return session.dispatch.send_targets(targets_from(targets))
+    ids = entry_ids(targets)
+    with _closing(context, session, ids):
+        return _with_followers(session.dispatch.send_targets(targets_from(targets)), ids)
 
 
 @dg.op(
@@ -136,10 +144,11 @@ def mark_scheduled(
 ) -> pd.DataFrame:
     """Close the entries whose outcome is known, and report."""
     claimed = claimed_from(waiting_jobs, new, repair)
-    ids = entry_ids(new, repair)
+    whole = together(sent)
+    entries = claimed.new + claimed.repair
     with translated():
-        session.dispatch.resume(ids)
-        closed = session.dispatch.close(ids)
-        report = final_report(session, len(waiting_jobs), claimed, sent, closed)
+        session.dispatch.resume([entry.entry_id for entry in (*entries, *whole.followed)])
+        closed = session.dispatch.finish(entries, whole)
+        report = final_report(session, len(waiting_jobs), claimed, whole, closed)
     context.add_output_metadata(dispatch_metadata(report, waiting_jobs))
     return report_frame(report)

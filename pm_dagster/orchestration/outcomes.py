@@ -14,20 +14,14 @@ def together(sent: Sequence[Sent]) -> Sent:
     """One result of several stretches of sending."""
     whole = Sent()
     for part in sent:
-        whole.outcomes |= part.outcomes
-        whole.left += part.left
-        whole.calls += part.calls
-        whole.api_seconds += part.api_seconds
+        whole.add(part)
     return whole
 
 
-def final_report(
-    session: DispatchSession, read: int, claimed: Claimed, sent: Sequence[Sent], closed: Sequence[Closed]
-) -> Report:
+def final_report(session: DispatchSession, read: int, claimed: Claimed, sent: Sent, closed: Sequence[Closed]) -> Report:
     """The report of the dispatch; what a failed try of an op had decided counts as well."""
-    whole = together(sent)
-    whole.outcomes = session.decided | whole.outcomes
+    sent.outcomes = session.decided | sent.outcomes
     told = {row.run_id for row in claimed.refused}
     further = [row for row in session.refused if row.run_id not in told]
     claimed = replace(claimed, refused=[*claimed.refused, *further])
-    return session.dispatch.report(read, claimed, whole, closed)
+    return session.dispatch.report(read, claimed, sent, closed)

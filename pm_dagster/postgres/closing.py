@@ -9,7 +9,7 @@ the row's own trouble: its entry stays open, so that it is never run a second ti
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +52,24 @@ class Seen:
 
 
 class Closing:
-    """Closes entries of one dispatcher within a transaction. ``names`` are the parameters that statements share."""
+    """Closes entries of one dispatcher within a transaction. ``names`` are the parameters that statements share.
 
-    def __init__(self, cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any]) -> None:
+    ``corrected`` closes those whose row was corrected since, without writing it: entry ids with their runs go in.
+    """
+
+    def __init__(
+        self,
+        cursor: Cursor,
+        owners: Statements,
+        settings: Settings,
+        names: Mapping[str, Any],
+        corrected: Callable[[Mapping[int, int | None]], set[int]] = lambda _runs: set(),
+    ) -> None:
         self._cursor = cursor
         self._owners = owners
         self._settings = settings
         self._names = names
+        self._corrected = corrected
         self._lock_waits = 0
         self._alone = False
         self._limit = _LONGEST_TOGETHER_SECONDS
@@ -80,6 +91,9 @@ class Closing:
             # Without a key a table can hold several rows of one id: the one that waits is meant.
             if run_id not in found or waits:
                 found[run_id] = Seen(status, waits, run)
+        # Under the row locks: what the rows say now is what is written over, or left to the next generation.
+        corrected = self._corrected({row[0]: row[4] for row in due if row[1] in found and found[row[1]].waits})
+        due = [row for row in due if row[0] not in corrected]
         existing = {run_id for (run_id,) in self._run(self._owners.existing, run_ids=run_ids)}
         failed = self._write([self._row_write(row) for row in due if _to_write(row, found.get(row[1]))])
         closable = [row for row in due if row[1] not in failed and _closable(row, found, existing)]

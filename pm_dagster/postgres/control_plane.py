@@ -6,13 +6,14 @@ Put here: which statements make up each of the port's transactions. Keep out: th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
+from pm_dagster.core.corrections import KnownRun, correction, names_only_our_run
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
 from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife
 from pm_dagster.core.settings import Settings
@@ -33,7 +34,7 @@ from pm_dagster.postgres.records import (
 )
 from pm_dagster.postgres.rehearsal import refused_rows, refused_sample
 from pm_dagster.postgres.session import Session
-from pm_dagster.postgres.text import as_json
+from pm_dagster.postgres.text import as_json, storable
 from pm_dagster.postgres.untakeable_rows import Locks, UntakeableRows
 from pm_dagster.postgres.view_reading import reading_view
 from pm_dagster.postgres.waiting_rows import read_current, read_next, read_waiting
@@ -43,6 +44,16 @@ _SECONDS_AT_ONCE = 5.0
 #: A row whose closing the control table refuses is tried again after so many times the pause of a refused repair: what
 #: stands in the way is for its owner to change.
 _PAUSES_OF_THE_REFUSED = 10
+
+
+@dataclass(frozen=True)
+class _Correction:
+    """A row that its owner corrected since the entry was written: how, what it asks for now, and its version."""
+
+    entry: Entry
+    words: str
+    asks: WaitingJob | None
+    version: str | None
 
 
 class PostgresControlPlane:
@@ -135,8 +146,9 @@ class PostgresControlPlane:
         cursor.execute(self._session.statements.lock_waiting, self._names(run_ids=run_ids))
         locked = [run_id for (run_id,) in cursor.fetchall()]
         # What was read may be hours old: a re-execution begins with what an earlier run read.
+        versions = self._versions(cursor, locked)
         current, _ = self._current(cursor, locked)
-        taken = self._take(cursor, [claimed_record(job) for job in current])
+        taken = self._take(cursor, [claimed_record(job, versions) for job in current])
         self._tell(cursor, [(entry_id, Event("claimed")) for entry_id in taken])
         entries = self._entries(cursor, taken)
         refused = self._rehearsed(cursor, entries)
@@ -172,8 +184,9 @@ class PostgresControlPlane:
         run_ids = [row.run_id for row in rows if row.run_id is not None]
 
         def work(cursor: Cursor) -> tuple[list[int], list[RefusedRow]]:
+            versions = self._versions(cursor, run_ids)
             _, refused = sort_rows(self._shown(cursor, run_ids))
-            records = [refused_record(row) for row in refused]
+            records = [refused_record(row, versions) for row in refused]
             taken = self._take(cursor, records)
             reasons = {record["run_id"]: f"{record['reason']} [final: {record['rule']}]" for record in records}
             entries = self._entries(cursor, taken)
@@ -194,7 +207,7 @@ class PostgresControlPlane:
 
         def work(cursor: Cursor) -> list[Entry]:
             entries, _ = self._inherit(cursor, self._session.statements.take_over, self._names(limit=limit))
-            return [replace(entry, taken_over=True) for entry in entries]
+            return [replace(entry, taken_over=True) for entry in self._with_corrections(cursor, entries)]
 
         return self._session.write(work, ("take over", limit))
 
@@ -205,7 +218,7 @@ class PostgresControlPlane:
         def work(cursor: Cursor) -> list[Entry]:
             names = self._names(limit=len(ids), entry_ids=ids)
             entries, others = self._inherit(cursor, self._session.statements.resume, names)
-            return self._as_now(cursor, entries, others)
+            return self._as_now(cursor, self._with_corrections(cursor, entries), others)
 
         return self._session.write(work, ("resume", ids))
 
@@ -214,12 +227,17 @@ class PostgresControlPlane:
         rows = [intent_record(intent) for intent in intents]
 
         def work(cursor: Cursor) -> set[int]:
-            cursor.execute(self._session.statements.intend, self._names(intents=as_json(cursor, rows)))
+            corrections = self._corrections(cursor, [intent.entry.entry_id for intent in intents])
+            unsent = [i.entry for i in intents if not i.entry.ambiguous and i.entry.entry_id in corrections]
+            self._take_corrected(cursor, unsent, corrections)
+            names = self._names(intents=as_json(cursor, rows), corrected=list(corrections))
+            cursor.execute(self._session.statements.intend, names)
             granted = {entry_id for (entry_id,) in cursor.fetchall()}
-            lost = [i.entry.entry_id for i in intents if i.entry.entry_id not in granted and not i.entry.ambiguous]
+            ids = [i.entry.entry_id for i in intents if not i.entry.ambiguous]
+            lost = [entry_id for entry_id in ids if entry_id not in granted and entry_id not in corrections]
             self._tell(cursor, [(i.entry.entry_id, intent_event(i)) for i in intents if i.entry.entry_id in granted])
             if lost:
-                cursor.execute(statements.WITHDRAW, self._names(entry_ids=lost))
+                cursor.execute(self._session.statements.withdraw, self._names(entry_ids=lost))
                 self._tell(cursor, [(entry_id, Event("withdrawn")) for (entry_id,) in cursor.fetchall()])
             return granted
 
@@ -229,6 +247,16 @@ class PostgresControlPlane:
             return {entry_id for (entry_id,) in cursor.fetchall()}
 
         return self._session.write(work, ("intend", list(intents)), still)
+
+    def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
+        """What the ledger knows of these runs, the newest first."""
+        ids = list(databricks_run_ids)
+
+        def work(cursor: Cursor) -> list[KnownRun]:
+            cursor.execute(statements.KNOWN_RUNS, self._names(runs=ids))
+            return [KnownRun(*row[:8]) for row in cursor.fetchall()]
+
+        return self._session.read(work) if ids else []
 
     def record(self, changes: Sequence[Change]) -> None:
         """Write what was learned, with its events."""
@@ -321,6 +349,79 @@ class PostgresControlPlane:
         """The rows as the view shows them now: those to dispatch, and those to refuse."""
         return sort_rows(read_current(cursor, self._session.statements, self._settings, self._names(run_ids=run_ids)))
 
+    def _versions(self, cursor: Cursor, run_ids: list[int]) -> dict[int, str]:
+        """The versions of the table's rows that wait; to be read before their values, so that none is missed."""
+        cursor.execute(self._session.statements.versions, self._names(run_ids=run_ids))
+        return {run_id: version for run_id, version in cursor.fetchall() if version is not None}
+
+    def _corrections(self, cursor: Cursor, entry_ids: list[int]) -> dict[int, _Correction]:
+        """Of our entries whose row still waits: those whose row says something else than was claimed."""
+        cursor.execute(self._session.statements.suspects, self._names(entry_ids=entry_ids))
+        suspects = {entry_id: (written, version) for entry_id, written, version in cursor.fetchall()}
+        if not suspects:
+            return {}
+        entries = self._entries(cursor, list(suspects))
+        current, refused = self._current(cursor, [entry.run_id for entry in entries])
+        jobs = {job.run_id: job for job in current}
+        broken = {row.run_id: row for row in refused}
+        found: dict[int, _Correction] = {}
+        same: list[dict[str, Any]] = []
+        for entry in entries:
+            written, version = suspects[entry.entry_id]
+            words, asks = correction(entry, jobs.get(entry.run_id), broken.get(entry.run_id), written=written)
+            if words:
+                found[entry.entry_id] = _Correction(entry, words, asks, version)
+            elif written and asks is not None:
+                same.append({"entry_id": entry.entry_id, "row_version": version})
+        if same:
+            cursor.execute(statements.SAME_AGAIN, self._names(rows=as_json(cursor, same)))
+        return found
+
+    def _with_corrections(self, cursor: Cursor, entries: list[Entry]) -> list[Entry]:
+        """The entries, those in doubt with how their row was corrected since."""
+        doubtful = [e.entry_id for e in entries if e.state is EntryState.SENDING and e.waiting]
+        found = self._corrections(cursor, doubtful) if doubtful else {}
+        return [
+            replace(entry, correction=found[entry.entry_id].words, asks=found[entry.entry_id].asks)
+            if entry.entry_id in found
+            else entry
+            for entry in entries
+        ]
+
+    def _take_corrected(self, cursor: Cursor, entries: list[Entry], found: Mapping[int, _Correction]) -> None:
+        """Write what the rows ask for now into entries of which nothing was sent; close those that ask for nothing."""
+        if not entries:
+            return
+        cursor.execute(statements.NOT_SENT, self._names(entry_ids=[entry.entry_id for entry in entries]))
+        each = [found[entry.entry_id] for entry in entries]
+        records = [claimed_record(c.asks, {c.entry.run_id: c.version or ""}) for c in each if c.asks is not None]
+        for record in records:
+            record["row_version"] = record["row_version"] or None
+        self._take(cursor, records)
+        self._tell(cursor, [(c.entry.entry_id, Event("corrected", c.words)) for c in each if c.asks is not None])
+        self._supersede(cursor, {c.entry.entry_id: c.words for c in each if c.asks is None})
+
+    def _supersede(self, cursor: Cursor, why: Mapping[int, str]) -> None:
+        if why:
+            details = {entry_id: storable(f"the row was corrected ({words})") for entry_id, words in why.items()}
+            rows = [{"entry_id": entry_id, "detail": detail} for entry_id, detail in details.items()]
+            cursor.execute(statements.SUPERSEDE, self._names(rows=as_json(cursor, rows)))
+            self._tell(cursor, [(entry_id, Event("superseded", detail)) for entry_id, detail in details.items()])
+
+    def _corrected_before_closing(self, cursor: Cursor, runs: Mapping[int, int | None]) -> set[int]:
+        """Close entries whose row was corrected since, without writing it; ``runs`` are those that they accepted.
+
+        Gives their ids. A row that only names our own run has it from whoever saw it.
+        """
+        found = self._corrections(cursor, list(runs)) if runs else {}
+        why = {
+            entry_id: c.words
+            for entry_id, c in found.items()
+            if runs[entry_id] is None or not names_only_our_run(c.entry, c.asks, runs[entry_id] or 0)
+        }
+        self._supersede(cursor, why)
+        return set(why)
+
     def _take(self, cursor: Cursor, records: list[dict[str, Any]]) -> list[int]:
         """Write records as this dispatcher's entries; those that another entry stands against are left out."""
         run_ids = [record["run_id"] for record in records]
@@ -372,8 +473,9 @@ class PostgresControlPlane:
         }
         if not stale:
             return entries
+        versions = self._versions(cursor, list(stale))
         current, _ = self._current(cursor, list(stale))
-        taken = set(self._take(cursor, [claimed_record(job) for job in current]))
+        taken = set(self._take(cursor, [claimed_record(job, versions) for job in current]))
         lost = {entry.entry_id for entry in stale.values()} - taken
         return self._entries(cursor, [entry.entry_id for entry in entries if entry.entry_id not in lost])
 
@@ -387,7 +489,8 @@ class PostgresControlPlane:
             cursor.execute(statements.INSERT_EVENTS, self._names(events=as_json(cursor, rows)))
 
     def _close(self, cursor: Cursor, entry_ids: list[int]) -> list[Closed]:
-        closing = Closing(cursor, self._session.statements, self._settings, self._names())
+        corrected = partial(self._corrected_before_closing, cursor)
+        closing = Closing(cursor, self._session.statements, self._settings, self._names(), corrected)
         self._tell(cursor, closing.close(entry_ids))
         cursor.execute(self._session.statements.closed, self._names(entry_ids=entry_ids))
         return [closed_of(row) for row in cursor.fetchall()]

@@ -31,7 +31,10 @@ SELECT {entry}, EXISTS (
     SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s), ARRAY(
     SELECT o.accepted_run_id FROM {ledger}.entry o
     WHERE o.control_table = e.control_table AND o.run_id = e.run_id AND o.generation < e.generation
-      AND o.accepted_run_id IS NOT NULL)
+      AND o.accepted_run_id IS NOT NULL), (
+    SELECT o.reason FROM {ledger}.entry o
+    WHERE o.control_table = e.control_table AND o.run_id = e.run_id AND o.generation = e.generation - 1
+      AND o.superseded)
 FROM {ledger}.entry e
 WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id"""
 _INTEND = """
@@ -43,13 +46,36 @@ FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(
 WHERE e.entry_id = i.entry_id AND e.dispatcher_id = %(me)s AND e.open
   AND (e.state = 'SENDING' AND i.ambiguous OR e.state IN ('CLAIMED', 'SENDING') AND EXISTS (
       SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
+  AND NOT e.entry_id = ANY(%(corrected)s) AND (i.ambiguous OR NOT {touched})
+RETURNING e.entry_id"""
+#: The version of a row that waits. Without a key a table can hold several rows of one id.
+_VERSION = """(SELECT string_agg({xmin}, ',' ORDER BY {xmin}) FROM {table} t
+    WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)"""
+#: Whether the waiting row of entry ``e`` was written since the claim.
+_TOUCHED = "coalesce(e.row_version <> {version}, false)"
+_VERSIONS = """
+SELECT t.{run_id}, string_agg({xmin}, ',' ORDER BY {xmin})
+FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s GROUP BY t.{run_id}"""
+#: Entries whose row may have been corrected: it was written since, or has no versions by which to tell.
+_SUSPECTS = """
+SELECT e.entry_id, e.row_version IS NOT NULL, e.version FROM (
+    SELECT e.entry_id, e.run_id, e.row_version, {version} AS version FROM {ledger}.entry e
+    WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s AND e.open OFFSET 0) e
+WHERE e.row_version <> e.version OR e.row_version IS NULL
+    AND EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)"""
+_WITHDRAW = """
+UPDATE {ledger}.entry e SET state = 'WITHDRAWN', open = false, closed_at = now(), updated_at = now(),
+    outcome = 'withdrawn', reason = 'the row left WAITING before anything was sent'
+WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s AND e.open AND e.state IN ('CLAIMED', 'SENDING')
+  AND NOT EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)
 RETURNING e.entry_id"""
 _CLOSED = """
 SELECT e.entry_id, e.run_id, e.state, e.outcome, e.accepted_run_id, e.accepted_repair_id, e.page_url,
        coalesce(e.reason, ''), (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id
-                               ORDER BY t.{status} = %(waiting)s DESC LIMIT 1)
+                               ORDER BY t.{status} = %(waiting)s DESC LIMIT 1), e.superseded
 FROM {ledger}.entry e
-WHERE e.entry_id = ANY(%(entry_ids)s) AND e.state IN ('SCHEDULED', 'QUARANTINED') ORDER BY e.entry_id"""
+WHERE e.entry_id = ANY(%(entry_ids)s) AND (e.state IN ('SCHEDULED', 'QUARANTINED') OR e.superseded)
+ORDER BY e.entry_id"""
 #: Whether the control table itself says that row ``v`` of the view waits: by this comparison every write is guarded.
 _WAITS = "EXISTS (SELECT 1 FROM {table} w WHERE w.{run_id} = v.{run_id} AND w.{status} = %(waiting)s)"
 _BESIDE = sql.SQL("LEFT JOIN")
@@ -134,7 +160,13 @@ class Statements:
         self.entries = self._build(_ENTRIES)
         self.take_over = self._take_over(_LEFT_BEHIND)
         self.resume = self._take_over("e.entry_id = ANY(%(entry_ids)s)")
-        self.intend = self._build(_INTEND)
+        # Other kinds of relations than tables have no versions of their rows.
+        self._names["xmin"] = sql.SQL("t.xmin::text" if layout.has_row_versions else "NULL::text")
+        version = self._build(_VERSION)
+        self.versions = self._build(_VERSIONS)
+        self.suspects = self._build(_SUSPECTS, version=version)
+        self.intend = self._build(_INTEND, touched=self._build(_TOUCHED, version=version))
+        self.withdraw = self._build(_WITHDRAW)
         self.waiting = self._waiting()
         self.waiting_ids = self._waiting(whole=False)
         self.next = self._next()

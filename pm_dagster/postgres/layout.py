@@ -70,6 +70,17 @@ _ALMOST = """
 SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE lower(n.nspname || '.' || c.relname) = lower(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1 LIMIT 5
 """
+#: Partitions can be foreign tables, and another access method than Postgres' own may know no versions.
+_ROW_VERSIONS = """
+SELECT coalesce(bool_and(p.relkind IN ('r', 'p') AND coalesce(m.amname = 'heap', p.relkind = 'p')), false)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL (
+    SELECT c.oid AS relid UNION
+    SELECT t.relid FROM pg_catalog.pg_partition_tree(c.oid) t WHERE c.relkind = 'p') parts
+JOIN pg_catalog.pg_class p ON p.oid = parts.relid
+LEFT JOIN pg_catalog.pg_am m ON m.oid = p.relam
+WHERE n.nspname = %s AND c.relname = %s
+"""
 _INTEGERS = frozenset({"smallint", "integer", "bigint", "numeric"})
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "r": "a table", "p": "a table"}
 _TIMES = frozenset({"timestamp without time zone", "timestamp with time zone", "date"})
@@ -84,6 +95,8 @@ class Layout:
     order_in_view: bool
     order_is_time: bool
     view_has_status: bool
+    #: Whether the table tells the versions of its rows (``xmin``): a view or a foreign table does not.
+    has_row_versions: bool = False
 
     def writable(self, column: str) -> Column | None:
         """The table's column, None where the table has none of this name, or computes it itself."""
@@ -118,7 +131,15 @@ def read_layout(connection: Connection, settings: Settings) -> Layout:
         )
     check_written(settings, table)
     _demand_time_zone(connection, settings)
-    return Layout(view, table, *_order(settings, view, table), view_has_status=settings.column_status in view)
+    order = _order(settings, view, table)
+    versions = _has_row_versions(connection, settings)
+    return Layout(view, table, *order, settings.column_status in view, versions)
+
+
+def _has_row_versions(connection: Connection, settings: Settings) -> bool:
+    with translated(), connection.cursor() as cursor:
+        cursor.execute(_ROW_VERSIONS, (settings.schema, settings.run_table))
+        return bool((cursor.fetchone() or (False,))[0])
 
 
 def _demand_time_zone(connection: Connection, settings: Settings) -> None:

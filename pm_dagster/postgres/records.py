@@ -5,6 +5,7 @@ Keep out: statements, and when they run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,8 +18,8 @@ from pm_dagster.postgres.text import storable
 BROKEN_ROW = "the row cannot be read as a job to run, whatever the workspace says"
 
 
-def claimed_record(job: WaitingJob) -> dict[str, Any]:
-    """What a claim writes for a waiting job."""
+def claimed_record(job: WaitingJob, versions: Mapping[int, str]) -> dict[str, Any]:
+    """What a claim writes for a waiting job; ``versions`` are those of the table's rows, read before the job was."""
     return {
         "run_id": job.run_id,
         "branch": job.branch.value,
@@ -27,6 +28,7 @@ def claimed_record(job: WaitingJob) -> dict[str, Any]:
         "previous_run_id": job.previous_run_id,
         "parameters": dict(job.parameters),
         "waiting_since": job.since and job.since.isoformat(),
+        "row_version": versions.get(job.run_id),
     }
 
 
@@ -36,7 +38,7 @@ def asked_of(record: dict[str, Any]) -> Asked:
     return Asked(record["job_id"], record["parameters"], since)
 
 
-def refused_record(row: RefusedRow) -> dict[str, Any]:
+def refused_record(row: RefusedRow, versions: Mapping[int, str]) -> dict[str, Any]:
     """What a refusal writes for a row that cannot be read."""
     return {
         "run_id": row.run_id,
@@ -49,6 +51,7 @@ def refused_record(row: RefusedRow) -> dict[str, Any]:
         "outcome": Outcome.QUARANTINED.value,
         "reason": storable(row.reason),
         "rule": BROKEN_ROW,
+        "row_version": None if row.run_id is None else versions.get(row.run_id),
     }
 
 
@@ -72,6 +75,7 @@ def entry_of(row: tuple[Any, ...]) -> Entry:
         intent_at=row[13],
         waiting=row[14],
         earlier_run_ids=tuple(row[15]),
+        note=row[16] or "",
     )
 
 
@@ -119,10 +123,12 @@ def change_record(change: Change) -> dict[str, Any]:
         "defer_seconds": change.defer_seconds,
         "attempts": int(change.counts_as_attempt),
         "ambiguous": change.ambiguous,
+        "superseded": change.superseded,
     }
 
 
 def closed_of(row: tuple[Any, ...]) -> Closed:
     """The entry of a row of the statement ``closed``."""
-    entry_id, run_id, state, outcome, run, repair, url, reason, status = row
-    return Closed(entry_id, run_id, EntryState(state), outcome and Outcome(outcome), run, repair, url, reason, status)
+    entry_id, run_id, state, outcome, run, repair, url, reason, status, superseded = row
+    what = outcome and Outcome(outcome)
+    return Closed(entry_id, run_id, EntryState(state), what, run, repair, url, reason, status, superseded)

@@ -81,12 +81,13 @@ ORDER BY e.run_id, e.generation DESC"""
 
 _JOB = """jsonb_to_recordset(%(jobs)s::jsonb) AS j(
     entry_id bigint, run_id bigint, generation integer, branch text, state text, job_id bigint, previous_run_id bigint,
-    parameters jsonb, idempotency_token text, waiting_since timestamptz, outcome text, reason text, rule text)"""
+    parameters jsonb, idempotency_token text, waiting_since timestamptz, outcome text, reason text, rule text,
+    row_version text)"""
 INSERT_ENTRIES = f"""
 INSERT INTO {LEDGER_SCHEMA}.entry (control_table, run_id, generation, branch, state, dispatcher_id, job_id,
-    previous_run_id, parameters, idempotency_token, waiting_since, outcome, reason, rule)
+    previous_run_id, parameters, idempotency_token, waiting_since, outcome, reason, rule, row_version)
 SELECT %(control_table)s, j.run_id, j.generation, j.branch, j.state, %(me)s, j.job_id, j.previous_run_id,
-    j.parameters, j.idempotency_token, j.waiting_since, j.outcome, j.reason, j.rule
+    j.parameters, j.idempotency_token, j.waiting_since, j.outcome, j.reason, j.rule, j.row_version
 FROM {_JOB} WHERE j.entry_id IS NULL
 ORDER BY j.run_id
 ON CONFLICT DO NOTHING
@@ -96,6 +97,7 @@ UPDATE {LEDGER_SCHEMA}.entry e
 SET state = j.state, dispatcher_id = %(me)s, branch = j.branch, job_id = j.job_id,
     previous_run_id = j.previous_run_id, parameters = j.parameters, idempotency_token = j.idempotency_token,
     fresh_run = false, sent_repair_id = NULL, outcome = j.outcome, reason = j.reason, rule = j.rule,
+    row_version = j.row_version,
     updated_at = now()
 FROM {_JOB}
 WHERE e.entry_id = j.entry_id AND e.open AND e.state IN ('CLAIMED', 'DEFERRED')
@@ -113,11 +115,34 @@ STILL_SENDING = f"""
 SELECT entry_id FROM {LEDGER_SCHEMA}.entry
 WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'SENDING'"""
 
-WITHDRAW = f"""
-UPDATE {LEDGER_SCHEMA}.entry SET state = 'WITHDRAWN', open = false, closed_at = now(), updated_at = now(),
-    outcome = 'withdrawn', reason = 'the row left WAITING before anything was sent'
-WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('CLAIMED', 'SENDING')
-RETURNING entry_id"""
+#: Of entries whose row was corrected: nothing came of the intent, so they may be taken anew.
+NOT_SENT = f"""
+UPDATE {LEDGER_SCHEMA}.entry SET state = 'CLAIMED', updated_at = now()
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'SENDING' AND NOT ambiguous"""
+#: The row was changed, but says the same.
+SAME_AGAIN = f"""
+UPDATE {LEDGER_SCHEMA}.entry e SET row_version = v.row_version
+FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, row_version text)
+WHERE e.entry_id = v.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
+#: The row was corrected after the answer, and before the control table could say it.
+SUPERSEDE = f"""
+UPDATE {LEDGER_SCHEMA}.entry e
+SET state = 'WITHDRAWN', superseded = true, open = false, closed_at = now(), updated_at = now(),
+    reason = concat_ws('; ', e.reason, v.detail)
+FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, detail text)
+WHERE e.entry_id = v.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
+#: What is known of runs, newest first: whose they are, and whose repair of them may be under way.
+KNOWN_RUNS = f"""
+SELECT r.databricks_run_id, e.entry_id, e.control_table, e.run_id, e.generation, e.accepted_repair_id, e.superseded,
+       false, e.updated_at
+FROM unnest(%(runs)s::bigint[]) AS r(databricks_run_id)
+JOIN {LEDGER_SCHEMA}.entry e ON e.accepted_run_id = r.databricks_run_id
+UNION ALL
+SELECT r.databricks_run_id, e.entry_id, e.control_table, e.run_id, e.generation, NULL, false, true, e.updated_at
+FROM unnest(%(runs)s::bigint[]) AS r(databricks_run_id)
+JOIN {LEDGER_SCHEMA}.entry e ON e.previous_run_id = r.databricks_run_id
+WHERE e.open AND e.state = 'SENDING' AND e.accepted_run_id IS NULL AND NOT e.fresh_run
+ORDER BY 9 DESC, 2 DESC"""
 
 RECORD = f"""
 UPDATE {LEDGER_SCHEMA}.entry e
@@ -134,10 +159,12 @@ SET state = coalesce(c.state, e.state),
     not_before = now() + c.defer_seconds * interval '1 second',
     attempts = e.attempts + c.attempts,
     ambiguous = e.ambiguous OR c.ambiguous,
+    superseded = e.superseded OR c.superseded,
     updated_at = now()
 FROM jsonb_to_recordset(%(changes)s::jsonb) AS c(
     entry_id bigint, state text, outcome text, succeeded boolean, accepted_run_id bigint, accepted_repair_id bigint,
-    page_url text, reason text, rule text, defer_seconds double precision, attempts integer, ambiguous boolean)
+    page_url text, reason text, rule text, defer_seconds double precision, attempts integer, ambiguous boolean,
+    superseded boolean)
 WHERE e.entry_id = c.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
 
 #: The last says whether the control table cannot know the run yet: it had another, and nobody tried to close before.

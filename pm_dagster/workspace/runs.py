@@ -33,7 +33,7 @@ class SdkRuns(JobsService):
         fitness.rehearse(
             (lambda: self.start(fitness.JOB, parameters, "token"), fitness.RUN),
             (lambda: self.repair(fitness.RUN, parameters, None), fitness.REPAIR),
-            (lambda: self.find_started(fitness.JOB, since, parameters), fitness.RUN),
+            (lambda: self.find_started(fitness.JOB, since, parameters), [fitness.RUN]),
             (lambda: self.job_name(fitness.JOB), "nightly"),
             (lambda: self.look_up(fitness.RUN).standing, Standing.REPAIRABLE),
             (lambda: self.look_up(fitness.RUN).repair_ids, (fitness.REPAIR,)),
@@ -82,16 +82,17 @@ class SdkRuns(JobsService):
 
         return identifier(self._guarded(call), "repair", "repair_id")
 
-    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
+    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
         """runs/list from a minute before ``since`` (clocks differ), newest first."""
         from_ms = max(0, int(since.timestamp() * 1000) - 60_000)
 
-        def call() -> int | None:
+        def call() -> list[int]:
+            found: list[int] = []
             for run in self._paged().list_runs(job_id=job_id, start_time_from=from_ms):
                 given = {item.name: item.value for item in run.job_parameters or []}
                 if run.run_id and all(given.get(name) == value for name, value in parameters.items()):
-                    return identifier(run.run_id, "runs/list", "run_id")
-            return None
+                    found.append(identifier(run.run_id, "runs/list", "run_id"))
+            return found
 
         return self._guarded(call)
 

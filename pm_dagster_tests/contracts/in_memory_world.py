@@ -43,6 +43,15 @@ class InMemoryWorld:
         row = self.database.rows[run_id]
         row.raw = replace(row.raw, job_id=job_id)
 
+    def rename(self, run_id: int, file_name: str) -> None:
+        """Correct the file name of the row."""
+        row = self.database.rows[run_id]
+        row.raw = replace(row.raw, parameters={**row.raw.parameters, "FILE_NAME": file_name})
+
+    def touch(self, run_id: int) -> None:
+        """Write the row without changing what it asks for."""
+        self.database.rows[run_id].message = "touched"
+
     def name_run(self, run_id: int, previous: int) -> None:
         """Give the row the Databricks run that is to be repaired."""
         row = self.database.rows[run_id]

@@ -120,8 +120,8 @@ def test_a_started_run_is_found_by_its_parameters(bench: Bench) -> None:
     since = datetime.now(UTC) - timedelta(minutes=5)
     bench.runs.start(JOB, {"RUN_ID": "1"}, "token-1")
     wanted = bench.runs.start(JOB, {"RUN_ID": "2"}, "token-2")
-    assert bench.runs.find_started(JOB, since, {"RUN_ID": "2"}) == wanted
-    assert bench.runs.find_started(JOB, since, {"RUN_ID": "3"}) is None
+    assert bench.runs.find_started(JOB, since, {"RUN_ID": "2"}) == [wanted]
+    assert bench.runs.find_started(JOB, since, {"RUN_ID": "3"}) == []
 
 
 def test_the_page_of_a_run_names_both_ids(bench: Bench) -> None:

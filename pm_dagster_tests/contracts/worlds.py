@@ -25,6 +25,12 @@ class World(Protocol):
     def correct(self, run_id: int, job_id: int | None) -> None:
         """Give the row a job id, or take it away."""
 
+    def rename(self, run_id: int, file_name: str) -> None:
+        """Correct the file name of the row."""
+
+    def touch(self, run_id: int) -> None:
+        """Write the row without changing what it asks for."""
+
     def name_run(self, run_id: int, previous: int) -> None:
         """Give the row the Databricks run that is to be repaired."""
 

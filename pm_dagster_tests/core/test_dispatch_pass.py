@@ -452,7 +452,7 @@ def test_searches_keep_to_what_a_workspace_takes(stage: Stage, rate: float, a_se
     clock = _Clock()
 
     class Timed(InMemoryRuns):
-        def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
+        def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
             moments.append(clock.now)
             return super().find_started(job_id, since, parameters)
 

@@ -7,14 +7,25 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from pm_dagster.core.corrections import KnownRun, correction, names_only_our_run
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.ledger_entry import Asked, Entry, EntryState, idempotency_token
-from pm_dagster.core.ports import Backlog, Change, Closed, Intent, Outcome, SignOfLife
+from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.untakeable import RowFacts, Untakeable, looks_alike, untakeable
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Registered, Row
-from pm_dagster_tests.fakes.records import apply, asked_again, claimed, closed, commit, refused, withdraw
+from pm_dagster_tests.fakes.records import (
+    apply,
+    asked_again,
+    claimed,
+    closed,
+    commit,
+    known,
+    refused,
+    supersede,
+    withdraw,
+)
 
 __all__ = ["InMemoryControlPlane", "InMemoryDatabase", "Row"]
 
@@ -123,7 +134,11 @@ class InMemoryControlPlane:
         granted = set()
         for intent in intents:
             for record in self._ours([intent.entry.entry_id]):
-                if self._may_send(record, intent):
+                words, asks = self._corrected(record)
+                if words:
+                    if not intent.entry.ambiguous:
+                        self._take_corrected(record, words, asks)
+                elif self._may_send(record, intent):
                     commit(record, intent)
                     granted.add(record.entry.entry_id)
                 elif not intent.entry.ambiguous:
@@ -142,11 +157,21 @@ class InMemoryControlPlane:
         """Write the control table; entries closed before are told again."""
         self._meet("close")
         for record in self._ours(entry_ids):
-            if record.entry.state in _ANSWERED:
+            words, asks = self._corrected(record) if record.entry.state in _ANSWERED else ("", None)
+            run_id = record.accepted_run_id
+            if words and not (run_id is not None and names_only_our_run(record.entry, asks, run_id)):
+                supersede(record, words)
+            elif record.entry.state in _ANSWERED:
                 self._close_one(record)
         named = self._named(entry_ids)
-        told = [r for r in named if r.entry.state in (EntryState.SCHEDULED, EntryState.QUARANTINED)]
+        told = [r for r in named if r.superseded or r.entry.state in (EntryState.SCHEDULED, EntryState.QUARANTINED)]
         return [closed(record, self.database.rows.get(record.entry.run_id)) for record in told]
+
+    def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
+        """What the ledger knows of these runs, the newest first."""
+        self._meet("known_runs")
+        records = list(reversed(self.database.ledger.values()))
+        return [item for run_id in databricks_run_ids for r in records for item in known(r, run_id, self._table())]
 
     def register(self) -> None:
         """Be known by name."""
@@ -168,6 +193,22 @@ class InMemoryControlPlane:
         self.database.alive.discard(self._me)
         if self._me in self.database.registered:
             self.database.registered[self._me].left = True
+
+    def _table(self) -> str:
+        return self._settings.control_table
+
+    def _corrected(self, record: Record) -> tuple[str, WaitingJob | None]:
+        """How the row of an entry was corrected since, if it still waits."""
+        jobs, broken = self._current([record.entry.run_id])
+        now, refused_now = next(iter(jobs), None), next(iter(broken), None)
+        return correction(record.entry, now, refused_now, written=True)
+
+    def _take_corrected(self, record: Record, words: str, asks: WaitingJob | None) -> None:
+        if asks is None:
+            supersede(record, words)
+        else:
+            self._take(claimed(asks))
+            record.events.append(Event("corrected", words))
 
     def _current(self, run_ids: Sequence[object]) -> tuple[list[WaitingJob], list[RefusedRow]]:
         return sort_rows([self.database.rows[i].raw for i in run_ids if self._waits(i)])
@@ -269,10 +310,18 @@ class InMemoryControlPlane:
                 waiting=self._waits(record.entry.run_id),
                 earlier_run_ids=self.database.earlier_runs(record.entry),
                 ambiguous=record.entry.ambiguous or record.entry.state is EntryState.SENDING,
+                note=self.database.note(record.entry),
             )
             for record in records
         ]
+        entries = [self._with_correction(entry) for entry in entries]
         return sorted(entries, key=lambda entry: entry.entry_id)
+
+    def _with_correction(self, entry: Entry) -> Entry:
+        if entry.state is not EntryState.SENDING:
+            return entry
+        words, asks = self._corrected(self.database.ledger[entry.entry_id])
+        return replace(entry, correction=words, asks=asks) if words else entry
 
     def _take(self, wanted: Entry) -> Record:
         """Write the entry as ours: over the open one, else as the next generation."""

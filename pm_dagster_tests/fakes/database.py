@@ -38,6 +38,7 @@ class Record:
     accepted_repair_id: int | None = None
     page_url: str | None = None
     reason: str = ""
+    superseded: bool = False
     not_before: datetime | None = None
     events: list[Event] = field(default_factory=list)
 
@@ -82,6 +83,11 @@ class InMemoryDatabase:
     def newest(self, run_id: object) -> Record | None:
         """The newest generation of a row's entry."""
         return next((r for r in reversed(self.ledger.values()) if r.entry.run_id == run_id), None)
+
+    def note(self, entry: Entry) -> str:
+        """What became of the generation before, where the row was corrected in between."""
+        records = (r for r in self.ledger.values() if r.superseded and r.entry.run_id == entry.run_id)
+        return next((r.reason for r in records if r.entry.generation == entry.generation - 1), "")
 
     def earlier_runs(self, entry: Entry) -> tuple[int, ...]:
         """The runs of a row's earlier generations."""

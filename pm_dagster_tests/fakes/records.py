@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from pm_dagster.core.corrections import KnownRun
 from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.ports import Change, Closed, Intent, Outcome
+from pm_dagster.core.ports import Change, Closed, Event, Intent, Outcome
 from pm_dagster.core.waiting_job import Branch, WaitingJob
 from pm_dagster_tests.fakes.database import Record, Row
 
@@ -59,7 +60,26 @@ def apply(record: Record, change: Change) -> None:
     wait = change.defer_seconds
     record.not_before = None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
     record.open = record.open and record.entry.state is not EntryState.WITHDRAWN
+    record.superseded = record.superseded or change.superseded
     record.events += change.events
+
+
+def supersede(record: Record, words: str) -> None:
+    """The row was corrected: the entry is closed, and the control table is not written."""
+    record.entry = replace(record.entry, state=EntryState.WITHDRAWN)
+    record.open, record.superseded = False, True
+    record.reason = "; ".join(text for text in (record.reason, f"the row was corrected ({words})") if text)
+    record.events.append(Event("superseded", record.reason))
+
+
+def known(record: Record, run_id: int, table: str) -> list[KnownRun]:
+    """What an entry says of a run: that it is its work, or that it may be repairing it."""
+    entry = record.entry
+    number = (run_id, entry.entry_id, table, entry.run_id, entry.generation)
+    if record.accepted_run_id == run_id:
+        return [KnownRun(*number, record.accepted_repair_id, record.superseded)]
+    repairing = record.open and entry.state is EntryState.SENDING and not entry.fresh_run
+    return [KnownRun(*number, unresolved=True)] if repairing and entry.previous_run_id == run_id else []
 
 
 def closed(record: Record, row: Row | None) -> Closed:
@@ -74,6 +94,7 @@ def closed(record: Record, row: Row | None) -> Closed:
         page_url=record.page_url,
         reason=record.reason,
         control_status=row.status if row else None,
+        superseded=record.superseded,
     )
 
 

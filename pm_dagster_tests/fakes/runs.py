@@ -96,14 +96,14 @@ class InMemoryRuns:
             _end(fault)
             return run.repairs[-1]
 
-    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
+    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
         """runs/list, newest first, from a minute before ``since``, as clocks differ."""
         with self._lock:
             self._begin(Call.LIST_RUNS, job_id)
             wanted = dict(parameters)
             early = since - _CLOCKS_DIFFER
             fits = [n for n, r in reversed(self.runs.items()) if r.job_id == job_id and r.started >= early]
-            return next((run_id for run_id in fits if self.runs[run_id].parameters == wanted), None)
+            return [run_id for run_id in fits if self.runs[run_id].parameters == wanted]
 
     def page_url(self, job_id: int, run_id: int) -> str:
         """The link."""

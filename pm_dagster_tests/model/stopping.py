@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from pm_dagster.core.corrections import KnownRun
 from pm_dagster.core.errors import Refused, WorkspaceUnavailable
 from pm_dagster.core.ledger_entry import Entry
 from pm_dagster.core.ports import Backlog, Call, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
@@ -118,6 +119,10 @@ class StoppingControl:
         self._puppet.stop_at("before close")
         return self._inner.close(entry_ids, go_on)
 
+    def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
+        """As it is."""
+        return self._inner.known_runs(databricks_run_ids)
+
     def register(self) -> None:
         """As it is, without a stop."""
         self._inner.register()
@@ -177,7 +182,7 @@ class WatchedRuns:
             Call.REPAIR, parameters, lambda: self._inner.repair(run_id, parameters, latest_repair_id)
         )
 
-    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> int | None:
+    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
         """runs/list."""
         self._puppet.clock.now += 1.0
         return self._inner.find_started(job_id, since, parameters)

@@ -7,7 +7,7 @@ tests' own. Keep out: the steps that show it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -54,8 +54,8 @@ def _sending_is_claimed(patch: Patch) -> None:
 
 
 def _history_not_compared(patch: Patch) -> None:
-    def newer(entry: Entry, run: RunSnapshot) -> int | None:
-        del entry, run
+    def newer(entry: Entry, run: RunSnapshot, others: Collection[int]) -> int | None:
+        del entry, run, others
         return None
 
     patch.setattr(decisions, "_newer_repair", newer)

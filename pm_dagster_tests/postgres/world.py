@@ -71,6 +71,14 @@ class PostgresWorld:
         """Give the row a job id, or take it away."""
         self.ask("UPDATE mm_run_plc SET wkf_job_id = %s WHERE run_id = %s", job_id, run_id)
 
+    def rename(self, run_id: int, file_name: str) -> None:
+        """Correct the file name of the row."""
+        self.ask("UPDATE mm_run_plc SET file_name = %s WHERE run_id = %s", file_name, run_id)
+
+    def touch(self, run_id: int) -> None:
+        """Write the row without changing what it asks for."""
+        self.ask("UPDATE mm_run_plc SET msg = 'touched' WHERE run_id = %s", run_id)
+
     def name_run(self, run_id: int, previous: int) -> None:
         """Give the row the Databricks run that is to be repaired."""
         self.ask("UPDATE mm_run_plc SET wkf_job_run_id = %s WHERE run_id = %s", previous, run_id)

@@ -218,10 +218,10 @@ def test_a_lost_run_is_found_by_its_parameters(server: TinyServer) -> None:
 
     server.replies(json_reply(runs=[run(1, A="other"), run(BIG, A="x", MORE="y"), run(3)]))
     since = datetime(2024, 1, 1, tzinfo=UTC)
-    assert server.runs().find_started(9, since, {"A": "x"}) == BIG
+    assert server.runs().find_started(9, since, {"A": "x"}) == [BIG]
     assert server.asked[0].query["job_id"] == "9"
     assert int(server.asked[0].query["start_time_from"]) == int(since.timestamp() * 1000) - 60_000
-    assert server.runs().find_started(9, since, {"A": "z"}) is None
+    assert server.runs().find_started(9, since, {"A": "z"}) == []
 
 
 @pytest.mark.parametrize(
