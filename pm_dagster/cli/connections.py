@@ -41,11 +41,11 @@ def settings() -> Settings:
 
 
 @contextmanager
-def control_plane(of: Settings) -> Iterator[ControlPlane]:
-    """The control plane as one dispatcher, which leaves at the end whatever happens."""
+def control_plane(of: Settings, *, looks: bool = False) -> Iterator[ControlPlane]:
+    """The control plane as one dispatcher, which leaves at the end whatever happens; it may only look."""
     from pm_dagster.postgres.control_plane import PostgresControlPlane  # noqa: PLC0415
 
-    control = PostgresControlPlane(of, actor("pm"))
+    control = PostgresControlPlane(of, actor("pm"), looks=looks)
     try:
         yield control
     finally:

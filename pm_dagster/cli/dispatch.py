@@ -50,12 +50,16 @@ def command(limit: int | None, *, as_json: bool) -> None:
         rows = control.waiting(limit or settings.dispatch_limit)
         with stop_on_signal(_say_stopping) as stop, _progress(len(rows)) as seen:
             report = Dispatch(control, runs, settings, stop=stop, on_outcome=seen).run(limit, rows)
+        idle = None if report.rows or report.left or as_json else control.backlog()
     if stop.is_set():
         click.echo(f"pm: stopped on request; {report.left} claimed rows were given back", err=True)
     if as_json:
         print_json(report.as_json())
     else:
         _print(report, settings)
+        if idle is not None and (idle.untakeable or idle.locked):
+            words = f"{idle.untakeable} rows that the view shows can be taken by no dispatch, {idle.locked} are locked"
+            console().print(f"{words}; `pm status` says why.")
 
 
 def _say_stopping() -> None:

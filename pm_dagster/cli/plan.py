@@ -33,7 +33,7 @@ _SHOWN = 20
 def command(limit: int | None, *, as_json: bool) -> None:
     """Show what a dispatch would do with each row, and why. Reads only; writes nothing anywhere."""
     settings = connections.settings()
-    with connections.control_plane(settings) as control:
+    with connections.control_plane(settings, looks=True) as control:
         backlog = control.backlog()
         stuck = control.untakeable(_SHOWN) if backlog.untakeable else []
         planned = plan(

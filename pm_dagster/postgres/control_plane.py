@@ -57,11 +57,15 @@ class _Correction:
 
 
 class PostgresControlPlane:
-    """See ``pm_dagster.core.ports.ControlPlane``. Connects when first used; not thread-safe."""
+    """See ``pm_dagster.core.ports.ControlPlane``. Connects when first used; not thread-safe.
 
-    def __init__(self, settings: Settings, actor: str) -> None:
+    One that only ``looks`` locks no row to see whether it can, but where row security leaves no other way.
+    """
+
+    def __init__(self, settings: Settings, actor: str, *, looks: bool = False) -> None:
         self._session = Session(settings, actor)
         self._settings = settings
+        self._looks = looks
         #: How many rows are closed at once; None where the owner's table has never been too slow for all of them.
         self._at_once: int | None = None
         self._slow_table = False
@@ -75,8 +79,9 @@ class PostgresControlPlane:
             counts = cursor.fetchone() or (0, None, 0, 0, 0, 0, 0)
             free, oldest, backing_off, quarantined, in_hand, orphans, stuck = counts
             locks = Locks(cursor, self._session.statements, self._settings, self._names())
-            hidden, locked = locks.kept_from_us(free)
-            held = locks.answers_kept_from_us(orphans)
+            hidden = locks.hidden(free)
+            locked = 0 if self._looks else locks.locked(free - hidden)
+            held = 0 if self._looks else locks.answers_locked(orphans)
             age = None if oldest is None or free == hidden + locked else max(0.0, float(oldest))
             return Backlog(
                 ready=free - hidden - locked + orphans - held,
@@ -99,7 +104,8 @@ class PostgresControlPlane:
             owners, settings = self._session.statements, self._settings
             if seen is None:
                 return read_waiting(cursor, owners, settings, self._names(limit=limit))
-            return read_next(cursor, owners, settings, self._names(limit=limit, seen=list(seen)))
+            names = self._names(limit=limit, seen=list(seen))
+            return read_next(cursor, owners, settings, names, locking=not self._looks)
 
         return self._session.read(work)
 

@@ -78,6 +78,7 @@ WHERE e.entry_id = ANY(%(entry_ids)s) AND (e.state IN ('SCHEDULED', 'QUARANTINED
 ORDER BY e.entry_id"""
 #: Whether the control table itself says that row ``v`` of the view waits: by this comparison every write is guarded.
 _WAITS = "EXISTS (SELECT 1 FROM {table} w WHERE w.{run_id} = v.{run_id} AND w.{status} = %(waiting)s)"
+_LOCKED_FOR_US, _AS_THEY_ARE = sql.SQL("FOR NO KEY UPDATE OF t SKIP LOCKED"), sql.SQL("")
 _BESIDE = sql.SQL("LEFT JOIN")
 #: A numeric may be too long, broken or NaN.
 _WHOLE = """coalesce(
@@ -169,14 +170,15 @@ class Statements:
         self.withdraw = self._build(_WITHDRAW)
         self.waiting = self._waiting()
         self.waiting_ids = self._waiting(whole=False)
-        self.next = self._next()
-        self.next_ids = self._next(whole=False)
+        self.next, self.following = self._next(_LOCKED_FOR_US), self._next(_AS_THEY_ARE)
+        self.next_ids = self._next(_LOCKED_FOR_US, whole=False)
+        self.following_ids = self._next(_AS_THEY_ARE, whole=False)
         self.current = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows())
         self.current_ids = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows(whole=False))
         self.backlog = self._backlog()
-        self.lockable = self._candidates(sql.SQL("FOR NO KEY UPDATE OF t SKIP LOCKED"))
+        self.lockable = self._candidates(_LOCKED_FOR_US)
         self.changeable_some = self._candidates(sql.SQL("FOR KEY SHARE OF t SKIP LOCKED"))
-        self.candidates = self._candidates(sql.SQL(""))
+        self.candidates = self._candidates(_AS_THEY_ARE)
         self.changeable = self._build(_CHANGEABLE, lock=sql.SQL("FOR KEY SHARE"))
         self.unlocked = self._build(_CHANGEABLE, lock=sql.SQL("FOR NO KEY UPDATE"))
         self.locked_answers = self._build(_LOCKED_ANSWERS, left_behind=self._build(_LEFT_BEHIND))
@@ -331,10 +333,11 @@ class Statements:
             most=sql.Literal(MOST_WITHOUT_PLACE),
         )
 
-    def _next(self, *, whole: bool = True) -> sql.Composed:
-        """The oldest rows that were not seen yet and that we can lock: what is locked by others is passed over."""
+    def _next(self, lock: sql.SQL, *, whole: bool = True) -> sql.Composed:
+        """The oldest rows that were not seen yet; with a lock, what is locked by others is passed over."""
         return self._build(
-            "WITH {alive} {oldest} FOR NO KEY UPDATE OF t SKIP LOCKED",
+            "WITH {alive} {oldest} {lock}",
+            lock=lock,
             oldest=self._oldest(
                 self._rows(whole=whole, join=sql.SQL("JOIN")),
                 self._build(

@@ -100,9 +100,9 @@ def control_row_and_waits(connection: Connection, settings: Settings, run_id: in
 
     Of several rows of the id the one that waits is meant.
     """
-    owners = Statements(settings, read_layout(connection, settings))
+    statements = Statements(settings, read_layout(connection, settings))
     with translated(), connection.cursor() as cursor:
-        cursor.execute(owners.control_row, {"run_id": run_id, "waiting": settings.status_waiting})
+        cursor.execute(statements.control_row, {"run_id": run_id, "waiting": settings.status_waiting})
         values = cursor.fetchone()
         names = [column.name for column in cursor.description or ()]
     if values is None:

@@ -22,6 +22,7 @@ from pm_dagster.core.settings import Settings
 from pm_dagster.core.untakeable import RowFacts, Untakeable, untakeable
 from pm_dagster.postgres.connection import in_our_words
 from pm_dagster.postgres.control_statements import Statements
+from pm_dagster.postgres.view_reading import reading_view
 
 #: So many rows are locked at most to see whether row security lets us; more would write as many records to the WAL.
 _MOST_TRIED = 1000
@@ -49,24 +50,21 @@ class Locks:
         """Whether row security is active for us on the control table."""
         return self._may[0]
 
-    def kept_from_us(self, free: int) -> tuple[int, int]:
-        """Of so many free rows: how many row security keeps from us for good, and how many are locked.
+    def hidden(self, free: int) -> int:
+        """How many of so many free rows row security keeps from us for good."""
+        row_security, lockable = self._may if free else (False, False)
+        if not row_security or not lockable:
+            return 0
+        ours = self._try(self._owners.changeable_some, limit=_MOST_TRIED)
+        return 0 if ours is None or len(ours) >= min(free, _MOST_TRIED) else free - len(ours)
 
-        Only whether *all* that is left is locked is found out, by one lock: the others are ready anyway.
-        """
-        row_security, lockable = self._may
-        if not free or not lockable:
-            return 0, 0
-        hidden = 0
-        if row_security:
-            ours = self._try(self._owners.changeable_some, limit=_MOST_TRIED)
-            hidden = 0 if ours is None or len(ours) >= min(free, _MOST_TRIED) else free - len(ours)
-        if free == hidden:
-            return hidden, 0
-        unlocked = self._try(self._owners.lockable, limit=1)
-        return (hidden, free - hidden) if unlocked == [] else (hidden, 0)
+    def locked(self, free: int) -> int:
+        """How many of so many free rows are locked by others, if all are; one lock tells."""
+        if not free or not self._may[1]:
+            return 0
+        return free if self._try(self._owners.lockable, limit=1) == [] else 0
 
-    def answers_kept_from_us(self, left_behind: int) -> int:
+    def answers_locked(self, left_behind: int) -> int:
         """Of so many entries of dead dispatchers: those whose answer cannot be written, for the row is locked."""
         if not left_behind or not self._may[1]:
             return 0
@@ -93,7 +91,8 @@ class Locks:
         """The first column of what can be locked; None where nothing of the kind can be locked at all."""
         self._cursor.execute("SAVEPOINT trying")
         try:
-            self._cursor.execute(statement, {**self._names, **names})
+            with reading_view(self._cursor, self._settings):
+                self._cursor.execute(statement, {**self._names, **names})
             found = [int(value) for (value,) in self._cursor.fetchall()]
         except psycopg2.Error as error:
             if not isinstance(in_our_words(error), ConfigurationError):
@@ -132,7 +131,8 @@ class UntakeableRows:
         return self._told(replace(row, lockable=row.run_id not in hidden) for row in facts)
 
     def _facts(self, statement: Any, **names: object) -> list[RowFacts]:  # noqa: ANN401 composed
-        self._cursor.execute(statement, {**self._names, **names})
+        with reading_view(self._cursor, self._settings):
+            self._cursor.execute(statement, {**self._names, **names})
         return [_facts(row) for row in self._cursor.fetchall()]
 
     def _told(self, facts: Iterable[RowFacts]) -> list[Untakeable]:

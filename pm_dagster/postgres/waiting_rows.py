@@ -30,9 +30,12 @@ def read_waiting(cursor: Cursor, owners: Statements, settings: Settings, names: 
     return _read(cursor, owners, settings, names, (owners.waiting, owners.waiting_ids))
 
 
-def read_next(cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any]) -> list[RawRow]:
-    """The oldest rows that a dispatch may take and nobody holds locked, none of them among ``seen``; the same."""
-    return _read(cursor, owners, settings, names, (owners.next, owners.next_ids))
+def read_next(
+    cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any], *, locking: bool
+) -> list[RawRow]:
+    """The oldest rows that a dispatch may take, none of them among ``seen``; if ``locking``, that nobody else holds."""
+    wanted = (owners.next, owners.next_ids) if locking else (owners.following, owners.following_ids)
+    return _read(cursor, owners, settings, names, wanted)
 
 
 def read_current(cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any]) -> list[RawRow]:
