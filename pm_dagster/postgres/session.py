@@ -94,7 +94,9 @@ class Session:
         return self._statements
 
     def read(self, work: Callable[[Cursor], T]) -> T:
-        """Run ``work`` in a transaction without becoming a dispatcher."""
+        """Run ``work`` in a transaction without becoming a dispatcher; one that has registered lives all the while."""
+        if self._announced:
+            self._live_for(longest_transaction(self.settings))
         return self._repeat(lambda: self._transact(work))
 
     def write(

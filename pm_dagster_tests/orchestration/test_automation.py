@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from pm_dagster.core.errors import ControlPlaneUnavailable
 from pm_dagster.orchestration import names
+from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
 from pm_dagster_tests.orchestration.conftest import World
 
 
@@ -72,6 +74,26 @@ def test_skips_while_a_dispatch_is_under_way(world: World, tick: Tick, status: d
     assert answer.skip_message == "a dispatch is already under way"
     world.instance.delete_run(run.run_id)
     assert isinstance(tick(world), dg.RunRequest)
+
+
+@each_tick
+def test_ends_a_dispatch_whose_dispatcher_died_and_asks_for_the_next(world: World, tick: Tick) -> None:
+    world.database.add(1)
+    job = world.definitions().resolve_job_def(names.JOB)
+    run = world.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=job.tags)
+    dead = InMemoryControlPlane(world.database, actor=names.actor(run.run_id))
+    dead.register()
+    world.database.alive.discard(dead._me)
+    assert isinstance(tick(world), dg.SkipReason), "it was heard of a moment ago"
+    world.instance.event_log_storage.delete_events(run.run_id)
+    storage: Any = world.instance.run_storage
+    with storage.connect() as connection:
+        connection.exec_driver_sql("UPDATE runs SET create_timestamp = '2026-01-01 00:00:00'")
+    world.database.registered[dead._me].seen -= 20
+    assert isinstance(tick(world), dg.RunRequest)
+    ended = world.instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
 
 
 @each_tick

@@ -155,6 +155,14 @@ def test_one_that_registered_does_so_again_also_when_it_only_reads(world: Postgr
     assert witness.signs_of_life(["cut"])["cut"].alive
 
 
+def test_a_lease_outlasts_the_reading_of_a_slow_view(world: PostgresWorld) -> None:
+    control = world.dispatcher(liveness="lease", lease_seconds=2.0)
+    control.register()
+    control.waiting(1)
+    longest = "SELECT lease_until > clock_timestamp() + interval '60 seconds' FROM process_manager.dispatcher"
+    assert world.ask(longest) == [(True,)]
+
+
 def test_a_sign_of_life_needs_no_write_while_others_are_made(world: PostgresWorld) -> None:
     control = world.dispatcher()
     control.register()

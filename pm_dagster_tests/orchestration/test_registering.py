@@ -1,0 +1,77 @@
+"""A run is known to the ledger from its beginning, and what fails beside the work is told in the run's log."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from uuid import uuid4
+
+import dagster as dg
+import psycopg2
+import pytest
+
+from pm_dagster.core.errors import ControlPlaneUnavailable
+from pm_dagster.core.settings import Settings
+from pm_dagster.orchestration import names
+from pm_dagster.orchestration.resources import ControlTable, ControlTableResource
+from pm_dagster.postgres.migrate import initialise
+from pm_dagster_tests.orchestration.conftest import World
+
+_DISPATCHERS = "SELECT actor, ended_at IS NULL FROM process_manager.dispatcher"
+
+
+def _logged(instance: dg.DagsterInstance, run_id: str) -> str:
+    return "\n".join(entry.user_message for entry in instance.all_logs(run_id) if int(entry.level) >= 30)
+
+
+def test_a_run_is_a_dispatcher_before_it_reads_anything(
+    world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    initialise(Settings(postgres_url=database_url))
+    monkeypatch.setenv("PM_POSTGRES_URL", database_url)
+
+    def dispatchers() -> list[tuple[object, ...]]:
+        with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+            cursor.execute(_DISPATCHERS)
+            return cursor.fetchall()
+
+    @dg.op
+    def look(control_table: dg.ResourceParam[ControlTable]) -> None:
+        assert control_table is not None
+        assert dispatchers() == [(names.actor(run_id), True)]
+
+    @dg.job(resource_defs={"control_table": ControlTableResource()}, executor_def=dg.in_process_executor)
+    def only_looks() -> None:
+        look()
+
+    run_id = str(uuid4())
+    assert only_looks.execute_in_process(instance=world.instance, run_id=run_id).success
+    assert dispatchers() == [(names.actor(run_id), False)]
+
+
+def test_a_run_that_cannot_register_goes_on_to_the_op_which_is_retried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PM_POSTGRES_URL", "postgresql://pm:secret@127.0.0.1:1/nowhere")
+
+    @dg.op
+    def work(control_table: dg.ResourceParam[ControlTable]) -> None:
+        assert control_table is not None
+
+    @dg.job(resource_defs={"control_table": ControlTableResource()}, executor_def=dg.in_process_executor)
+    def only_works() -> None:
+        work()
+
+    result = only_works.execute_in_process(instance=world.instance)
+    assert result.success
+    logged = _logged(world.instance, result.run_id)
+    assert "not registered in the ledger yet: the database does not answer" in logged
+    assert "secret" not in logged
+
+
+def test_rows_that_could_not_be_closed_on_the_way_are_told_and_closed_at_the_end(world: World) -> None:
+    world.database.add(1)
+    world.faults["close"] = [ControlPlaneUnavailable("the database restarts")]
+    result = world.dispatch()
+    assert result.success
+    assert world.database.statuses() == {1: "SCHEDULED"}
+    assert "to be closed later: the database restarts" in _logged(world.instance, result.run_id)
