@@ -31,7 +31,7 @@ COMMITS = {
     "claim": '"state": "CLAIMED"',
     "intend": "SET state = 'SENDING'",
     "record": '"kind": "answer"',
-    "close": '"status": "SCHEDULED"',
+    "close": "set from WAITING to SCHEDULED",
     "end": "ended_as = 'done'",
 }
 WHEN: tuple[When, ...] = ("before", "after")
