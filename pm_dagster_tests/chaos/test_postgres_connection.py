@@ -60,7 +60,9 @@ def a_bit_of_everything(world: ChaosWorld) -> int:
         world.add_repair(repairs=repairs)
     world.add(job_id=None)
     (busy,) = world.add()
-    world.workspace.faults.add("run-now", "status", status=409, match=f'"RUN_ID": "{busy}"', count=None)
+    code, message = "RESOURCE_CONFLICT", "The job has as many runs as it may have."
+    match = f'"RUN_ID": "{busy}"'
+    world.workspace.faults.add("run-now", "status", status=409, code=code, message=message, match=match, count=None)
     return busy
 
 
