@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pm_dagster_tests.cli.world import JOB, UNKNOWN_JOB, World
 from pm_dagster_tests.cluster.world import UNPACED, ClusterWorld, the_line
 from pm_dagster_tests.versions.conftest import FORBIDDEN
 from pm_dagster_tests.versions.place import ROOT, folder, locked
+from pm_dagster_tests.workspace.tiny_server import json_reply, tiny_server
 
 pytestmark = pytest.mark.versions
 
@@ -86,6 +88,33 @@ def test_refusals_of_everybody(world: ClusterWorld) -> None:
     world.numbers(**_SETTINGS)
     assert world.statuses() == {"SCHEDULED": len(rows)}
     assert world.runs_per_row() == [1] * len(rows)
+
+
+@pytest.mark.parametrize("name", ["0.83", "newest"])
+def test_our_own_calls_are_led_to_their_workspace(name: str) -> None:
+    """On a host that serves several, the service classes name it by themselves."""
+    program = (
+        "import os; from pm_dagster.core.settings import Settings; from pm_dagster.workspace.client import *;"
+        "from pm_dagster.workspace.runs import SdkRuns;"
+        "print(SdkRuns(workspace_client(os.environ, Settings()), Settings()).check())"
+    )
+    with tiny_server() as server:
+        server.replies(json_reply(userName="somebody"))
+        variables = {"DATABRICKS_HOST": server.host, "DATABRICKS_TOKEN": "t0ken", "DATABRICKS_WORKSPACE_ID": "4711"}
+        path = f"{folder(name)}{os.pathsep}{ROOT}"
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, **variables, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stdout.strip()) == (0, "somebody"), done.stderr
+    # Nothing was asked but this: a token signs in without a question.
+    (asked,) = server.asked
+    sent = {name.lower(): value for name, value in asked.headers.items()}
+    assert sent["x-databricks-org-id"] == sent["x-databricks-workspace-id"] == "4711"
 
 
 def test_the_calls_about_the_cluster_job(world: ClusterWorld, version: str) -> None:
