@@ -119,7 +119,8 @@ class Session:
             self._write = _Write(of, self._numbers)
         write = self._write
         once = partial(self._once, write=write, work=work, still=still)
-        result: T = self._repeat(lambda: self._transact(once, write.number, longest + _AFTER_THE_LONGEST_SECONDS))
+        allowed = longest + _AFTER_THE_LONGEST_SECONDS if longest else 0.0
+        result: T = self._repeat(lambda: self._transact(once, write.number, allowed))
         self._write = _Write(_NOTHING, 0)
         if self._liveness == "lock":
             self._seen()
@@ -156,7 +157,8 @@ class Session:
     def _live_for(self, seconds: float) -> None:
         """Where this dispatcher lives by a lease, let it outlast something that takes so long."""
         needed = seconds + _AFTER_THE_LONGEST_SECONDS
-        if self._me is None or self._liveness == "lock" or needed <= self.settings.lease_seconds:
+        lasts = not seconds or needed <= self.settings.lease_seconds
+        if self._me is None or self._liveness == "lock" or lasts:
             return
         mine = self._mine() | {"lease": needed}
         self._repeat(lambda: self._transact(lambda cursor: cursor.execute(statements.HEARTBEAT, mine)))

@@ -136,7 +136,7 @@ def test_a_connection_that_falls_silent_is_given_up(chaos_database: str, monkeyp
 
     The dispatcher ends its own former session and goes on under its own name; what it wrote is there once.
     """
-    monkeypatch.setattr(session, "_LONGEST_TRANSACTION_SECONDS", 2.0)
+    monkeypatch.setattr(session, "longest_transaction", lambda _settings: 2.0)
     world = PostgresWorld(chaos_database)
     world.add()
     parts, released = parse_dsn(chaos_database), threading.Event()
