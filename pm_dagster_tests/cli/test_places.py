@@ -109,7 +109,7 @@ def test_a_moved_ledger_goes_on_with_its_identity(world: World, copied: Callable
     """What was sent before the move is met again by the same token."""
     world.add()
     world.workspace.faults.add("run-now", "status", status=503, when="after", count=None)
-    world.json("dispatch", PM_CALL_TRIES="1", PM_SETTLE_SECONDS="0")
+    world.pm("dispatch", PM_CALL_TRIES="1", PM_SETTLE_SECONDS="0")
     assert len(world.workspace.state.runs()) == 1
     world.workspace.faults.clear()
     moved = copied()
@@ -127,7 +127,7 @@ def test_a_moved_ledger_goes_on_with_its_identity(world: World, copied: Callable
 def test_what_came_along_open_is_closed_in_a_copy_and_taken_anew(world: World, copied: Callable[[], World]) -> None:
     (row,) = world.add()
     world.workspace.faults.add("run-now", "status", status=503, when="before", count=None)
-    world.json("dispatch", PM_CALL_TRIES="1", PM_SETTLE_SECONDS="3000")
+    world.pm("dispatch", PM_CALL_TRIES="1", PM_SETTLE_SECONDS="3000")
     world.workspace.faults.clear()
     copy = copied()
 

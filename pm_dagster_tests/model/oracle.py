@@ -116,7 +116,7 @@ class Oracle:
         rows = self._world.rows()
         for number, row in rows.items():
             before = self.rows.get(number)
-            if row.status == _WAITING and (before is None or before.status != _WAITING):
+            if row.status == _WAITING and (before is None or _asks(before) != _asks(row)):
                 self.waits[number].append(self.steps)
             if dispatcher and before is not None and row.status != before.status:
                 self._see_written(number, before, row)
@@ -182,7 +182,9 @@ class Oracle:
             if before != entry and before.owner == entry.owner != identity:
                 self._broken(1, f"dispatcher {identity} wrote what it does not own: {before} became {entry}")
             self._ledger[entry.entry_id] = entry
-            waits = len(self.waits[entry.row]) + (entry.row in rows and entry.row not in self.rows)
+            now, then = rows.get(entry.row), self.rows.get(entry.row)
+            anew = now is not None and now.status == _WAITING and (then is None or _asks(then) != _asks(now))
+            waits = len(self.waits[entry.row]) + anew
             if entry.generation > waits:
                 self._broken(1, f"{entry}: the row asked only {waits} times")
 
@@ -211,6 +213,12 @@ class Oracle:
         """The run that stands for the row was under way at some time since the work was taken, or had succeeded."""
         run_id = entry.accepted_run_id
         since = self._entries[entry.entry_id]
+        run = self._world.runs().get(run_id or 0)
+        if entry.branch == "new" and run is not None and run.job_id != before.job_id:
+            self._broken(2, f"row {number} asks for job {before.job_id}, but {run} stands for it")
+        for other in self._world.ledger():
+            if entry.branch == other.branch == "new" and other.accepted_run_id == run_id and other.row != number:
+                self._broken(2, f"run {run_id} stands for row {number} and for row {other.row}")
         if entry.branch == "new" and before.previous_run_id == run_id:
             # The row knows the run already: it was given back since.
             since = self.waits[number][-1]
@@ -221,6 +229,11 @@ class Oracle:
         excused = Call.REPAIR in doubts or (Call.RUN_NOW in doubts and not ours)
         if not alive and not excused and row.status != "SUCCESS":
             self._broken(2, f"row {number} is {row.status} ({entry.reason}), but that run was over before: {attempts}")
+
+
+def _asks(row: RowNow) -> tuple[object, ...]:
+    """What a row asks for: another of these is asked for anew, also while it waits."""
+    return row.status, row.job_id, row.previous_run_id
 
 
 def _call_of(entry: Entry) -> Call:
