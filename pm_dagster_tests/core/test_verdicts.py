@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pm_dagster.core.answers import Kind
+from pm_dagster.core.attempts import Work
 from pm_dagster.core.dispatch import Dispatch
 from pm_dagster.core.errors import (
     AuthenticationFailed,
@@ -17,11 +18,13 @@ from pm_dagster.core.errors import (
     Refused,
     WorkspaceUnavailable,
 )
-from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Call
 from pm_dagster.core.report import Report
 from pm_dagster.core.settings import Settings
-from pm_dagster.core.verdicts import AS_PROVEN, BY_EARLIER_SUCCESS, BY_LATER_SUCCESS, BY_NAME
+from pm_dagster.core.steps import Defer, LookUp, Quarantine, StartRun
+from pm_dagster.core.verdicts import AS_PROVEN, BY_EARLIER_SUCCESS, BY_LATER_SUCCESS, BY_NAME, Verdict, Verdicts
+from pm_dagster.core.waiting_job import Branch
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
 from pm_dagster_tests.fakes.database import Record
 from pm_dagster_tests.fakes.runs import InMemoryRuns
@@ -380,3 +383,81 @@ def test_the_stretches_of_one_dispatch_share_what_was_seen(alone: Court) -> None
     dispatch.prepare(claimed.repair)
     dispatch.close([entry.entry_id for entry in claimed.new + claimed.repair])
     assert alone.statuses() == ["SCHEDULED", "SCHEDULED", "FAILED"]
+
+
+def _work(row: int, job: int, *, reading: bool = False) -> Work:
+    """A row on its way to its call."""
+    entry = Entry(row, row, 1, Branch.NEW, EntryState.SENDING, job, 7 if reading else None, {}, "t")
+    return Work(entry, LookUp() if reading else StartRun())
+
+
+def _refuse(verdicts: Verdicts, row: int, job: int) -> Verdict | None:
+    """A second 403 for a row, which is to be held."""
+    error = Refused(f"HTTP 403 no right on job {job}", status=403)
+    verdicts.hear(_work(row, job), error)
+    return verdicts.hold(_work(row, job), Quarantine("run-now was refused"), error)
+
+
+def _verdicts() -> Verdicts:
+    return Verdicts(0.0, 30.0, lambda: 0.0)
+
+
+def test_a_job_of_which_another_row_was_taken_is_not_forbidden() -> None:
+    verdicts = _verdicts()
+    _refuse(verdicts, 1, 1)
+    ((_, decided),) = verdicts.hear(_work(2, 1), None)
+    assert isinstance(decided, Defer)
+    assert "another row of the same job" in decided.reason
+
+
+def test_a_read_that_goes_well_decides_nothing_about_a_start() -> None:
+    verdicts = _verdicts()
+    _refuse(verdicts, 1, 1)
+    assert verdicts.hear(_work(2, 2, reading=True), None) == []
+    ((_, decided),) = verdicts.hear(_work(3, 3), None)
+    assert decided == Quarantine("run-now was refused", BY_LATER_SUCCESS)
+
+
+def test_what_was_found_true_of_a_job_is_so_for_its_next_row_at_once() -> None:
+    verdicts = _verdicts()
+    assert _refuse(verdicts, 1, 1) is None
+    verdicts.hear(_work(2, 2), None)
+    decided = _refuse(verdicts, 3, 1)
+    assert decided is not None
+    assert decided[1] == Quarantine("run-now was refused", AS_PROVEN)
+    assert verdicts.met == set()
+
+
+def test_a_success_long_before_is_no_witness() -> None:
+    verdicts = _verdicts()
+    verdicts.hear(_work(1, 9), None)
+    for row, job in ((2, 1), (3, 1), (4, 2)):
+        _refuse(verdicts, row, job)
+    assert not verdicts.suspicion
+    assert {type(decided) for _, decided in verdicts.settle(blame=True)} == {Defer}
+
+
+def test_a_job_that_had_worked_and_is_forbidden_again_and_again_is_suspicious() -> None:
+    verdicts = _verdicts()
+    for job in (1, 2):
+        verdicts.hear(_work(job, job), None)
+    for row in range(10, 16):
+        _refuse(verdicts, row, 1)
+    assert verdicts.suspicion
+    assert verdicts.error is not None
+
+
+@pytest.mark.parametrize("says", [unknown(1), forbidden(1)])
+def test_a_row_that_is_refused_is_not_left_as_if_something_were_under_way(alone: Court, says: Say) -> None:
+    """Whoever takes over after a death would have to search for a run that was never started."""
+    alone.add(1, 2)
+    seen: list[EntryState] = []
+
+    def watch(call: Call, job: int) -> ProcessManagerError | None:
+        if job == 2:
+            seen.append(alone.record(1).entry.state)
+        return says(call, job)
+
+    alone.runs.says = watch
+    alone.run()
+    assert seen == [EntryState.CLAIMED]
