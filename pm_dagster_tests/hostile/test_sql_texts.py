@@ -54,7 +54,7 @@ def _is_constant(node: ast.expr, names: set[str]) -> bool:
         return node.id in names
     if isinstance(node, ast.Attribute):
         # A constant of an imported module, or a statement that was put together by psycopg2.sql.
-        return node.attr.isupper() or "statements" in ast.unparse(node.value) or "_owners" in ast.unparse(node.value)
+        return node.attr.isupper() or "statements" in ast.unparse(node.value) or "owners" in ast.unparse(node.value)
     if isinstance(node, ast.JoinedStr):
         return all(isinstance(part, ast.Constant) or _is_constant(part, names) for part in node.values)
     if isinstance(node, ast.FormattedValue):
