@@ -220,7 +220,7 @@ def test_each_code_location_sees_its_own_runs(world: World) -> None:
 
 def test_a_dead_run_of_a_location_that_is_no_more_is_ended_by_whoever_has_its_table(world: World) -> None:
     run = _run(world, location="before it was renamed")
-    _age(world, run, 60)
+    _age(world, run, 5000)
     assert isinstance(_sensor(world), dg.RunRequest)
     assert _status(world, run) is _STARTED, "whether it is of our table cannot be known"
     _dies(world, run)
