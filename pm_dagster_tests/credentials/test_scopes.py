@@ -43,7 +43,9 @@ def test_no_such_scope_or_key(scope: World, reference: str) -> None:
 
 
 def test_no_permission(scope: World) -> None:
-    scope.workspace.local.faults.add("secrets/get", "status", status=403, code="PERMISSION_DENIED", count=None)
+    scope.workspace.local.faults.add(
+        "secrets/get", "status", status=403, code="PERMISSION_DENIED", message="No READ.", count=None
+    )
     with pytest.raises(ConfigurationError, match="grant our user READ on the scope"):
         _read(scope)
 
