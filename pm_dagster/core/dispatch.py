@@ -20,6 +20,7 @@ from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.outcomes import RowOutcome
 from pm_dagster.core.ports import Call, Closed, ControlPlane, DatabricksRuns, Outcome
 from pm_dagster.core.report import Report, outcome_rows, refused_rows
+from pm_dagster.core.run_state import RunSnapshot
 from pm_dagster.core.sending import Limits, Sender, Sent
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.steps import Decision, RepairRun, StartRun
@@ -71,7 +72,10 @@ class _Taken:
 
 @dataclass(frozen=True)
 class RepairTarget:
-    """An entry whose run was looked up and that needs a call: a repair naming ``latest_repair_id``, or a fresh run."""
+    """An entry whose run was looked up and that needs a call: a repair naming ``latest_repair_id``, or a fresh run.
+
+    ``run_job_id`` and ``page_url`` are what the look-up gave of that run.
+    """
 
     entry_id: int
     run_id: int
@@ -79,6 +83,8 @@ class RepairTarget:
     latest_repair_id: int | None
     fresh_run: bool
     reason: str
+    run_job_id: int | None = None
+    page_url: str | None = None
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -328,13 +334,23 @@ def _target(work: Work) -> RepairTarget:
         latest_repair_id=step.latest_repair_id if isinstance(step, RepairRun) else None,
         fresh_run=isinstance(step, StartRun),
         reason=step.reason if isinstance(step, StartRun) else "",
+        run_job_id=work.seen.job_id if work.seen else None,
+        page_url=work.seen.page_url if work.seen else None,
     )
 
 
 def _targeted(entry: Entry, target: RepairTarget) -> Work:
     if entry.state is EntryState.SENDING or entry.previous_run_id != target.previous_run_id:
         return Work(entry, first_step(entry))
-    return Work(entry, StartRun(target.reason) if target.fresh_run else RepairRun(target.latest_repair_id))
+    step = StartRun(target.reason) if target.fresh_run else RepairRun(target.latest_repair_id)
+    return Work(entry, step, seen=_seen(target))
+
+
+def _seen(target: RepairTarget) -> RunSnapshot | None:
+    """The looked-up run as far as it is told of: its state may be another by now."""
+    if target.previous_run_id is None or target.run_job_id is None:
+        return None
+    return RunSnapshot(target.previous_run_id, target.run_job_id, None, None, page_url=target.page_url)
 
 
 def _remembered(item: Closed, entry: Entry | None) -> RowOutcome | None:

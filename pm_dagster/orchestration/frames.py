@@ -29,6 +29,8 @@ _TARGET = {
     "latest_repair_id": "Int64",
     "fresh_run": "bool",
     "reason": "object",
+    "run_job_id": "Int64",
+    "page_url": "object",
 }
 
 

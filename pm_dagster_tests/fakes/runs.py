@@ -27,6 +27,7 @@ class Run:
     result: str | None = None
     repairs: list[int] = field(default_factory=list)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    page_url: str | None = None
 
 
 @dataclass
@@ -80,7 +81,8 @@ class InMemoryRuns:
         with self._lock:
             self._begin(Call.GET_RUN, run_id)
             run = self._run(run_id)
-            return RunSnapshot(run_id, run.job_id, run.life_cycle, run.result, repair_ids=tuple(run.repairs))
+            history, page = tuple(run.repairs), run.page_url
+            return RunSnapshot(run_id, run.job_id, run.life_cycle, run.result, repair_ids=history, page_url=page)
 
     def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
         """runs/repair."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dagster as dg
 import pandas as pd
+import pytest
 
-from pm_dagster.core.ports import Call
+from pm_dagster.core.dispatch import Dispatch
+from pm_dagster.core.ports import Call, Outcome
 from pm_dagster.orchestration import names
+from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
 from pm_dagster_tests.orchestration.conftest import World
 
 _OPS = {"partition_waiting_jobs", "trigger_new_jobs", "fetch_latest_repair_ids", "repair_job_runs", "mark_scheduled"}
@@ -84,3 +87,32 @@ def test_the_value_of_the_asset_keeps_every_digit(world: World) -> None:
     frame: pd.DataFrame = world.dispatch().asset_value("dispatched_jobs")
     assert list(frame["run_id"]) == [2**60 + 1]
     assert frame["databricks_run_id"].iloc[0] in world.runs.runs
+
+
+@pytest.mark.parametrize("path", ["ops", "one pass"])
+def test_a_run_of_another_job_is_told_with_its_own_link(world: World, path: str) -> None:
+    """The look-up is one op and the repair another; what the first one learned is told all the same."""
+    other = world.runs.failed_run(job_id=8)
+    own = world.runs.failed_run()
+    world.runs.runs[other].page_url = "https://workspace.example/jobs/8/runs/its-own"
+    world.runs.runs[own].page_url = "https://workspace.example/jobs/7/runs/not-asked-for"
+    world.database.add(1, previous_run_id=other)
+    world.database.add(2, previous_run_id=own)
+    if path == "ops":
+        assert world.dispatch().success
+    else:
+        Dispatch(InMemoryControlPlane(world.database, world.settings), world.runs, world.settings).run()
+    assert world.database.statuses() == {1: "SCHEDULED", 2: "SCHEDULED"}
+    first, second = (world.database.newest(run_id) for run_id in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert (first.outcome, first.accepted_run_id, first.accepted_repair_id) == (
+        Outcome.ACCEPTED,
+        other,
+        world.runs.runs[other].repairs[-1],
+    )
+    assert world.database.rows[1].message == first.reason
+    assert first.reason.endswith("; the run is of job 8, the row names job 7")
+    assert first.page_url == "https://workspace.example/jobs/8/runs/its-own"
+    assert "the row names job" not in second.reason
+    assert second.page_url == f"https://workspace.example/#job/7/run/{own}"
