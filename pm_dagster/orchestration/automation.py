@@ -4,9 +4,9 @@ Put here: when to start. Keep out: which rows; a run finds them itself, so repla
 """
 
 import logging
+from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from pm_dagster.core.errors import ConfigurationError
 from pm_dagster.core.ports import Backlog
@@ -16,11 +16,15 @@ from pm_dagster.orchestration.retries import translated
 from pm_dagster.orchestration.single_flight import single_flight
 from pm_dagster.orchestration.under_way import Location
 
+if TYPE_CHECKING:
+    # Not among the names that Dagster makes public.
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
 _log = logging.getLogger(__name__)
 _UNKNOWN = Location()
 
 
-def process_manager() -> UnresolvedAssetJobDefinition:
+def process_manager() -> "UnresolvedAssetJobDefinition":
     """The job of a dispatch, with the tag of the control table that this process' variables lead to."""
     return dg.define_asset_job(
         names.JOB,

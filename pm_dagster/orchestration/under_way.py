@@ -7,17 +7,14 @@ Dagster 1.13 itself notices a dead worker only while the code server lives that 
 """
 
 import json
+import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
-from dagster._core.run_coordinator import QueuedRunCoordinator
-from dagster._grpc.client import DagsterGrpcClient
-from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult
-from dagster._serdes import deserialize_value
 
 from pm_dagster.core.dead_runs import RunFacts, Stage, Verdict, Worker, verdict
 from pm_dagster.core.errors import ProcessManagerError
@@ -27,6 +24,7 @@ from pm_dagster.orchestration.resources import ControlTable
 from pm_dagster.orchestration.single_flight import single_flight
 from pm_dagster.workspace.scrub import scrubbed
 
+_log = logging.getLogger(__name__)
 _STAGES: Final = {
     dg.DagsterRunStatus.QUEUED: Stage.QUEUED,
     dg.DagsterRunStatus.STARTING: Stage.STARTING,
@@ -184,7 +182,7 @@ def _steps_are_apart(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 def _queue_is_served(instance: dg.DagsterInstance) -> bool:
     try:
-        return isinstance(instance.run_coordinator, QueuedRunCoordinator)
+        return isinstance(instance.run_coordinator, dg.QueuedRunCoordinator)
     except Exception:  # noqa: BLE001 somebody's own coordinator, which the code server need not have
         return True
 
@@ -197,15 +195,33 @@ def _worker(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Worker:
     if run.status is dg.DagsterRunStatus.STARTING and _SERVER not in run.tags:
         # Dagster's own launcher notes the server first: it died before it asked for a worker.
         return Worker.GONE if _is_launched_by_dagster(instance) else Worker.UNKNOWN
-    server = _server(run.tags)
-    if server is None:
+    if _SERVER not in run.tags:
         return Worker.UNKNOWN
     try:
-        answer = server.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=_ASK_SECONDS)
-        known = deserialize_value(answer, CanCancelExecutionResult).can_cancel
+        return Worker.THERE if _knows_its_worker(run) else Worker.GONE
     except Exception as error:  # noqa: BLE001 whatever it is, the ledger still decides
-        return Worker.GONE if _is_refused(error) else Worker.UNKNOWN
-    return Worker.THERE if known else Worker.GONE
+        if _is_refused(error):
+            return Worker.GONE
+        why = scrubbed(f"{type(error).__name__}: {error}")
+        _log.warning("whether run %s has a worker cannot be asked of its code server: %s", run.run_id, why)
+        return Worker.UNKNOWN
+
+
+def _knows_its_worker(run: dg.DagsterRun) -> bool:
+    """Whether the code server that started the run's worker has it; any error when that cannot be asked."""
+    # Dagster promises nothing about these two: a code location loads without them.
+    from dagster._grpc.client import DagsterGrpcClient  # noqa: PLC0415
+    from dagster._grpc.types import CanCancelExecutionRequest, CanCancelExecutionResult  # noqa: PLC0415
+
+    known = json.loads(run.tags[_SERVER])
+    server = DagsterGrpcClient(
+        port=known.get("port"),
+        socket=known.get("socket"),
+        host=known.get("host"),
+        use_ssl=bool(known.get("use_ssl", False)),
+    )
+    answer = server.can_cancel_execution(CanCancelExecutionRequest(run_id=run.run_id), timeout=_ASK_SECONDS)
+    return dg.deserialize_value(answer, CanCancelExecutionResult).can_cancel
 
 
 def _is_launched_by_dagster(instance: dg.DagsterInstance) -> bool:
@@ -213,19 +229,6 @@ def _is_launched_by_dagster(instance: dg.DagsterInstance) -> bool:
         return isinstance(instance.run_launcher, dg.DefaultRunLauncher)
     except Exception:  # noqa: BLE001 somebody's own launcher, which the code server need not have
         return False
-
-
-def _server(tags: Mapping[str, str]) -> DagsterGrpcClient | None:
-    try:
-        known = json.loads(tags[_SERVER])
-        return DagsterGrpcClient(
-            port=known.get("port"),
-            socket=known.get("socket"),
-            host=known.get("host"),
-            use_ssl=bool(known.get("use_ssl", False)),
-        )
-    except Exception:  # noqa: BLE001 none noted, or in a form that we do not know
-        return None
 
 
 def _is_refused(error: BaseException) -> bool:

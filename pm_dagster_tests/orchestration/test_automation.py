@@ -28,8 +28,8 @@ Tick = Callable[[World], dg.RunRequest | dg.SkipReason]
 def _sensor(world: World) -> dg.RunRequest | dg.SkipReason:
     repository = world.definitions().get_repository_def()
     sensor = repository.get_sensor_def(names.SENSOR)
-    context = dg.build_sensor_context(instance=world.instance, resources={"control_table": world.table()})
-    data = sensor.evaluate_tick(context)
+    with dg.build_sensor_context(instance=world.instance, resources={"control_table": world.table()}) as context:
+        data = sensor.evaluate_tick(context)
     return data.run_requests[0] if data.run_requests else dg.SkipReason(data.skip_message)
 
 
@@ -37,10 +37,12 @@ def _schedule(world: World) -> dg.RunRequest | dg.SkipReason:
     repository = world.definitions().get_repository_def()
     schedule = repository.get_schedule_def(names.SCHEDULE)
     moment = datetime(2026, 1, 1, tzinfo=UTC)
-    context = dg.build_schedule_context(
+    # It opens an instance of its own. Left open, that would put this test's storage back for whichever test runs when
+    # it is collected.
+    with dg.build_schedule_context(
         instance=world.instance, resources={"control_table": world.table()}, scheduled_execution_time=moment
-    )
-    data = schedule.evaluate_tick(context)
+    ) as context:
+        data = schedule.evaluate_tick(context)
     return data.run_requests[0] if data.run_requests else dg.SkipReason(data.skip_message)
 
 

@@ -11,8 +11,8 @@ from pm_dagster_tests.orchestration.conftest import World
 def _tick(world: World) -> tuple[int, str]:
     """How many runs the sensor asks for, and what it says instead."""
     sensor = world.definitions().get_repository_def().get_sensor_def(names.SENSOR)
-    context = dg.build_sensor_context(instance=world.instance, resources={"control_table": world.table()})
-    data = sensor.evaluate_tick(context)
+    with dg.build_sensor_context(instance=world.instance, resources={"control_table": world.table()}) as context:
+        data = sensor.evaluate_tick(context)
     return len(data.run_requests or ()), str(data.skip_message)
 
 

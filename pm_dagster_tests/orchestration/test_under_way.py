@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -199,6 +201,34 @@ def test_a_run_whose_code_server_is_gone_before_its_worker_began_is_ended(world:
     _age(world, run, 45)
     assert isinstance(_sensor(world), dg.RunRequest)
     assert _status(world, run) is dg.DagsterRunStatus.FAILURE
+
+
+@pytest.mark.parametrize("noted", ['{"host": "127.0.0.1", "port": 1}', "no JSON", "[]", "{}"])
+def test_where_the_code_server_cannot_be_asked_the_ledger_decides_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, noted: str
+) -> None:
+    """For instance because another version of Dagster has its client elsewhere, or notes the server in another form."""
+    if "host" in noted:
+        monkeypatch.delattr("dagster._grpc.types.CanCancelExecutionRequest")
+    starts = _run(world, status=dg.DagsterRunStatus.STARTING, tags={".dagster/grpc_info": noted})
+    _age(world, starts, 45)
+    assert isinstance(_sensor(world), dg.SkipReason)
+    assert _status(world, starts) is dg.DagsterRunStatus.STARTING
+    assert f"whether run {starts.run_id} has a worker cannot be asked of its code server" in caplog.text
+    _dies(world, starts)
+    assert isinstance(_sensor(world), dg.RunRequest)
+    assert _status(world, starts) is dg.DagsterRunStatus.FAILURE
+
+
+def test_a_code_location_loads_without_what_dagster_may_change() -> None:
+    loads = """
+import sys, dagster
+for name in [name for name in sys.modules if name.startswith("dagster._grpc")] + ["dagster._core.run_coordinator"]:
+    sys.modules[name] = None
+import pm_dagster.orchestration.automation
+"""
+    done = subprocess.run([sys.executable, "-c", loads], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_dispatch_that_hangs_does_not_hold_up_the_others_for_ever(world: World) -> None:
