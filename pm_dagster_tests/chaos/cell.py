@@ -5,9 +5,11 @@ Put here: the course of a cell. Keep out: what faults and boundaries are.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from pm_dagster_tests.chaos.boundaries import moment
+from pm_dagster_tests.chaos.faults import NOT_QUITE_WAITING
 from pm_dagster_tests.chaos.matrix import REFUSING, VARIANTS, Cell
 from pm_dagster_tests.chaos.oracle import Verdict
 from pm_dagster_tests.chaos.world import JOB, ChaosWorld
@@ -63,6 +65,7 @@ def run_cell(world: ChaosWorld, cell: Cell) -> Result:
     mark = moment(cell.boundary, cell.call)
     doom = None if mark is None else world.kill_at(mark)
     world.dispatch(**cell.fault.settings)
+    world.release()
     if doom is not None:
         world.front.remove(doom)
     hit = _renewed(world, cell)
@@ -78,7 +81,9 @@ def run_cell(world: ChaosWorld, cell: Cell) -> Result:
     verdict = world.verdict(may_fail=[row for call in definite for row in rows.of(call)])
     reached = doom is None or doom.met > 0
     hit = hit and not world.front.unmet()
-    return Result(cell, verdict, reached, hit, len(world.started), len(world.workspace.log.entries()), _story(world))
+    dispatches = len(world.started)
+    verdict.breaches["unexplained"] += _unnamed(world)
+    return Result(cell, verdict, reached, hit, dispatches, len(world.workspace.log.entries()), _story(world))
 
 
 def _rows(world: ChaosWorld) -> Rows:
@@ -108,6 +113,16 @@ def _settled(world: ChaosWorld) -> bool:
     open_entries = world.sql("SELECT FROM process_manager.entry WHERE open")
     waiting = [row for row, status in world.statuses().items() if status == "WAITING"]
     return not open_entries and not waiting
+
+
+def _unnamed(world: ChaosWorld) -> list[int]:
+    """The rows that nobody can take and of which `pm status` does not say why."""
+    shown = [row for row, status in world.statuses().items() if status == NOT_QUITE_WAITING]
+    if not shown:
+        return []
+    said = json.loads(world.dispatch("status", "--json").out or '{"untakeable": []}')["untakeable"]
+    named = {each["run_id"] for each in said if each["reason"] and each["remedy"]}
+    return [row for row in shown if row not in named]
 
 
 def _rest(world: ChaosWorld) -> None:

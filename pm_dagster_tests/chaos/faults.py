@@ -18,6 +18,8 @@ CALLS = ("run-now", "runs/get", "runs/repair")
 _STARTING = ("run-now", "runs/repair")
 #: Longer than the client's patience in the cells that hang, so that an effect can come after it.
 HANG_SECONDS, HANG_TIMEOUT = 1.6, "0.8"
+#: As a view may take for WAITING, and the control table does not.
+NOT_QUITE_WAITING = "Waiting"
 #: How many calls of the kind are hit: both rows of a branch.
 HITS = 2
 
@@ -180,6 +182,31 @@ def _refusing(code: str, times: int) -> Install:
     return install
 
 
+#: Of each branch the older row, so that the death meets a dispatch that has the younger ones in hand.
+_OLDER = """
+SELECT FROM mm_run_plc WHERE run_id IN (SELECT min(run_id) FROM mm_run_plc GROUP BY wkf_job_run_id IS NULL) FOR UPDATE
+"""
+_LOOSE_VIEW = """
+CREATE OR REPLACE VIEW mm_run_wait_vw AS
+SELECT run_id, cntrt_id, file_name, wkf_job_id, wkf_job_run_id FROM mm_run_plc WHERE upper(run_sttus_name) = 'WAITING';
+INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, file_name, rgstr_file_time)
+SELECT 7, '{status}', {job}, 'file.csv', now() AT TIME ZONE 'UTC' - interval '1 day' FROM generate_series(1, 2)
+"""
+
+
+def _hold_rows(world: ChaosWorld, call: str) -> None:
+    """Rows that their owner holds locked during the whole first dispatch, the claim of which meets them."""
+    world.hold(_OLDER)
+    world.at(Moment("FOR NO KEY UPDATE SKIP LOCKED", "statement", "before"), lambda: None)
+    del call
+
+
+def _loose_view(world: ChaosWorld, call: str) -> None:
+    """The oldest rows of the view are none that the table calls waiting: nobody may take or write them."""
+    world.sql(_LOOSE_VIEW.format(status=NOT_QUITE_WAITING, job=JOB))
+    del call
+
+
 _BROKEN: Mapping[str, tuple[str, dict[str, Any]]] = {
     "reset": ("reset", {}),
     "500": ("status", {"status": 500, "code": "INTERNAL_ERROR"}),
@@ -232,5 +259,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("a new state", _new_words, ("runs/get",), "only a run's state has such words", announces_no_repair=True),
     Fault("the table refuses the write at first", _refusing("P0001", 5)),
     Fault("the database is read-only at first", _refusing("25006", 2)),
+    Fault("the owner holds the rows locked at first", _hold_rows),
+    Fault("a view that shows rows the table does not call waiting", _loose_view),
     Fault("a stale history", _stale, ("runs/get", "runs/repair"), "a new run has no history"),
 )

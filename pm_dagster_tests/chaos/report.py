@@ -59,7 +59,8 @@ def page(records: Sequence[Record], stamp: Stamp) -> str:
     """The whole page."""
     known = {(record.suite, record.name): record for record in records}
     run = [record for record in records if record.suite in ("matrix", "variants")]
-    rows = max((record.counts.get("rows", 0) for record in run), default=0)
+    # A fault may bring rows of its own.
+    rows = min((record.counts.get("rows", 0) for record in run), default=0)
     tried = f"{len(run)} cells and {len(records) - len(run)} longer trials stand in it."
     parts = [
         _HEAD.format(tried=tried, stamp=_stamped(stamp), rows=rows, promises="\n".join(_promises(records))),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class ChaosWorld:
     password: str
     settings: dict[str, str] = field(default_factory=dict)
     started: list[Dispatcher] = field(default_factory=list)
+    held: ExitStack = field(default_factory=ExitStack)
 
     @property
     def oracle(self) -> Oracle:
@@ -124,6 +125,16 @@ class ChaosWorld:
             cursor.execute(query, values or None)
             return cursor.fetchall() if cursor.description else []
 
+    def hold(self, query: str, values: tuple[object, ...] = ()) -> None:
+        """Run one statement as the owner, in a transaction that stays open until ``release``."""
+        connection = self.held.enter_context(closing(psycopg2.connect(self.database_url)))
+        with connection.cursor() as cursor:
+            cursor.execute(query, values or None)
+
+    def release(self) -> None:
+        """Roll back whatever is held."""
+        self.held.close()
+
     def add(self, count: int = 1, *, job_id: int | None = JOB, run: int | None = None) -> list[int]:
         """Waiting rows, new or with this earlier run; gives their ids."""
         return [row for (row,) in self.sql(_INSERT, (job_id, run, count))]
@@ -178,6 +189,7 @@ def chaos_world(database_url: str, folder: Path, target: Target | None = None) -
         try:
             yield world
         finally:
+            world.release()
             for process in world.started:
                 process.kill()
                 process.process.join()
