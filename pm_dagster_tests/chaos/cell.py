@@ -65,9 +65,10 @@ def run_cell(world: ChaosWorld, cell: Cell) -> Result:
     mark = moment(cell.boundary, cell.call)
     doom = None if mark is None else world.kill_at(mark)
     world.dispatch(**cell.fault.settings)
-    world.release()
     if doom is not None:
         world.front.remove(doom)
+    # What is held is to be met while it is held.
+    missed = world.release() and bool(world.front.unmet())
     hit = _renewed(world, cell)
     for _ in range(LATER_DISPATCHES):
         if _settled(world):
@@ -80,7 +81,7 @@ def run_cell(world: ChaosWorld, cell: Cell) -> Result:
     definite = cell.fault.may_fail + (("runs/repair",) if cell.variant in REFUSING else ())
     verdict = world.verdict(may_fail=[row for call in definite for row in rows.of(call)])
     reached = doom is None or doom.met > 0
-    hit = hit and not world.front.unmet()
+    hit = hit and not missed and not world.front.unmet()
     dispatches = len(world.started)
     verdict.breaches["unexplained"] += _unnamed(world)
     return Result(cell, verdict, reached, hit, dispatches, len(world.workspace.log.entries()), _story(world))

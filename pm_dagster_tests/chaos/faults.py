@@ -195,10 +195,9 @@ SELECT 7, '{status}', {job}, 'file.csv', now() AT TIME ZONE 'UTC' - interval '1 
 
 
 def _hold_rows(world: ChaosWorld, call: str) -> None:
-    """Rows that their owner holds locked during the whole first dispatch, the claim of which meets them."""
+    """Rows that their owner holds locked during the whole first dispatch, which claims the others meanwhile."""
     world.hold(_OLDER)
-    world.at(Moment("FOR NO KEY UPDATE SKIP LOCKED", "statement", "before"), lambda: None)
-    del call
+    _at(Boundary.BEFORE_CLAIM, lambda _: None)(world, call)
 
 
 def _loose_view(world: ChaosWorld, call: str) -> None:

@@ -63,6 +63,7 @@ class ChaosWorld:
     settings: dict[str, str] = field(default_factory=dict)
     started: list[Dispatcher] = field(default_factory=list)
     held: ExitStack = field(default_factory=ExitStack)
+    holding: bool = False
 
     @property
     def oracle(self) -> Oracle:
@@ -130,10 +131,13 @@ class ChaosWorld:
         connection = self.held.enter_context(closing(psycopg2.connect(self.database_url)))
         with connection.cursor() as cursor:
             cursor.execute(query, values or None)
+        self.holding = True
 
-    def release(self) -> None:
-        """Roll back whatever is held."""
+    def release(self) -> bool:
+        """Roll back whatever is held; gives whether anything was."""
+        held, self.holding = self.holding, False
         self.held.close()
+        return held
 
     def add(self, count: int = 1, *, job_id: int | None = JOB, run: int | None = None) -> list[int]:
         """Waiting rows, new or with this earlier run; gives their ids."""
