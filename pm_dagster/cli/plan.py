@@ -31,7 +31,11 @@ _SHOWN = 20
 @click.option("--limit", type=LIMIT, help="Look at most at this many rows, oldest first.")
 @json_option
 def command(limit: int | None, *, as_json: bool) -> None:
-    """Show what a dispatch would do with each row, and why. Reads only; writes nothing anywhere."""
+    """Show what a dispatch would do with each row, and why. Reads only; writes nothing anywhere.
+
+    Whether the control table would take the closing of a row is not tried, for that locks the row and fires the
+    owner's triggers: a dispatch tries it, and puts off a row that is refused; `pm doctor` tries it too.
+    """
     settings = connections.settings()
     with connections.control_plane(settings, looks=True) as control:
         backlog = control.backlog()

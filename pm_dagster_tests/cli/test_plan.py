@@ -86,3 +86,14 @@ def test_it_needs_no_workspace_where_nothing_is_looked_up(world: World) -> None:
     done = world.pm("plan", DATABRICKS_TOKEN="wrong")
     assert done.returncode == 1
     assert "credentials" in done.stderr
+
+
+def test_a_closing_that_would_be_refused_is_not_tried_and_the_help_says_so(world: World) -> None:
+    """To try it takes locks and fires the owner's triggers: a plan leaves no trace, a dispatch puts the row off."""
+    world.add()
+    world.sql("ALTER TABLE mm_run_plc ADD CONSTRAINT narrow CHECK (run_sttus_name <> 'SCHEDULED')")
+    assert [row["would"] for row in world.json("plan")["rows"]] == ["start"]
+    world.json("dispatch")
+    assert world.sql("SELECT run_sttus_name FROM mm_run_plc") == [("WAITING",)]
+    assert world.workspace.log.count(effect=True) == 0
+    assert "the closing of a row is not tried" in " ".join(world.pm("plan", "--help").stdout.split())
