@@ -61,11 +61,13 @@ class Bookkeeper:
             self._persist(lambda: known.extend(self._control.known_runs(databricks_run_ids)))
         return known
 
-    def record(self, changes: Sequence[Change]) -> None:
-        """Write what was learned."""
+    def record(self, changes: Sequence[Change]) -> set[int]:
+        """Write what was learned; gives the entries that may not take the run which they found."""
+        refused: set[int] = set()
         if changes:
-            self._persist(lambda: self._control.record(changes))
+            self._persist(lambda: refused.update(self._control.record(changes)))
             self._answered += [change.entry_id for change in changes if change.state in _ANSWERED]
+        return refused
 
     def salvage(self, changes: Sequence[Change]) -> None:
         """Write what was learned when the sending is broken off: once, without patience."""

@@ -165,8 +165,9 @@ class PlanningControl:
         """As it is."""
         return self._inner.known_runs(databricks_run_ids)
 
-    def record(self, changes: Sequence[Change]) -> None:
+    def record(self, changes: Sequence[Change]) -> set[int]:  # noqa: ARG002 of the port
         """Nothing is written."""
+        return set()
 
     def close(
         self,

@@ -89,7 +89,7 @@ class Change:
     """What was learned about an entry, to be written at once.
 
     ``state`` None leaves the state and only adds events. ``defer_seconds`` counts from the database's now. ``rule`` is
-    what made a refusal final.
+    what made a refusal final. ``found`` when the run was found by a search: it is taken only if it is no other row's.
     """
 
     entry_id: int
@@ -106,6 +106,24 @@ class Change:
     ambiguous: bool = False
     rule: str | None = None
     superseded: bool = False
+    found: bool = False
+
+    def passed_over(self) -> Change:
+        """What is written in place of a change whose run has become another row's: the call, and that it was so."""
+        told = Event("passed over", f"run {self.accepted_run_id} became another row's work meanwhile")
+        return Change(self.entry_id, (*self.events[:-1], told), ambiguous=self.ambiguous)
+
+
+def taken_at_once(changes: Sequence[Change]) -> set[int]:
+    """Of changes that are written together: the entries that found a run which another of them takes."""
+    taken = {change.accepted_run_id for change in changes if not change.found}
+    late = set()
+    for change in changes:
+        if change.found and change.accepted_run_id in taken:
+            late.add(change.entry_id)
+        elif change.found:
+            taken.add(change.accepted_run_id)
+    return late
 
 
 @dataclass(frozen=True)
@@ -214,8 +232,12 @@ class ControlPlane(Protocol):
     def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
         """What the ledger knows of these runs, the newest first; asked before one that was found is taken."""
 
-    def record(self, changes: Sequence[Change]) -> None:
-        """Write what was learned; at most one change for each entry."""
+    def record(self, changes: Sequence[Change]) -> set[int]:
+        """Write what was learned; at most one change for each entry.
+
+        Gives the ids of the entries that were to take a run which they ``found`` and which became another row's since
+        ``known_runs`` was asked: these are in doubt as before.
+        """
 
     def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
         """Write the control table for entries that are ACCEPTED or QUARANTINED, and close them.

@@ -115,6 +115,8 @@ class Sender:
         #: What the ledger knows of the runs that were just found, and what this dispatch took since.
         self._known: dict[int, list[KnownRun]] = {}
         self._taken: list[KnownRun] = []
+        #: Runs that a search found, until the ledger has them as the row's.
+        self._found: dict[int, tuple[Work, RowOutcome]] = {}
         self._broken_off = False
 
     @property
@@ -242,7 +244,15 @@ class Sender:
             self._stop.wait(pause)
             return
         done, _ = wait(self._in_flight, timeout=pause, return_when=FIRST_COMPLETED)
-        self._book.record(self._learn_all(done))
+        refused = self._book.record(self._learn_all(done))
+        found, self._found = self._found, {}
+        for entry_id, (work, outcome) in found.items():
+            if entry_id in refused:
+                # The ledger knows whose it is by now, so the search looks on.
+                self._taken = [item for item in self._taken if item.entry_id != entry_id]
+                self._take_step(work, work.step, 0.0)
+            else:
+                self._leave(outcome)
 
     def _salvage(self) -> None:
         """Await and record the calls in flight when the loop is broken from outside."""
@@ -284,8 +294,13 @@ class Sender:
             state = self._go_on(work, decision, answer.error)
             return Change(work.entry.entry_id, (event,), state=state, ambiguous=ambiguous)
         outcome = _told(work, outcome)
+        change = change_for(outcome, event, self._link(work, outcome), ambiguous=ambiguous)
+        if work.call is Call.LIST_RUNS and outcome.run_id is not None:
+            self._note_run(outcome, outcome.run_id)
+            self._found[outcome.entry.entry_id] = work, outcome
+            return replace(change, found=True)
         self._finish(outcome)
-        return change_for(outcome, event, self._link(work, outcome), ambiguous=ambiguous)
+        return change
 
     def _sorted_out(self, work: Work, answer: Answer) -> Answer:
         """The answer as far as it is about this row: a run that is another row's work is not taken for its own."""
@@ -349,13 +364,21 @@ class Sender:
         return None
 
     def _finish(self, outcome: RowOutcome) -> None:
-        self._sent.outcomes[outcome.entry.entry_id] = outcome
         if outcome.run_id is not None:
-            entry = outcome.entry
-            number, more = (entry.run_id, entry.generation), (outcome.repair_id, outcome.superseded)
-            taken = KnownRun(outcome.run_id, entry.entry_id, self._policy.control_table, *number, *more)
-            self._taken.insert(0, taken)
+            self._note_run(outcome, outcome.run_id)
+        self._leave(outcome)
+
+    def _leave(self, outcome: RowOutcome) -> None:
+        self._sent.outcomes[outcome.entry.entry_id] = outcome
         self._on_outcome(outcome)
+
+    def _note_run(self, outcome: RowOutcome, run_id: int) -> None:
+        """From now on the run is this row's, also for answers that came together with this one."""
+        entry = outcome.entry
+        number, more = (entry.run_id, entry.generation), (outcome.repair_id, outcome.superseded)
+        taken = KnownRun(run_id, entry.entry_id, self._policy.control_table, *number, *more)
+        self._taken.insert(0, taken)
+        self._known.setdefault(run_id, []).insert(0, taken)
 
 
 def _one_for_each_entry(changes: Sequence[Change]) -> list[Change]:

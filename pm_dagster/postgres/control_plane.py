@@ -15,7 +15,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from pm_dagster.core.corrections import KnownRun, correction, names_only_our_run
 from pm_dagster.core.ledger_entry import Entry, EntryState, idempotency_token
-from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife
+from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife, taken_at_once
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.untakeable import Untakeable
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -264,17 +264,32 @@ class PostgresControlPlane:
 
         return self._session.read(work) if ids else []
 
-    def record(self, changes: Sequence[Change]) -> None:
-        """Write what was learned, with its events."""
+    def record(self, changes: Sequence[Change]) -> set[int]:
+        """Write what was learned, with its events; gives the entries whose run, that they found, is another row's."""
         if not changes:
-            return
-        rows = [change_record(change) for change in changes]
+            return set()
 
-        def work(cursor: Cursor) -> None:
+        def work(cursor: Cursor) -> set[int]:
+            others = self._others_runs(cursor, changes)
+            learned = [change.passed_over() if change.entry_id in others else change for change in changes]
+            rows = [change_record(change) for change in learned]
             cursor.execute(statements.RECORD, self._names(changes=as_json(cursor, rows)))
-            self._tell(cursor, [(change.entry_id, event) for change in changes for event in change.events])
+            self._tell(cursor, [(change.entry_id, event) for change in learned for event in change.events])
+            return others
 
-        self._session.write(work, ("record", list(changes)))
+        return self._session.write(work, ("record", list(changes)))
+
+    def _others_runs(self, cursor: Cursor, changes: Sequence[Change]) -> set[int]:
+        """The entries that found a run which is another row's by now, or is taken by another of these changes."""
+        found = {c.entry_id: c.accepted_run_id for c in changes if c.found and c.accepted_run_id is not None}
+        if not found:
+            return set()
+        names = self._names(entry_ids=list(found), runs=list(found.values()))
+        cursor.execute(statements.LOCK_RUNS, names)
+        # Of its own, for a statement sees what was committed before it began, and not while it waited.
+        cursor.execute(statements.OTHERS_RUNS, names)
+        others = {entry_id for (entry_id,) in cursor.fetchall()}
+        return others | taken_at_once([change for change in changes if change.entry_id not in others])
 
     def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
         """Write the control table for entries whose outcome is known, and close them.

@@ -11,6 +11,8 @@ LEDGER_SEQUENCE = f"{LEDGER_SCHEMA}.dispatcher_dispatcher_id_seq"
 LEDGER_VERSION = "0003"
 #: First key of the advisory locks that living dispatchers hold; the second is the dispatcher's id.
 LOCK_CLASS = 0x504D
+#: First key of the advisory locks under which a run that was found becomes a row's; the second is made of the run's id.
+RUN_LOCK_CLASS = 0x504E
 
 
 def quoted(*names: str) -> sql.Identifier:

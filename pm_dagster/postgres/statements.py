@@ -6,7 +6,7 @@ travel as one JSON parameter (``jsonb_to_recordset``), so a batch is one stateme
 
 from __future__ import annotations
 
-from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS
+from pm_dagster.postgres.schema import LEDGER_SCHEMA, LOCK_CLASS, RUN_LOCK_CLASS
 
 #: Only what reads the owner's view may take another time (``view_reading``).
 STATEMENT_SECONDS = 60
@@ -143,6 +143,20 @@ FROM unnest(%(runs)s::bigint[]) AS r(databricks_run_id)
 JOIN {LEDGER_SCHEMA}.entry e ON e.previous_run_id = r.databricks_run_id
 WHERE e.open AND e.state = 'SENDING' AND e.accepted_run_id IS NULL AND NOT e.fresh_run
 ORDER BY 9 DESC, 2 DESC"""
+
+#: Until the end of the transaction nobody else takes a run that was found; what is read afterwards is what others took
+#: before. In the order of the keys themselves, so that two who want several never wait for each other.
+LOCK_RUNS = f"""
+SELECT pg_advisory_xact_lock({RUN_LOCK_CLASS}, k.key) FROM (
+    SELECT DISTINCT mod(r.run, 2147483647)::integer AS key FROM unnest(%(runs)s::bigint[]) AS r(run) ORDER BY key) k"""
+#: Of entries that found a run: those whose run is another row's.
+OTHERS_RUNS = f"""
+SELECT e.entry_id
+FROM unnest(%(entry_ids)s::bigint[], %(runs)s::bigint[]) AS f(entry_id, run)
+JOIN {LEDGER_SCHEMA}.entry e ON e.entry_id = f.entry_id
+WHERE EXISTS (
+    SELECT FROM {LEDGER_SCHEMA}.entry o
+    WHERE o.accepted_run_id = f.run AND (o.control_table, o.run_id) <> (e.control_table, e.run_id))"""
 
 RECORD = f"""
 UPDATE {LEDGER_SCHEMA}.entry e

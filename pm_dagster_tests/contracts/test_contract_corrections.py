@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Change, ControlPlane, Event, Intent, Outcome
-from pm_dagster_tests.contracts.steps import accepted, claim_one, ids, quarantined, seen, send
+from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, ids, quarantined, seen, send
 from pm_dagster_tests.contracts.worlds import World
 
 
@@ -207,3 +209,56 @@ def test_the_ledger_tells_whose_a_run_is(world: World) -> None:
     assert {(item.run_id, item.unresolved) for item in known} == {(first, False), (second, True)}
     assert {item.generation for item in known} == {1}
     assert control.known_runs([]) == []
+
+
+def _found(entry: Entry, run_id: int) -> Change:
+    """An adoption by a search, which is only a read."""
+    return replace(accepted(entry, run_id), outcome=Outcome.ADOPTED, found=True, events=(*ANSWER, Event("adopted")))
+
+
+def _two_in_doubt(world: World, first: ControlPlane, second: ControlPlane) -> tuple[Entry, Entry]:
+    """Two rows whose answers were lost, one in the hands of each."""
+    pair = []
+    for control in (first, second):
+        run_id = world.add()
+        (entry,) = control.claim([job for job in seen(control) if job.run_id == run_id])
+        assert control.intend([Intent(entry)]) == {entry.entry_id}
+        pair.append(entry)
+    return pair[0], pair[1]
+
+
+def test_a_run_that_was_found_is_not_taken_when_another_row_has_it_by_now(world: World) -> None:
+    control, other = world.dispatcher(), world.dispatcher()
+    mine, others = _two_in_doubt(world, control, other)
+    assert control.known_runs([5]) == other.known_runs([5]) == []
+    assert other.record([_found(others, 5)]) == set()
+    assert control.record([_found(mine, 5)]) == {mine.entry_id}
+    assert [item.entry_id for item in control.known_runs([5])] == [others.entry_id]
+    (as_before,) = control.resume([mine.entry_id])
+    assert as_before.state is EntryState.SENDING
+    assert control.record([_found(mine, 6)]) == set()
+    assert [item.entry_id for item in control.known_runs([6])] == [mine.entry_id]
+    control.close([mine.entry_id])
+    assert world.status(mine.run_id) == "SCHEDULED"
+
+
+def test_two_rows_that_find_one_run_at_once_do_not_share_it(world: World) -> None:
+    control = world.dispatcher()
+    first, second = _two_in_doubt(world, control, control)
+    assert control.record([_found(first, 5), _found(second, 5)]) == {second.entry_id}
+    assert [item.entry_id for item in control.known_runs([5])] == [first.entry_id]
+
+
+def test_a_run_that_is_answered_at_once_is_not_found_for_another_row(world: World) -> None:
+    control = world.dispatcher()
+    first, second = _two_in_doubt(world, control, control)
+    assert control.record([_found(first, 5), accepted(second, 5)]) == {first.entry_id}
+
+
+def test_an_answer_of_the_workspace_is_recorded_whoever_found_the_run(world: World) -> None:
+    """It names the run of this row's own token: there is nothing to doubt."""
+    control = world.dispatcher()
+    first, second = _two_in_doubt(world, control, control)
+    assert control.record([_found(first, 5)]) == set()
+    assert control.record([accepted(second, 5)]) == set()
+    assert {item.entry_id for item in control.known_runs([5])} == {first.entry_id, second.entry_id}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
+from pm_dagster.core.corrections import KnownRun
 from pm_dagster.core.dispatch import Dispatch
 from pm_dagster.core.errors import (
     AuthenticationFailed,
@@ -19,9 +20,9 @@ from pm_dagster.core.errors import (
     Throttled,
     WorkspaceUnavailable,
 )
-from pm_dagster.core.ledger_entry import EntryState
+from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.outcomes import RowOutcome
-from pm_dagster.core.ports import Call, Intent, Outcome
+from pm_dagster.core.ports import Call, Change, Intent, Outcome
 from pm_dagster.core.report import Report
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.waiting_job import sort_rows
@@ -469,3 +470,77 @@ def test_searches_keep_to_what_a_workspace_takes(stage: Stage, rate: float, a_se
     assert len(moments) == 100
     busiest = max(sum(start <= moment < start + 1.0 for moment in moments) for start in moments)
     assert a_second <= busiest <= most
+
+
+def _two_rows_of_one_file(stage: Stage) -> None:
+    """Their parameters are the same; the answers to both were lost, and now the workspace refuses both."""
+    stage.runs = _FoundTogether()
+    for number in (1, 2):
+        stage.database.add(number)
+        row = stage.database.rows[number]
+        row.raw = replace(row.raw, parameters={"FILE_NAME": "a.csv"})
+    stage.fault(Call.RUN_NOW, *[WorkspaceUnavailable("lost")] * 2, after=True)
+    with suppress(WorkspaceUnavailable):
+        stage.run(replace(SETTINGS, call_tries=1))
+    assert len(stage.runs.runs) == 2
+    stage.fault(Call.RUN_NOW, *[Refused("no", status=400)] * 20)
+
+
+class _FoundTogether(InMemoryRuns):
+    """Two searches are answered at one moment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together = threading.Barrier(2)
+
+    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
+        """Both or none."""
+        found = super().find_started(job_id, since, parameters)
+        with suppress(threading.BrokenBarrierError):
+            self.together.wait(0.3)
+        return found
+
+
+def _accepted(stage: Stage) -> list[int | None]:
+    return [record.accepted_run_id for number in (1, 2) for record in [stage.database.newest(number)] if record]
+
+
+def test_two_searches_answered_at_once_take_two_runs(stage: Stage) -> None:
+    _two_rows_of_one_file(stage)
+    stage.run(replace(SETTINGS, concurrency=2))
+    assert sorted(_accepted(stage), key=str) == sorted(stage.runs.runs)
+    assert stage.database.statuses() == {1: "SCHEDULED", 2: "SCHEDULED"}
+
+
+class _Overtaken(InMemoryControlPlane):
+    """Right after it was first told whose a run is, another dispatcher takes that run for another row."""
+
+    def overtake(self, other: InMemoryControlPlane, entry: Entry) -> None:
+        """Whom, and for which row."""
+        self._by = [(other, entry)]
+
+    def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
+        """What was true a moment ago."""
+        known = super().known_runs(databricks_run_ids)
+        if databricks_run_ids and self._by:
+            other, entry = self._by.pop()
+            run_id, more = max(databricks_run_ids), {"accepted_run_id": max(databricks_run_ids), "found": True}
+            other.record([Change(entry.entry_id, (), EntryState.ACCEPTED, Outcome.ADOPTED, **more)])  # type: ignore[arg-type]
+            assert self.database.newest(entry.run_id).accepted_run_id == run_id  # type: ignore[union-attr]
+        return known
+
+
+def test_a_run_that_another_took_between_the_reading_and_the_recording_is_passed_over(stage: Stage) -> None:
+    _two_rows_of_one_file(stage)
+    heard: list[RowOutcome] = []
+    settings = replace(SETTINGS, concurrency=1)
+    other, control = InMemoryControlPlane(stage.database, settings), _Overtaken(stage.database, settings)
+    (held,) = other.take_over(1)
+    control.overtake(other, held)
+    report = Dispatch(control, stage.runs, settings, on_outcome=heard.append).run()
+    first, second = sorted(stage.runs.runs)
+    assert _accepted(stage) == ([second, first] if held.run_id == 1 else [first, second])
+    assert [outcome.run_id for outcome in heard] == [first]
+    assert report.scheduled == 1
+    told = [event.kind for record in stage.database.ledger.values() for event in record.events]
+    assert told.count("passed over") == 1

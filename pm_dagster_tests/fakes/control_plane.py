@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pm_dagster.core.corrections import KnownRun, correction, names_only_our_run
 from pm_dagster.core.errors import ProcessManagerError
 from pm_dagster.core.ledger_entry import Asked, Entry, EntryState, idempotency_token
-from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife
+from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife, taken_at_once
 from pm_dagster.core.settings import Settings
 from pm_dagster.core.untakeable import RowFacts, Untakeable, looks_alike, untakeable
 from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -145,13 +145,16 @@ class InMemoryControlPlane:
                     withdraw(record)
         return granted
 
-    def record(self, changes: Sequence[Change]) -> None:
-        """Write what was learned."""
+    def record(self, changes: Sequence[Change]) -> set[int]:
+        """Write what was learned; a run that was found and is another row's is not taken."""
         self._meet("record")
         assert len({change.entry_id for change in changes}) == len(changes), "one statement writes an entry once"
+        others = {change.entry_id for change in changes if change.found and self._is_others(change)}
+        others |= taken_at_once([change for change in changes if change.entry_id not in others])
         for change in changes:
             for record in self._ours([change.entry_id]):
-                apply(record, change)
+                apply(record, change.passed_over() if change.entry_id in others else change)
+        return others
 
     def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:  # noqa: ARG002 never slow
         """Write the control table; entries closed before are told again."""
@@ -193,6 +196,11 @@ class InMemoryControlPlane:
         self.database.alive.discard(self._me)
         if self._me in self.database.registered:
             self.database.registered[self._me].left = True
+
+    def _is_others(self, change: Change) -> bool:
+        row = self.database.ledger[change.entry_id].entry.run_id
+        records = self.database.ledger.values()
+        return any(r.accepted_run_id == change.accepted_run_id and r.entry.run_id != row for r in records)
 
     def _table(self) -> str:
         return self._settings.control_table

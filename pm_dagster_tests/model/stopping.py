@@ -109,10 +109,10 @@ class StoppingControl:
         self._puppet.stop_at("after intend")
         return granted
 
-    def record(self, changes: Sequence[Change]) -> None:
+    def record(self, changes: Sequence[Change]) -> set[int]:
         """Stops before."""
         self._puppet.stop_at("before record")
-        self._inner.record(changes)
+        return self._inner.record(changes)
 
     def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
         """Stops before."""

@@ -158,10 +158,11 @@ def test_a_row_that_left_waiting_while_it_was_throttled_is_not_sent(story: Story
 
     record = control.record
 
-    def told(changes: Sequence[Change]) -> None:
-        record(changes)
+    def told(changes: Sequence[Change]) -> set[int]:
+        refused = record(changes)
         if story.runs.count(call):
             story.database.rows[1].status = "CANCELED"
+        return refused
 
     control.record = told  # type: ignore[method-assign]  # the owner acts between two steps of the dispatch
     Dispatch(control, story.runs, SETTINGS).run()

@@ -5,15 +5,17 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from threading import Barrier
 
 import psycopg2
 import pytest
 
-from pm_dagster.core.ledger_entry import EntryState
-from pm_dagster.core.ports import Event, Intent
+from pm_dagster.core.ledger_entry import Entry, EntryState
+from pm_dagster.core.ports import Change, ControlPlane, Event, Intent, Outcome
 from pm_dagster.core.waiting_job import WaitingJob
+from pm_dagster.postgres.statements import LOCK_RUNS
 from pm_dagster_tests.contracts.steps import accepted, claim_one, ids, seen, send
-from pm_dagster_tests.postgres.world import PostgresWorld
+from pm_dagster_tests.postgres.world import PostgresWorld, eventually
 
 
 def test_a_row_locked_by_its_owner_is_claimed_later(world: PostgresWorld) -> None:
@@ -153,3 +155,60 @@ def test_a_lock_that_one_rows_trigger_waits_for_holds_up_no_other_row(world: Pos
         somebody.rollback()
     control.close([entry.entry_id for entry in entries])
     assert world.status(held) == "SCHEDULED"
+
+
+def _in_doubt(world: PostgresWorld, *controls: ControlPlane) -> list[list[Entry]]:
+    """Two rows for each dispatcher, whose answers were lost."""
+    taken = []
+    for control in controls:
+        rows = {world.add(), world.add()}
+        entries = control.claim([job for job in seen(control) if job.run_id in rows])
+        assert control.intend([Intent(entry) for entry in entries]) == {entry.entry_id for entry in entries}
+        taken.append(entries)
+    return taken
+
+
+def _found(entry: Entry, run_id: int) -> Change:
+    return replace(accepted(entry, run_id), outcome=Outcome.ADOPTED, found=True)
+
+
+def test_who_finds_a_run_waits_for_another_who_is_about_to_take_it(world: PostgresWorld) -> None:
+    """The other has read and written, and has not committed: what it wrote is not to be seen yet."""
+    first, second = world.dispatcher(), world.dispatcher()
+    (mine, _), (others, _) = _in_doubt(world, first, second)
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with closing(psycopg2.connect(world.url)) as other, other.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        cursor.execute(LOCK_RUNS, {"runs": [5]})
+        cursor.execute(
+            "UPDATE process_manager.entry SET accepted_run_id = 5, state = 'ACCEPTED' WHERE entry_id = %s",
+            (others.entry_id,),
+        )
+        recording = pool.submit(first.record, [_found(mine, 5)])
+        try:
+            eventually(lambda: world.ask(waiting) == [(1,)], "it waits")
+        finally:
+            other.commit()
+        assert recording.result(60) == {mine.entry_id}
+    assert world.ask("SELECT entry_id FROM process_manager.entry WHERE accepted_run_id = 5") == [(others.entry_id,)]
+    assert world.events(mine.run_id)[-1] == "passed over"
+
+
+def test_two_who_find_the_same_runs_in_any_order_neither_share_one_nor_block_each_other(world: PostgresWorld) -> None:
+    first, second = world.dispatcher(), world.dispatcher()
+    for low in range(100, 130, 2):
+        mine, others = _in_doubt(world, first, second)
+        together = Barrier(2)
+
+        def take(
+            control: ControlPlane, entries: list[Entry], runs: tuple[int, int], start: Barrier = together
+        ) -> set[int]:
+            start.wait(60)
+            return control.record([_found(entry, run) for entry, run in zip(entries, runs, strict=True)])
+
+        with ThreadPoolExecutor(2) as pool:
+            one = pool.submit(take, first, mine, (low, low + 1))
+            two = pool.submit(take, second, others, (low + 1, low))
+            refused = one.result(60) | two.result(60)
+        assert refused in ({entry.entry_id for entry in mine}, {entry.entry_id for entry in others})
+    doubly = "SELECT accepted_run_id FROM process_manager.entry GROUP BY 1 HAVING count(accepted_run_id) > 1"
+    assert world.ask(doubly) == []
