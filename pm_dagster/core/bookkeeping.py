@@ -14,8 +14,9 @@ from pm_dagster.core.errors import ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.core.ledger_entry import Entry, EntryState
 from pm_dagster.core.ports import Change, ControlPlane, Intent
 
-#: Pauses between tries to reach a database that went away under way; their sum covers a restart.
-_RECONNECT_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+#: Pauses between tries to reach a database that went away under way; their sum covers a restart. None is so long that
+#: whoever has no session meanwhile would pass for dead (``dead_runs``).
+_RECONNECT_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0)
 #: Where each try is itself long in failing, there are fewer: a dispatch must not outlive its deadline by much.
 _LONGEST_AWAY_SECONDS = 30.0
 #: So long may an answer be recorded before the control table says it.

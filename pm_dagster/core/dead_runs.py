@@ -15,8 +15,11 @@ from enum import StrEnum
 
 from pm_dagster.core.ports import SignOfLife
 
-#: A dispatcher shows every 5 s that it lives, and takes up a lost connection again within that time.
+#: A dispatcher shows every 5 s that it lives, and takes up a lost connection again within that time, or within 4 s of
+#: the return of a database that restarted.
 QUIET_SECONDS = 15.0
+#: The same where its worker is known to be gone as well: two things that hardly ever come together by chance.
+GONE_SECONDS = 8.0
 #: Longer than the pause before a retry, the start of a process on a busy machine, and tries to reach the database.
 REST_SECONDS = 120.0
 #: A worker that was asked for a moment ago may not have said so yet.
@@ -95,4 +98,6 @@ def _without_dispatcher(run: RunFacts, sign: SignOfLife | None) -> tuple[str, fl
         return "it never registered in the ledger", LAUNCH_SECONDS if gone else REST_SECONDS
     if sign.left:
         return "its dispatcher left the ledger", REST_SECONDS
-    return "its dispatcher died", REST_SECONDS if run.steps_apart else QUIET_SECONDS
+    if run.steps_apart:
+        return "its dispatcher died", REST_SECONDS
+    return ("its dispatcher and its worker died", GONE_SECONDS) if gone else ("its dispatcher died", QUIET_SECONDS)

@@ -62,11 +62,12 @@ HEARTBEAT = f"""
 UPDATE {LEDGER_SCHEMA}.dispatcher
 SET lease_until = clock_timestamp() + %(lease)s * interval '1 second', ended_at = NULL, ended_as = NULL
 WHERE dispatcher_id = %(me)s"""
-#: Several dispatchers have the same name where each step of a run is a process, or a run was resumed.
+#: Several dispatchers have the same name where each step of a run is a process, or a run was resumed. After a restart
+#: of the server the silence counts from there: before, nobody could show that he lives.
 SIGNS_OF_LIFE = f"""
 SELECT d.actor, bool_or({DISPATCHER_LIVES}), bool_or(d.ended_as IS NOT DISTINCT FROM 'done'),
        min(extract(epoch FROM clock_timestamp() - greatest(
-           d.started_at, d.seen_at, CASE WHEN d.ended_as = 'done' THEN d.ended_at END)))
+           pg_postmaster_start_time(), d.started_at, d.seen_at, CASE WHEN d.ended_as = 'done' THEN d.ended_at END)))
 FROM {LEDGER_SCHEMA}.dispatcher d WHERE d.actor = ANY(%(actors)s) GROUP BY d.actor"""
 END = f"UPDATE {LEDGER_SCHEMA}.dispatcher SET ended_at = now(), ended_as = 'done' WHERE dispatcher_id = %(me)s"
 

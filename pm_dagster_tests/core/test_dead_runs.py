@@ -30,6 +30,11 @@ def _died(seconds: float) -> SignOfLife:
         pytest.param(RunFacts(Stage.STARTING, 20, Worker.GONE), None, id="its worker was asked for just now"),
         pytest.param(RunFacts(Stage.STARTED, 60), None, id="it tries to reach the database"),
         pytest.param(RunFacts(Stage.STARTED, 9999), _died(3), id="its connection broke a moment ago"),
+        pytest.param(RunFacts(Stage.STARTED, 9999), _died(14), id="it cannot be asked whether its worker is gone"),
+        pytest.param(RunFacts(Stage.STARTED, 9999, Worker.GONE), _died(7), id="an orphan, whose connection broke"),
+        pytest.param(
+            RunFacts(Stage.STARTED, 60, Worker.GONE, steps_apart=True), _DIED, id="an orphan of several steps"
+        ),
         pytest.param(RunFacts(Stage.STARTED, 3), _DIED, id="it says something else of itself"),
         pytest.param(RunFacts(Stage.STARTED, 60), _LEFT, id="it is between two processes, or about to finish"),
         pytest.param(RunFacts(Stage.STARTED, 60, steps_apart=True), _died(60), id="a step's process died, not the run"),
@@ -43,7 +48,7 @@ def test_a_run_that_may_live_is_not_ended(run: RunFacts, sign: SignOfLife | None
     ("run", "sign", "why"),
     [
         (RunFacts(Stage.STARTED, 40), _died(16), "its dispatcher died"),
-        (RunFacts(Stage.STARTED, 40, Worker.GONE), _died(16), "its dispatcher died"),
+        (RunFacts(Stage.STARTED, 9, Worker.GONE), _died(9), "its dispatcher and its worker died"),
         (RunFacts(Stage.CANCELING, 40), _died(16), "its dispatcher died"),
         (RunFacts(Stage.STARTING, 40), _died(16), "its dispatcher died"),
         (RunFacts(Stage.STARTED, 130, steps_apart=True), _DIED, "its dispatcher died"),

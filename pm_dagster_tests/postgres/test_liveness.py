@@ -147,6 +147,18 @@ def test_a_dispatcher_that_lost_its_connection_lives_again_by_itself(
     assert witness.signs_of_life(["cut"])["cut"].alive
 
 
+def test_silence_counts_from_the_start_of_the_server_at_the_earliest(world: PostgresWorld) -> None:
+    """After a restart nobody has a session, and the living are about to have one again."""
+    witness, dead = world.dispatcher(), world.dispatcher(actor="dead")
+    dead.register()
+    world.die(dead)
+    world.ask("UPDATE process_manager.dispatcher SET started_at = now() - interval '1 year', seen_at = NULL")
+    ((uptime,),) = world.ask("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
+    sign = witness.signs_of_life(["dead"])["dead"]
+    assert not sign.alive
+    assert sign.seconds_ago == pytest.approx(float(uptime), abs=30.0)
+
+
 def test_one_that_registered_does_so_again_also_when_it_only_reads(world: PostgresWorld) -> None:
     control, witness = world.dispatcher(actor="cut"), world.dispatcher()
     control.register()
