@@ -81,15 +81,37 @@ class Deployment:
             # A run worker may outlive the daemon.
             kill_all(process)
 
-    def runs(self) -> list[dg.RunRecord]:
-        """Dagster's runs of the job, oldest first."""
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """What the daemon writes to."""
         home = self.environment["DAGSTER_HOME"]
         with pytest.MonkeyPatch.context() as patch:
             # The configuration itself refers to it.
             patch.setenv("DAGSTER_HOME", home)
             instance = dg.DagsterInstance.from_config(home)
         with instance:
+            yield instance
+
+    def runs(self) -> list[dg.RunRecord]:
+        """Dagster's runs of the job, oldest first."""
+        with self.instance() as instance:
             return list(instance.get_run_records(dg.RunsFilter(job_name=names.JOB), ascending=True))
+
+    def first_tick(self, after: float) -> float:
+        """When the sensor was first evaluated after a moment."""
+        with self.instance() as instance:
+            (state,) = [s for s in instance.all_instigator_state() if s.instigator_name == names.SENSOR]
+            ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, after=after)
+            return min(tick.timestamp for tick in ticks)
+
+    def moments(self, run_id: str) -> dict[str, float]:
+        """When each kind of event of a run was first written."""
+        with self.instance() as instance:
+            first: dict[str, float] = {}
+            for entry in instance.all_logs(run_id):
+                if entry.is_dagster_event:
+                    first.setdefault(entry.get_dagster_event().event_type_value, entry.timestamp)
+            return first
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
