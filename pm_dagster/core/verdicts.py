@@ -15,6 +15,7 @@ from pm_dagster.core.attempts import Work
 from pm_dagster.core.errors import EverybodyRefused, ForeignAnswer, ProcessManagerError, Refused
 from pm_dagster.core.ports import Call
 from pm_dagster.core.steps import Defer, Quarantine
+from pm_dagster.core.visible import clause, counted
 
 #: So many rows refused in a row make one ask whether it is the rows.
 _SUSPICIOUS_ROWS = 5
@@ -164,9 +165,10 @@ class Verdicts:
         if isinstance(newest, ForeignAnswer):
             return newest
         return EverybodyRefused(
-            f"the workspace refused the calls of {len(self._streak)} rows of {len(self.met)} jobs in a row and took"
-            f" none since; the last answer: {newest}. No row is blamed for that: they wait and are tried again. Check"
-            " what our user may do, whether DATABRICKS_HOST is the right workspace, and whether that is in maintenance"
+            f"the workspace refused the calls of {counted(len(self._streak), 'row')} of {counted(len(self.met), 'job')}"
+            f" in a row and took none since; the last answer: {clause(str(newest))}. No row is blamed for that: they"
+            " wait and are tried again. Check what our user may do, whether DATABRICKS_HOST is the right workspace, and"
+            " whether that is in maintenance"
         )
 
     @property
