@@ -11,7 +11,7 @@ import pytest
 
 from pm_dagster_tests.chaos.boundaries import Boundary, moment
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, story
-from pm_dagster_tests.chaos.world import ChaosWorld
+from pm_dagster_tests.chaos.world import JOB, ChaosWorld
 from pm_dagster_tests.postgres.world import eventually
 
 OTHER_JOB = 2002
@@ -124,24 +124,37 @@ def test_a_row_that_runs_and_waits_again(chaos: ChaosWorld, boundary: Boundary, 
 @pytest.mark.parametrize("call", ["run-now", "runs/repair"])
 @pytest.mark.parametrize("boundary", _LONG)
 def test_a_row_that_waits_again_without_a_run(chaos: ChaosWorld, boundary: Boundary, call: str) -> None:
-    """While its generation is open it is the same work; once that is closed it is new work."""
+    """While its generation is open it is the same work; once that is closed it is new work.
+
+    Who takes the earlier run's id away from a row whose repair is sent asks for something else: a new run.
+    """
     row = add(chaos, call)
     again = ("UPDATE mm_run_plc SET run_sttus_name = 'WAITING', wkf_job_run_id = NULL WHERE run_id = %s", (row,))
     dispatch_while(chaos, boundary, call, lambda owner: owner.write((_SET, ("RUNNING", row)), again))
     assert chaos.statuses() == {row: "SCHEDULED"}
-    assert len(chaos.oracle.starts()) == (2 if boundary in _CLOSED else 1)
+    corrected = call == "runs/repair" and boundary in (Boundary.AFTER_INTENT, Boundary.AFTER_REPLY)
+    assert len(chaos.oracle.starts()) == (2 if boundary in _CLOSED or corrected else 1)
     assert_clean(chaos)
 
 
 @pytest.mark.parametrize("boundary", _LONG)
 def test_a_job_that_is_corrected_under_way(chaos: ChaosWorld, boundary: Boundary) -> None:
-    """What was claimed is what is sent; the correction comes too late and starts nothing twice."""
+    """What the row says at the intent is what is sent; corrected after it, the row's own job is started as well."""
     chaos.workspace.state.add_job("other", OTHER_JOB, seconds=None)
     row = add(chaos, "run-now")
     correct = ("UPDATE mm_run_plc SET wkf_job_id = %s WHERE run_id = %s", (OTHER_JOB, row))
     dispatch_while(chaos, boundary, "run-now", lambda owner: owner.write(correct))
     assert chaos.statuses() == {row: "SCHEDULED"}
-    assert len(chaos.oracle.starts()) == 1
+    late = boundary in (Boundary.AFTER_INTENT, Boundary.AFTER_REPLY)
+    assert len(chaos.oracle.starts()) == (2 if late else 1)
+    mine = [run for run in chaos.workspace.state.runs() if run.parameters.get("RUN_ID") == str(row)]
+    started = [run.job_id for run in sorted(mine, key=lambda run: run.run_id)]
+    assert started == {
+        Boundary.AFTER_INTENT: [JOB, OTHER_JOB],
+        Boundary.AFTER_REPLY: [JOB, OTHER_JOB],
+        Boundary.BEFORE_CLOSING: started,
+        Boundary.AFTER_CLOSING: [JOB],
+    }.get(boundary, started)
     assert_clean(chaos)
 
 

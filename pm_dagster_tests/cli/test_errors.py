@@ -26,7 +26,7 @@ def test_without_ledger_says_pm_init(bare_world: World) -> None:
 def test_init_twice(bare_world: World) -> None:
     first, second = bare_world.json("init"), bare_world.json("init")
     assert first["before"] is None
-    assert second == {"before": first["after"], "after": first["after"]}
+    assert second == {"before": first["after"], "after": first["after"], "answered": False, "question": ""}
 
 
 def test_database_down(world: World) -> None:

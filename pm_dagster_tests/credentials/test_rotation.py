@@ -201,7 +201,8 @@ def test_a_vault_that_is_down_for_a_moment_costs_a_retry_and_no_dispatch(
 ) -> None:
     rotating = _pgpassword_in_a_vault(world)
     world.use(world.identity, rotating.variables)
-    world.vault.trouble = [Reply(503)] * 3
+    # Three for the run's registering, which fails no run, and three for the op.
+    world.vault.trouble = [Reply(503)] * 6
     world.add()
     result = world.run_dagster(instance)
     assert result.success

@@ -16,6 +16,8 @@ from pm_dagster_tests.hostile.raw_server import TOKEN, RawServer, answer, json_a
 
 def _usable(value: object) -> bool:
     """Whether an adapter's value is one that the ledger can hold."""
+    if isinstance(value, list):
+        return all(_usable(each) for each in value)
     if isinstance(value, RunSnapshot):
         ids = [value.run_id, *value.repair_ids]
         return value.run_id == 7 and all(type(each) is int and 0 < each <= INT64_MAX for each in ids)

@@ -116,8 +116,11 @@ class DispatchMachine(Everybody):
         self.world.calm()
         for puppet in self._living():
             self._finish(puppet)
-        for _ in range(_SETTLING_PASSES):
+        for number in range(_SETTLING_PASSES):
             self.world.pass_time(LONG)
+            if number == _SETTLING_PASSES // 2:
+                # A row may have to wait for the end of a run that is under way for another, or for what it was before.
+                self._end_runs()
             puppet = self._dispatcher(as_ops=False)
             self.puppets.append(puppet)
             self._finish(puppet)
@@ -125,6 +128,11 @@ class DispatchMachine(Everybody):
                 break
         self.oracle.check_settled()
         self.oracle.check_secrets()
+
+    def _end_runs(self) -> None:
+        for run_id, run in self.world.runs().items():
+            if run.active:
+                self.world.finish(run_id, "succeed")
 
     def _after(self, puppet: Puppet) -> None:
         identity = None if puppet.control is None else self.world.identity(puppet.control)
