@@ -28,7 +28,19 @@ _FORBIDDEN = 403
 
 
 class ProcessManagerError(Exception):
-    """Something Process Manager raises on purpose; its text is fit for a person on call."""
+    """Something Process Manager raises on purpose; its text is fit for a person on call.
+
+    Its instances can be pickled, whatever their constructors take: what an op gives to the next one is stored so.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[ProcessManagerError], args: tuple[object, ...], state: dict[str, object]) -> object:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class Unavailable(ProcessManagerError):

@@ -147,8 +147,7 @@ def test_a_job_that_is_corrected_under_way(chaos: ChaosWorld, boundary: Boundary
     assert chaos.statuses() == {row: "SCHEDULED"}
     late = boundary in (Boundary.AFTER_INTENT, Boundary.AFTER_REPLY)
     assert len(chaos.oracle.starts()) == (2 if late else 1)
-    mine = [run for run in chaos.workspace.state.runs() if run.parameters.get("RUN_ID") == str(row)]
-    started = [run.job_id for run in sorted(mine, key=lambda run: run.run_id)]
+    started = sorted(r.job_id for r in chaos.workspace.state.runs() if r.parameters.get("RUN_ID") == str(row))
     assert started == {
         Boundary.AFTER_INTENT: [JOB, OTHER_JOB],
         Boundary.AFTER_REPLY: [JOB, OTHER_JOB],
