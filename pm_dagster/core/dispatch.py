@@ -200,7 +200,9 @@ class Dispatch:
         """Look up the runs of repair entries; decide those that need no call, and return the others as targets."""
         prepare = partial(self._send, prepare_only=True)
         sent = self._and_followers(prepare(entries), prepare)
-        return [_target(work) for work in sent.prepared], sent
+        # The targets say all that the next step needs; the works would be stored with it.
+        prepared, sent.prepared = sent.prepared, []
+        return [_target(work) for work in prepared], sent
 
     def foresee(self, entries: Sequence[Entry]) -> tuple[dict[int, Decision | RowOutcome], WorkspaceUnavailable | None]:
         """Decide the entries up to the point of starting something, which is not done.

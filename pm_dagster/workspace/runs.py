@@ -6,6 +6,7 @@ Works with databricks-sdk from 0.30 (API 2.1, the cluster's) to the newest (API 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,9 +65,15 @@ class SdkRuns(JobsService):
         def read() -> RunSnapshot:
             history = [item for page in pages for item in page.repair_history or []]
             repairs = [item.id for item in history if item.id and word(item.type) != "ORIGINAL"]
-            return snapshot(run_id, pages[0], tuple(identifier(each, "runs/get", "id of a repair") for each in repairs))
+            ids = tuple(identifier(each, "runs/get", "id of a repair") for each in repairs)
+            return self._without_secrets(snapshot(run_id, pages[0], ids))
 
         return self._guarded(read, answered=True)
+
+    def _without_secrets(self, run: RunSnapshot) -> RunSnapshot:
+        """What is kept of a run is handed on and stored; a link that holds a secret leads nowhere without it."""
+        url = run.page_url if isinstance(run.page_url, str) and self.scrub(run.page_url) == run.page_url else None
+        return replace(run, message=self.scrub(run.message), page_url=url)
 
     def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
         """runs/repair of all failed tasks."""

@@ -198,10 +198,11 @@ def _message(payload: Mapping[str, Any]) -> object:
 
 
 def _where(response: requests.Response) -> str:
-    """Where a redirect leads. Of its query only a word about a private link: the rest may be anything."""
+    """Where a redirect leads: the host, and what kind of page. The rest of the address may repeat what was sent."""
     target = urlsplit(response.headers.get("Location", ""))
-    why = " (private link)" if "private-link" in target.query else ""
-    return f"{target.scheme}://{target.hostname}{target.path}{why}" if target.hostname else f"{target.path}{why}"
+    host = f"{target.scheme}://{target.hostname}" if target.hostname else "a page of its own"
+    why = "private link" if "private-link" in target.query else "login" if "login" in target.path.lower() else ""
+    return f"{host} ({why})" if why else host
 
 
 def _asked(path: str | None, query: Mapping[str, Any] | None, body: Mapping[str, Any] | None) -> Asked:

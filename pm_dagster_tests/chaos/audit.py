@@ -25,6 +25,12 @@ BEGIN
         INSERT INTO proof.change (run_id, after) VALUES (NEW.run_id, NEW.run_sttus_name);
     ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO proof.change (run_id, before) VALUES (OLD.run_id, OLD.run_sttus_name);
+    ELSIF OLD.run_sttus_name = 'WAITING' AND NEW.run_sttus_name = 'WAITING'
+        AND current_setting('application_name') <> 'process_manager'
+        AND (NEW.wkf_job_id, NEW.file_name, NEW.cntrt_id, NEW.wkf_job_run_id)
+            IS DISTINCT FROM (OLD.wkf_job_id, OLD.file_name, OLD.cntrt_id, OLD.wkf_job_run_id) THEN
+        -- Its owner corrects what is asked for: that is a request of its own.
+        INSERT INTO proof.change (run_id, before, after) VALUES (NEW.run_id, 'corrected', NEW.run_sttus_name);
     ELSE
         INSERT INTO proof.change (run_id, before, after) VALUES (NEW.run_id, OLD.run_sttus_name, NEW.run_sttus_name);
     END IF;

@@ -63,13 +63,10 @@ def _by_file(world: ChaosWorld) -> _Asked:
     return _Asked(files.count("file.csv"), files.count("right.csv"))
 
 
-def _is_whole(world: ChaosWorld, row: int, asked: _Asked) -> None:
+def _is_whole(world: ChaosWorld, row: int) -> None:
     """Everything is at rest, every run is in the ledger, and nothing was broken but that two things had been asked."""
     assert world.statuses()[row] == "SCHEDULED"
     verdict = world.verdict(may_fail=())
-    if asked.first:
-        # It was asked for by a correction, of which the oracle knows nothing.
-        verdict.breaches["duplicate_starts"].remove(row)
     assert verdict.clean, str(verdict)
     known = {run for (run,) in world.sql("SELECT accepted_run_id FROM process_manager.entry") if run is not None}
     assert {run.run_id for run in world.workspace.state.runs()} <= known
@@ -94,7 +91,7 @@ def test_a_corrected_file(chaos: ChaosWorld, first: Boundary, at: str) -> None:
     assert asked == _Asked(int(first is Boundary.AFTER_REPLY), 1)
     ((run_id,),) = chaos.sql("SELECT wkf_job_run_id FROM mm_run_plc")
     assert chaos.workspace.state.run(run_id).parameters["FILE_NAME"] == "right.csv"
-    _is_whole(chaos, row, asked)
+    _is_whole(chaos, row)
 
 
 @pytest.mark.parametrize("at", _WHILE_CLOSING)
@@ -106,7 +103,7 @@ def test_a_file_corrected_after_the_answer(chaos: ChaosWorld, at: str) -> None:
     _to_rest(chaos)
     asked = _by_file(chaos)
     assert asked == _Asked(1, 1)
-    _is_whole(chaos, row, asked)
+    _is_whole(chaos, row)
 
 
 @pytest.mark.parametrize("at", _WHILE_RESOLVING)
@@ -120,4 +117,4 @@ def test_a_corrected_earlier_run(chaos: ChaosWorld, at: str) -> None:
     attempts = {run.run_id: len(run.attempts) for run in chaos.workspace.state.runs()}
     assert attempts == {wrong: 2, right: 2}
     assert chaos.sql("SELECT wkf_job_run_id FROM mm_run_plc") == [(right,)]
-    _is_whole(chaos, row, _Asked(1, 1))
+    _is_whole(chaos, row)

@@ -183,7 +183,8 @@ def test_no_secret_in_output_log_report_or_database(world: ClusterWorld, tmp_pat
         "INSERT INTO mm_run_plc (wkf_job_id, run_sttus_name, file_name) VALUES (NULL, 'WAITING', %s)",
         (_SECRETS["JFROG_TOKEN"],),
     )
-    world.workspace.faults.add("*", "status", status=400, code="INVALID_STATE", message=f"no: {told}", count=None)
+    message = f"Job 1001, no: {told}"
+    world.workspace.faults.add("*", "status", status=400, code="INVALID_PARAMETER_VALUE", message=message, count=None)
 
     done = world.enter("--report", str(tmp_path / "report.xlsx"), **_SECRETS, DATABRICKS_AUTH_TYPE="pat")
 

@@ -174,7 +174,9 @@ def test_an_output_that_knows_only_ascii_does_not_end_the_pass(world: ClusterWor
         "INSERT INTO mm_run_plc (wkf_job_id, run_sttus_name, file_name) VALUES (1001, 'WAITING', 'поставка.csv'),"
         " (NULL, 'WAITING', 'x')"
     )
-    world.workspace.faults.add("run-now", "status", status=400, code="INVALID_STATE", message="недоступно", count=None)
+    world.workspace.faults.add(
+        "run-now", "status", status=400, code="INVALID_PARAMETER_VALUE", message="Job 1001: недоступно", count=None
+    )
     done = world.enter(PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
     assert done.returncode == 0, done.stderr
     assert numbers_of(done)["new"]["quarantined"] == 2

@@ -182,7 +182,7 @@ def test_a_redirect_is_told_with_where_it_leads_but_not_with_what_it_carries(ser
     server.replies(Reply(303, "", {"Location": f"https://accounts.example/login?next={TOKEN}"}))
     error = failure(server)
     assert isinstance(error, ForeignAnswer)
-    assert "https://accounts.example/login" in str(error)
+    assert "https://accounts.example (login)" in str(error)
     assert TOKEN not in str(error)
 
 
