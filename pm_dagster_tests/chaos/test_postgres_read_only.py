@@ -124,7 +124,7 @@ def test_a_setting_of_the_connection(chaos_database: str, workspace: LocalWorksp
     _says_why_and_sends_nothing(world, "a setting of the connection")
 
 
-@pytest.mark.parametrize("lifted", [True, False])
+@pytest.mark.parametrize("lifted", [True, pytest.param(False, marks=pytest.mark.chaos)])
 def test_a_server_that_turns_read_only_under_way(tmp_path: Path, *, lifted: bool) -> None:
     """As one whose storage is full; what was sent by then is recorded when it takes writes again."""
     with EmbeddedPostgres(tmp_path / "pg", durable=False) as server:

@@ -32,7 +32,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("when", "deferred"), [("BEFORE", ""), ("AFTER", ""), ("AFTER", "DEFERRABLE INITIALLY DEFERRED")]
+    ("when", "deferred"),
+    [
+        pytest.param("BEFORE", "", marks=pytest.mark.chaos),
+        ("AFTER", ""),
+        pytest.param("AFTER", "DEFERRABLE INITIALLY DEFERRED", marks=pytest.mark.chaos),
+    ],
 )
 def test_rows_that_take_too_long_together_are_closed_one_by_one(world: HostileWorld, when: str, deferred: str) -> None:
     rows = [world.add() for _ in range(4)]
