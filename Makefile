@@ -26,13 +26,16 @@ VERSIONS := .versions
 VERSIONS_TESTS := pm_dagster_tests/versions
 VERSIONS_LOCKS := $(wildcard $(VERSIONS_TESTS)/*.lock)
 
+# The tests wait for servers half of their time, so that two workers for each core are done sooner than one.
+WORKERS ?= $(shell python3 -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null || echo auto)
+
 # What the trials of `make chaos` found, from which the page is made.
 PROOF := .proof
 
 # For the time of a test only: the licence of the CLI and of this package is not open source.
 BUNDLES := databricks-bundles==1.22.1
 
-.PHONY: python-is-new-enough help setup demo dev test test-browser test-bundle test-runtime test-versions chaos bench audit check format lock clean
+.PHONY: python-is-new-enough help setup demo dev test test-slow test-browser test-bundle test-runtime test-versions chaos bench audit check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -59,8 +62,11 @@ demo: setup  ## a control table, a workspace and a dispatch on this machine, tol
 dev: setup  ## the sandbox and the Dagster UI, until Ctrl-C
 	$(BIN)/pm sandbox up
 
-test: setup  ## all tests but those that need a browser
-	$(BIN)/python -m pytest -n auto -m "not browser and not bundle and not runtime and not versions and not chaos"
+test: setup  ## the tests, but for those that have a target of their own
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not browser and not bundle and not runtime and not versions and not chaos and not slow"
+
+test-slow: setup  ## the tests that take longest: whole processes, a daemon, time-outs that must pass
+	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not chaos"
 
 test-browser: setup  ## the tests that drive a real browser
 	$(BIN)/python -m pytest -m browser

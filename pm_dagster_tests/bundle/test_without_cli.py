@@ -55,6 +55,7 @@ def test_no_output_shows_a_secret(deployment: Deployment, deployed: Deployed) ->
         assert secret not in str(output.as_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

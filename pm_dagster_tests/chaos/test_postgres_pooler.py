@@ -100,6 +100,7 @@ def test_a_killed_dispatch_is_taken_over_when_its_lease_is_over(behind: Opener, 
         assert world.sql("SELECT count(*) FROM process_manager.dispatcher WHERE ended_as = 'dead'") == [(1,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", [{}, {"server_reset_query": "DISCARD ALL", "server_reset_query_always": 1}])
 def test_no_command_leaves_anything_behind_in_a_lent_connection(behind: Opener, query: dict[str, str | int]) -> None:
     """Every client after ours gets the very same connection."""

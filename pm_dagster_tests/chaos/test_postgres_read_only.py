@@ -53,6 +53,7 @@ def workspace() -> Iterator[LocalWorkspace]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_standby_until_it_is_promoted(tmp_path: Path, workspace: LocalWorkspace) -> None:
     with EmbeddedPostgres(tmp_path / "a", durable=False) as primary:
         world = World(_with_control_table(primary), workspace)

@@ -32,6 +32,7 @@ def _sandbox(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
 
 
+@pytest.mark.slow
 def test_demo_twice_then_reset(tmp_path: Path) -> None:
     folder = tmp_path / "sandbox"
     for _ in range(2):
@@ -48,6 +49,7 @@ def test_demo_twice_then_reset(tmp_path: Path) -> None:
     assert _sandbox("reset", folder=folder).returncode == 0
 
 
+@pytest.mark.slow
 def test_up_ends_with_all_its_children(tmp_path: Path) -> None:
     folder = tmp_path / "sandbox"
     command = [sys.executable, "-m", "pm_dagster.cli", "sandbox", "up", "--dir", str(folder), "--port", "0"]
@@ -73,6 +75,7 @@ def test_up_ends_with_all_its_children(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_up_leaves_none_of_its_children_however_it_ends(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "sandbox"

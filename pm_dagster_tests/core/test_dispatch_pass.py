@@ -132,6 +132,7 @@ def test_a_repair_that_never_arrived_is_made(stage: Stage) -> None:
     assert stage.database.statuses() == {1: "SCHEDULED"}
 
 
+@pytest.mark.slow
 def test_throttling_uses_up_no_attempt(stage: Stage) -> None:
     stage.database.add(1)
     stage.fault(Call.RUN_NOW, *[Throttled("slow", retry_after=0.0)] * 10)

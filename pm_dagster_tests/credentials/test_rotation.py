@@ -196,6 +196,7 @@ def test_the_next_tick_of_the_sensor_uses_the_new_one(world: World, instance: dg
         rotating.rotate(True)
 
 
+@pytest.mark.slow
 def test_a_vault_that_is_down_for_a_moment_costs_a_retry_and_no_dispatch(
     world: World, instance: dg.DagsterInstance
 ) -> None:

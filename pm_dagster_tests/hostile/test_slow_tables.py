@@ -31,6 +31,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsal, "_LONGEST_SECONDS", 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("when", "deferred"),
     [
@@ -95,6 +96,7 @@ def test_limits_that_the_owner_set_for_the_role_do_not_end_the_closing(world: Ho
     assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
 
 
+@pytest.mark.slow
 def test_a_lease_outlasts_the_one_long_write(world: HostileWorld) -> None:
     rows = [world.add() for _ in range(2)]
     _slow(world, 3)

@@ -44,6 +44,7 @@ def test_the_user_has_no_name() -> None:
     assert "uid not found: 4242" in done.stderr
 
 
+@pytest.mark.slow
 def test_every_command_works(shell: World) -> None:
     (row,) = shell.add()
     commands = [["init"], ["plan"], ["doctor"], ["dispatch"], ["status"], ["explain", str(row)], ["redrive", str(row)]]

@@ -119,6 +119,7 @@ def _asks_for_a_run(instance: dg.DagsterInstance) -> bool:
         return bool(sensor.evaluate_tick(context).run_requests)
 
 
+@pytest.mark.slow
 def test_after_the_death_of_a_worker_the_sensor_asks_for_the_next_run_within_seconds(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:

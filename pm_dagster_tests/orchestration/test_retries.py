@@ -27,6 +27,7 @@ def test_the_policy_is_three_retries_from_five_seconds_on() -> None:
     assert policy == (3, 5, dg.Backoff.EXPONENTIAL, dg.Jitter.PLUS_MINUS)
 
 
+@pytest.mark.slow
 def test_a_retry_succeeds_without_repeating_a_recorded_call(world: World) -> None:
     world.with_settings(concurrency=2)
     for run_id in (1, 2, 3):
@@ -42,6 +43,7 @@ def test_a_retry_succeeds_without_repeating_a_recorded_call(world: World) -> Non
     assert world.metadata(result)["new/accepted"] == 3
 
 
+@pytest.mark.slow
 def test_a_database_that_returns_is_a_retry_as_well(world: World) -> None:
     world.database.add(1)
     world.faults["waiting"] = [ControlPlaneUnavailable("the database is restarting")]

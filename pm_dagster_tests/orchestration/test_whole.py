@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from pm_dagster.orchestration import names
 from pm_dagster_tests.orchestration.deployment import MODULE, Deployment
 from pm_dagster_tests.postgres.world import eventually
@@ -14,6 +16,7 @@ from pm_dagster_tests.postgres.world import eventually
 _PATIENCE_SECONDS = 90.0
 
 
+@pytest.mark.slow
 def test_the_job_runs_from_the_command_line(deployment: Deployment) -> None:
     good, bad = deployment.add(), deployment.add(job_id=999_999)
     done = deployment.dagster("job", "execute", "-m", "pm_dagster.definitions", "-j", names.JOB)
@@ -24,6 +27,7 @@ def test_the_job_runs_from_the_command_line(deployment: Deployment) -> None:
     assert deployment.workspace.token not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_dispatch_and_no_op_is_tried_again(deployment: Deployment) -> None:
     deployment.workspace.faults.add("run-now", "hang", seconds=3.0, count=1)
     run_id = deployment.add()
@@ -46,6 +50,7 @@ def test_a_signal_ends_the_dispatch_and_no_op_is_tried_again(deployment: Deploym
     assert len(deployment.workspace.state.runs()) == 1
 
 
+@pytest.mark.slow
 def test_a_row_is_scheduled_by_the_daemon_once_the_sensor_is_on(deployment: Deployment) -> None:
     started = deployment.dagster("sensor", "start", names.SENSOR, *MODULE)
     assert started.returncode == 0, started.stderr[-4000:]

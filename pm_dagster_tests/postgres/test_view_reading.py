@@ -50,6 +50,7 @@ def _readers(world: PostgresWorld, row: int, **settings: object) -> dict[str, Ca
     }
 
 
+@pytest.mark.slow
 def test_every_reading_names_view_and_limit(world: PostgresWorld) -> None:
     row = _slow(world, 30)
     for read in _readers(world, row, view_timeout_seconds=1.0).values():

@@ -98,6 +98,7 @@ def place(cloud_world: World) -> Place:
     return Place(cloud_world)
 
 
+@pytest.mark.slow
 def test_the_commands(place: Place) -> None:
     place.fill()
     ids = [str(run_id) for (run_id,) in place.world.sql("SELECT run_id FROM mm_run_plc")]
@@ -120,6 +121,7 @@ def test_debug_logs(place: Place) -> None:
     place.assert_silent()
 
 
+@pytest.mark.slow
 def test_the_dagster_job(place: Place) -> None:
     place.fill()
     (place.left / "home").mkdir()
@@ -140,6 +142,7 @@ def test_the_cluster(place: Place) -> None:
     place.assert_silent()
 
 
+@pytest.mark.slow
 def test_a_database_that_repeats_the_password(place: Place) -> None:
     place.world.passwords[USER] = "another"
     place.world.front.refusal = f"password authentication failed: {echo.all_forms(place.password)}"
@@ -161,6 +164,7 @@ def test_a_url_that_cannot_be_read(place: Place) -> None:
     place.assert_silent()
 
 
+@pytest.mark.slow
 def test_a_token_endpoint_and_a_vault_that_repeat_the_secret(place: Place) -> None:
     world, secret = place.world, place.world.entra.client_secret
     azure = {"ARM_TENANT_ID": entra_site.TENANT, "ARM_CLIENT_ID": entra_site.CLIENT_ID, "ARM_CLIENT_SECRET": secret}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pm_dagster.core.settings import Settings
 from pm_dagster.postgres.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
@@ -10,6 +12,7 @@ from pm_dagster_tests.cli.world import JOB, World
 ROLE = "a dispatcher's role"
 
 
+@pytest.mark.slow
 def test_what_is_printed_is_enough_for_every_command(database_url: str) -> None:
     initialise(Settings(postgres_url=database_url))
     with LocalWorkspace() as workspace:

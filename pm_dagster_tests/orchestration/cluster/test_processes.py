@@ -92,6 +92,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
         yield Deployment(workspace, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_process_cancels_the_databricks_run(deployment: Deployment, number: signal.Signals) -> None:
     out = deployment.home / "out.txt"
@@ -115,6 +116,7 @@ def test_a_signal_to_the_process_cancels_the_databricks_run(deployment: Deployme
     assert deployment.workspace.token.encode() not in deployment.everything_kept()
 
 
+@pytest.mark.slow
 def test_the_job_runs_from_the_command_line_without_a_database(deployment: Deployment) -> None:
     out = deployment.home / "out.txt"
     process = deployment.execute(out)
@@ -129,6 +131,7 @@ def test_the_job_runs_from_the_command_line_without_a_database(deployment: Deplo
     assert deployment.workspace.token.encode() not in deployment.everything_kept()
 
 
+@pytest.mark.slow
 def test_terminating_the_run_in_the_ui_cancels_the_databricks_run(deployment: Deployment, tmp_path: Path) -> None:
     port = free_port(0)
     python = [sys.executable, "-m"]

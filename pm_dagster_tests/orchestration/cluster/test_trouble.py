@@ -48,6 +48,7 @@ def test_a_workspace_that_does_not_answer_while_the_run_lasts_is_waited_for(depl
     assert deployment.logged(result).count("cannot be looked up at present: HTTP 503") >= 1
 
 
+@pytest.mark.slow
 def test_an_op_is_tried_again_only_while_certainly_no_run_exists(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
