@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pm_dagster.core.waiting_job import INT64_MAX, RawRow
+from pm_dagster.dispatch.waiting_job import INT64_MAX, RawRow
 
 IDS = ("run_id", "job_id", "previous_run_id")
 SINCE, PRESENT, INVALID = "since", "in_control_table", "invalid"

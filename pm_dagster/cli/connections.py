@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pm_dagster.core.settings import Settings, settings_from
+from pm_dagster.config.settings import Settings, settings_from
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
     from psycopg2.extensions import connection as Connection  # noqa: N812
 
-    from pm_dagster.core.ports import ControlPlane
-    from pm_dagster.workspace.runs import SdkRuns
+    from pm_dagster.databricks.runs import SdkRuns
+    from pm_dagster.dispatch.ports import ControlPlane
 
 
 def actor(command: str) -> str:
@@ -35,7 +35,7 @@ def settings() -> Settings:
 
     Raises ConfigurationError or Unavailable when one of them cannot be had.
     """
-    from pm_dagster.credentials import DATABASE, resolved  # noqa: PLC0415
+    from pm_dagster.config.credentials import DATABASE, resolved  # noqa: PLC0415
 
     return settings_from(resolved(os.environ, DATABASE).environment)
 
@@ -43,7 +43,7 @@ def settings() -> Settings:
 @contextmanager
 def control_plane(of: Settings, *, looks: bool = False) -> Iterator[ControlPlane]:
     """The control plane as one dispatcher, which leaves at the end whatever happens; it may only look."""
-    from pm_dagster.postgres.control_plane import PostgresControlPlane  # noqa: PLC0415
+    from pm_dagster.ledger.control_plane import PostgresControlPlane  # noqa: PLC0415
 
     control = PostgresControlPlane(of, actor("pm"), looks=looks)
     try:
@@ -55,7 +55,7 @@ def control_plane(of: Settings, *, looks: bool = False) -> Iterator[ControlPlane
 @contextmanager
 def reader(of: Settings) -> Iterator[Connection]:
     """A connection on which Postgres itself refuses every write."""
-    from pm_dagster.postgres.asking import asking  # noqa: PLC0415
+    from pm_dagster.ledger.read_only_connection import asking  # noqa: PLC0415
 
     with asking(of) as connection:
         yield connection
@@ -63,20 +63,20 @@ def reader(of: Settings) -> Iterator[Connection]:
 
 def workspace_runs(of: Settings) -> SdkRuns:
     """The Jobs API of the configured workspace, with the credentials of this moment; raises as ``settings``."""
-    from pm_dagster.credentials import WORKSPACE, resolved  # noqa: PLC0415
+    from pm_dagster.config.credentials import WORKSPACE, resolved  # noqa: PLC0415
 
     return runs_of(client(resolved(os.environ, WORKSPACE).environment, of), of)
 
 
 def client(environment: Mapping[str, str], of: Settings) -> WorkspaceClient:
     """The workspace, signed in to as these variables say."""
-    from pm_dagster.workspace.client import workspace_client  # noqa: PLC0415
+    from pm_dagster.databricks.client import workspace_client  # noqa: PLC0415
 
     return workspace_client(environment, of)
 
 
 def runs_of(workspace: WorkspaceClient, of: Settings) -> SdkRuns:
     """The Jobs API of a workspace that is signed in to."""
-    from pm_dagster.workspace.runs import SdkRuns  # noqa: PLC0415
+    from pm_dagster.databricks.runs import SdkRuns  # noqa: PLC0415
 
     return SdkRuns(workspace, of)

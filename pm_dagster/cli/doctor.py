@@ -17,8 +17,12 @@ import click
 from pm_dagster.cli import connections
 from pm_dagster.cli.findings import Finding, Missing, credentials
 from pm_dagster.cli.output import console, json_option, print_json, text
-from pm_dagster.core.answers import Kind
-from pm_dagster.core.errors import (
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.config.settings import Settings, settings_from
+from pm_dagster.dispatch.answers import Kind
+from pm_dagster.dispatch.untakeable import Untakeable
+from pm_dagster.dispatch.waiting_job import sort_rows
+from pm_dagster.errors import (
     AuthenticationFailed,
     Defect,
     EverybodyRefused,
@@ -27,15 +31,11 @@ from pm_dagster.core.errors import (
     ProcessManagerError,
     Refused,
 )
-from pm_dagster.core.settings import Settings, settings_from
-from pm_dagster.core.untakeable import Untakeable
-from pm_dagster.core.waiting_job import sort_rows
-from pm_dagster.workspace.scrub import scrubbed
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
 
-    from pm_dagster.workspace.runs import SdkRuns
+    from pm_dagster.databricks.runs import SdkRuns
 
 _JOBS_NAMED = 5
 #: The checks without which the relations to have rights on are not known.
@@ -69,7 +69,7 @@ def command(*, as_json: bool) -> None:
 
     Exit code 1 when anything is red.
     """
-    from pm_dagster.credentials import looked_up  # noqa: PLC0415
+    from pm_dagster.config.credentials import looked_up  # noqa: PLC0415
 
     found = looked_up(os.environ)
     settings = settings_from(found.environment)
@@ -127,8 +127,10 @@ def _database(settings: Settings) -> list[Finding]:
 
 
 def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
-    from pm_dagster.postgres import asking, catalog, layout, read_only, whereabouts  # noqa: PLC0415
-    from pm_dagster.postgres.connection import translated  # noqa: PLC0415
+    from pm_dagster.ledger import catalog, layout, read_only  # noqa: PLC0415
+    from pm_dagster.ledger import location as whereabouts  # noqa: PLC0415
+    from pm_dagster.ledger import read_only_connection as asking  # noqa: PLC0415
+    from pm_dagster.ledger.connection import translated  # noqa: PLC0415
 
     def relations() -> str:
         found = layout.read_layout(connection, settings)
@@ -177,7 +179,8 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
 
 def _closing(settings: Settings) -> str:
     """Try what a dispatch writes at its end, and undo it."""
-    from pm_dagster.postgres import asking, rehearsal  # noqa: PLC0415
+    from pm_dagster.ledger import read_only_connection as asking  # noqa: PLC0415
+    from pm_dagster.ledger import rehearsal  # noqa: PLC0415
 
     with connections.control_plane(settings) as control:
         found = [row.run_id for row in control.waiting(_ROWS_TRIED)]
@@ -234,7 +237,7 @@ def _parameters(settings: Settings) -> Finding:
 
 
 def _privileges(connection: Connection, settings: Settings) -> Finding:
-    from pm_dagster.postgres import catalog  # noqa: PLC0415
+    from pm_dagster.ledger import catalog  # noqa: PLC0415
 
     missing = catalog.missing_privileges(connection, settings)
     if not missing:
@@ -249,7 +252,7 @@ def _privileges(connection: Connection, settings: Settings) -> Finding:
 
 def _workspace(environment: Mapping[str, str], settings: Settings, *, rows_readable: bool) -> list[Finding]:
     remedy = "check DATABRICKS_HOST, the credentials (DATABRICKS_* or ARM_*) and the network"
-    from pm_dagster.workspace.fitness import sdk_version  # noqa: PLC0415
+    from pm_dagster.databricks.sdk_check import sdk_version  # noqa: PLC0415
 
     runs: list[SdkRuns] = []
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from pm_dagster.cli import connections
 from pm_dagster.cli.numbers import RUN_ID
 from pm_dagster.cli.output import Column, console, json_option, moment, print_json, table, text
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.settings import Settings
-from pm_dagster.core.visible import clause, sentence
+from pm_dagster.config.settings import Settings
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.text import clause, sentence
 
 _EVENTS = (
     Column("at"),
@@ -40,8 +40,9 @@ def command(run_id: int, *, as_json: bool) -> None:
 
 
 def _read(settings: Settings, run_id: int) -> dict[str, Any]:
-    from pm_dagster.postgres import history, whereabouts  # noqa: PLC0415
-    from pm_dagster.postgres.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger import location as whereabouts  # noqa: PLC0415
+    from pm_dagster.ledger import reads as history  # noqa: PLC0415
+    from pm_dagster.ledger.layout import check_ledger, read_layout  # noqa: PLC0415
 
     with connections.reader(settings) as connection:
         check_ledger(connection)

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
 
 if TYPE_CHECKING:
-    from pm_dagster.credentials import Resolved
+    from pm_dagster.config.credentials import Resolved
 
 _STORE = "PM_SECRETS"
 _REMEDY = "correct the reference, create the secret, or let this identity read it"
@@ -35,7 +35,7 @@ class Missing:
     """The credentials without which database or workspace need not be tried."""
 
     def __init__(self, found: Resolved) -> None:
-        from pm_dagster.credentials import DATABASE, WORKSPACE  # noqa: PLC0415
+        from pm_dagster.config.credentials import DATABASE, WORKSPACE  # noqa: PLC0415
 
         self._found = found
         self._failed = [failure.variable for failure in found.failures]

@@ -17,7 +17,7 @@ def command(role: str, part: str) -> None:
 
     For psql, run as the owner of view, table and ledger: pm grants --role NAME | psql -v ON_ERROR_STOP=1
     """
-    from pm_dagster.postgres import grants  # noqa: PLC0415
+    from pm_dagster.ledger import grants  # noqa: PLC0415
 
     settings = connections.settings()
     with connections.reader(settings) as connection:

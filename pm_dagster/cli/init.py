@@ -11,11 +11,11 @@ import click
 
 from pm_dagster.cli import connections
 from pm_dagster.cli.output import json_option, print_json
-from pm_dagster.core.visible import sentence
-from pm_dagster.core.whereabouts import Answer
+from pm_dagster.dispatch.ledger_location import Answer
+from pm_dagster.text import sentence
 
 if TYPE_CHECKING:
-    from pm_dagster.postgres.migrate import Migrated
+    from pm_dagster.ledger.migrate import Migrated
 
 _DONE = {
     Answer.MOVED: "The ledger goes on here, with the identity and the open entries that it had.",
@@ -33,7 +33,7 @@ def command(*, moved: bool, copy: bool, as_json: bool) -> None:
     A ledger that wakes up in another server or database than it was made in dispatches nothing before --moved or --copy
     says which it is.
     """
-    from pm_dagster.postgres.migrate import initialise  # noqa: PLC0415
+    from pm_dagster.ledger.migrate import initialise  # noqa: PLC0415
 
     if moved and copy:
         raise click.UsageError("--moved and --copy exclude each other: is the original still used?")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pm_dagster.core.settings import MOST_ROWS
+from pm_dagster.config.settings import MOST_ROWS
 
 #: Any number that a BIGINT can hold: a refused row may have an id that no row should have.
 RUN_ID = click.IntRange(-(2**63), 2**63 - 1)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pm_dagster.core.visible import visible
+from pm_dagster.text import visible
 
 _WIDTH_WITHOUT_TERMINAL = 100
 #: Narrower, a table would be a column of single letters.

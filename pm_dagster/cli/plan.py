@@ -13,8 +13,8 @@ import click
 from pm_dagster.cli import connections
 from pm_dagster.cli.numbers import LIMIT
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
-from pm_dagster.core.planning import Past, plan
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.planning import Past, plan
 
 _COLUMNS = (
     Column("run id", right=True),
@@ -69,7 +69,7 @@ def command(limit: int | None, *, as_json: bool) -> None:
 
 
 def _known(settings: Settings, run_ids: Sequence[int]) -> Mapping[int, Past]:
-    from pm_dagster.postgres import history  # noqa: PLC0415
+    from pm_dagster.ledger import reads as history  # noqa: PLC0415
 
     with connections.reader(settings) as connection:
         entries = history.entries(connection, settings, run_ids)

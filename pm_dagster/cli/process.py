@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.visible import visible
-from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.text import visible
 
 
 @contextmanager

@@ -11,13 +11,13 @@ import click
 from pm_dagster.cli import connections
 from pm_dagster.cli.numbers import RUN_ID
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.settings import Settings
-from pm_dagster.core.visible import counted, visible
-from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.config.settings import Settings
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.text import counted, visible
 
 if TYPE_CHECKING:
-    from pm_dagster.postgres.redrive import Which
+    from pm_dagster.ledger.redrive import Which
 
 _COLUMNS = (
     Column("run id", right=True),
@@ -74,7 +74,7 @@ def command(
     Only rows that Process Manager refused (status FAILED, last ledger entry QUARANTINED) are put
     back; others are left alone and told why.
     """
-    from pm_dagster.postgres.redrive import Which  # noqa: PLC0415
+    from pm_dagster.ledger.redrive import Which  # noqa: PLC0415
 
     which = Which(reason, job_id, since, before)
     if bool(run_ids) == bool(str(which)):
@@ -126,8 +126,8 @@ def _say_rows(rows: list[dict[str, Any]], settings: Settings, *, as_json: bool) 
 
 def _would(settings: Settings, run_ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """Of the named rows, those that would go back."""
-    from pm_dagster.postgres import redrive  # noqa: PLC0415
-    from pm_dagster.postgres.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger import redrive  # noqa: PLC0415
+    from pm_dagster.ledger.layout import check_ledger, read_layout  # noqa: PLC0415
 
     with connections.reader(settings) as connection:
         check_ledger(connection)
@@ -148,9 +148,9 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _batches(settings: Settings, which: Which, *, read_only: bool) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    from pm_dagster.postgres import redrive  # noqa: PLC0415
-    from pm_dagster.postgres.asking import asking  # noqa: PLC0415
-    from pm_dagster.postgres.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger import redrive  # noqa: PLC0415
+    from pm_dagster.ledger.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger.read_only_connection import asking  # noqa: PLC0415
 
     after = 0
     while True:
@@ -165,7 +165,7 @@ def _batches(settings: Settings, which: Which, *, read_only: bool) -> Iterator[t
 
 
 def _redrive_class(settings: Settings, which: Which) -> tuple[list[int], dict[int, str]]:
-    from pm_dagster.postgres import redrive  # noqa: PLC0415
+    from pm_dagster.ledger import redrive  # noqa: PLC0415
 
     done: list[int] = []
     kept: dict[int, str] = {}
@@ -181,9 +181,10 @@ def _redrive_class(settings: Settings, which: Which) -> tuple[list[int], dict[in
 
 
 def _redrive(settings: Settings, run_ids: tuple[int, ...]) -> tuple[list[int], dict[int, str]]:
-    from pm_dagster.postgres import history, redrive  # noqa: PLC0415
-    from pm_dagster.postgres.asking import asking  # noqa: PLC0415
-    from pm_dagster.postgres.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger import reads as history  # noqa: PLC0415
+    from pm_dagster.ledger import redrive  # noqa: PLC0415
+    from pm_dagster.ledger.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger.read_only_connection import asking  # noqa: PLC0415
 
     with asking(settings, read_only=False) as connection:
         check_ledger(connection)
@@ -199,7 +200,7 @@ def _redrive(settings: Settings, run_ids: tuple[int, ...]) -> tuple[list[int], d
 
 
 def _demand_known(connection: Any, settings: Settings, run_ids: tuple[int, ...]) -> None:  # noqa: ANN401 the driver's, not imported here
-    from pm_dagster.postgres import history  # noqa: PLC0415
+    from pm_dagster.ledger import reads as history  # noqa: PLC0415
 
     unknown = [str(run_id) for run_id in run_ids if history.control_row(connection, settings, run_id) is None]
     if unknown:

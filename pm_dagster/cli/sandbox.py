@@ -17,7 +17,7 @@ import click
 
 from pm_dagster.cli.numbers import PORT
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
-from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.errors import ProcessManagerError
 from pm_dagster.orchestration.names import SENSOR
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _keep_going(sandbox: Open, children: Children, *, trickle: bool) -> None:
     import random  # noqa: PLC0415
     from contextlib import closing  # noqa: PLC0415
 
-    from pm_dagster.postgres.connection import connect  # noqa: PLC0415
+    from pm_dagster.ledger.connection import connect  # noqa: PLC0415
     from pm_dagster.sandbox import seed  # noqa: PLC0415
 
     with closing(connect(sandbox.settings)) as connection:

@@ -8,8 +8,8 @@ import click
 
 from pm_dagster.cli import connections
 from pm_dagster.cli.output import Column, age, console, json_option, print_json, table, text
-from pm_dagster.core.settings import Settings
-from pm_dagster.core.visible import counted, sentence
+from pm_dagster.config.settings import Settings
+from pm_dagster.text import counted, sentence
 
 _STATES = (Column("state"), Column("open"), Column("entries", right=True))
 _DISPATCHERS = (
@@ -38,7 +38,7 @@ def command(*, as_json: bool) -> None:
 
 
 def _read(settings: Settings) -> dict[str, Any]:
-    from pm_dagster.postgres import history  # noqa: PLC0415
+    from pm_dagster.ledger import reads as history  # noqa: PLC0415
 
     # First, because it looks at the names in the settings, and says which of them leads nowhere.
     with connections.control_plane(settings) as control:

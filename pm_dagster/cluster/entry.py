@@ -19,18 +19,18 @@ from pm_dagster.cluster.options import Options, read_options
 from pm_dagster.cluster.outcome_lines import LEFT, Line, outcome_lines
 from pm_dagster.cluster.outcome_table import table
 from pm_dagster.cluster.report_file import ReportFile
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.ports import Outcome
-from pm_dagster.core.report import Report, report_line
-from pm_dagster.core.settings import Settings, settings_from
-from pm_dagster.core.waiting_job import RawRow
-from pm_dagster.credentials import resolved
-from pm_dagster.postgres.control_plane import PostgresControlPlane
+from pm_dagster.config.credentials import resolved
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.config.settings import Settings, settings_from
+from pm_dagster.databricks.client import workspace_client
+from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.dispatch.ports import Outcome
+from pm_dagster.dispatch.report import Report, report_line
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.dispatch.waiting_job import RawRow
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.stop_signals import stop_on_signal
-from pm_dagster.workspace.client import workspace_client
-from pm_dagster.workspace.runs import SdkRuns
-from pm_dagster.workspace.scrub import scrubbed
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import suppress
 
-from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.config.masking import scrubbed
 
 log = logging.getLogger("process_manager")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pm_dagster.cluster.messages import Ended
-from pm_dagster.core.settings import MOST_ROWS
+from pm_dagster.config.settings import MOST_ROWS
 
 _DESCRIPTION = """Do one pass over the waiting jobs: start or repair what waits, and mark it SCHEDULED.
 The settings are environment variables (PM_*, DATABRICKS_*), the same as for `pm`."""

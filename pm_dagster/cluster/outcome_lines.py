@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pm_dagster.core.ports import Outcome
-from pm_dagster.core.report import Report, ReportRow
-from pm_dagster.core.waiting_job import RawRow, WaitingJob, sort_rows
+from pm_dagster.dispatch.ports import Outcome
+from pm_dagster.dispatch.report import Report, ReportRow
+from pm_dagster.dispatch.waiting_job import RawRow, WaitingJob, sort_rows
 
 LEFT = "left"
 _LEFT_REASON = "not sent in this pass (deadline, stop, or another dispatcher has it); the next one sees it again"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pm_dagster.cluster.outcome_lines import Line
-from pm_dagster.core.visible import visible
+from pm_dagster.text import visible
 
 SHOWN = 60
 _REASON_WIDTH = 90

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from pm_dagster.cluster.outcome_lines import Line
-from pm_dagster.core.errors import ConfigurationError, ProcessManagerError
-from pm_dagster.core.report import Report
+from pm_dagster.dispatch.report import Report
+from pm_dagster.errors import ConfigurationError, ProcessManagerError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pm_dagster.cluster.messages import one_line
-from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
-from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import RawRow
-from pm_dagster.postgres.jdbc import jdbc_options
-from pm_dagster.postgres.waiting_as_text import TextRead, WaitingAsText
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.waiting_job import RawRow
+from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
+from pm_dagster.ledger.jdbc import jdbc_options
+from pm_dagster.ledger.waiting_as_text import TextRead, WaitingAsText
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.core.ports import Backlog
+from pm_dagster.dispatch.ports import Backlog
+from pm_dagster.errors import ConfigurationError
 from pm_dagster.orchestration import names, under_way
 from pm_dagster.orchestration.resources import ControlTable
 from pm_dagster.orchestration.retries import translated

@@ -11,10 +11,10 @@ from typing import Protocol
 
 import dagster as dg
 
-from pm_dagster.core.cluster_job import ClusterJobs, token_of
-from pm_dagster.core.cluster_outcome import ClusterOutcome
-from pm_dagster.core.cluster_run import ClusterDispatch, Order
-from pm_dagster.core.settings import Settings, settings_from
+from pm_dagster.config.settings import Settings, settings_from
+from pm_dagster.launcher.deployed_job import ClusterJobs, token_of
+from pm_dagster.launcher.launch import ClusterDispatch, Order
+from pm_dagster.launcher.run_outcome import ClusterOutcome
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.assets import mm_run_wait_vw
 from pm_dagster.orchestration.cluster_metadata import cluster_metadata

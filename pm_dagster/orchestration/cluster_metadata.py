@@ -10,10 +10,10 @@ from typing import Any, TypeGuard
 
 import dagster as dg
 
-from pm_dagster.core.cluster_job import ClusterRun, TaskRun
-from pm_dagster.core.cluster_outcome import ClusterOutcome
-from pm_dagster.core.report import COUNTED
-from pm_dagster.core.waiting_job import Branch
+from pm_dagster.dispatch.report import COUNTED
+from pm_dagster.dispatch.waiting_job import Branch
+from pm_dagster.launcher.deployed_job import ClusterRun, TaskRun
+from pm_dagster.launcher.run_outcome import ClusterOutcome
 from pm_dagster.orchestration.metadata import cell
 
 #: Keys of the report line and, beside them, those of ``dispatched_jobs``, so that the plots of both look alike.

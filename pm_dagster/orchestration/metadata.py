@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from pm_dagster.core.ports import Outcome
-from pm_dagster.core.report import Report, ReportRow
-from pm_dagster.core.waiting_job import Branch
+from pm_dagster.dispatch.ports import Outcome
+from pm_dagster.dispatch.report import Report, ReportRow
+from pm_dagster.dispatch.waiting_job import Branch
 
 #: A table of more rows would weigh on the event log of every dispatch; `pm explain` has each row.
 _SHOWN = 100

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 import dagster as dg
 import pandas as pd
 
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.sending import Sent
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.dispatch.worker import Sent
+from pm_dagster.errors import ProcessManagerError
 from pm_dagster.orchestration.frames import claimed_from, entries_frame, entry_ids, targets_frame, targets_from
 from pm_dagster.orchestration.metadata import dispatch_metadata, report_frame
 from pm_dagster.orchestration.outcomes import final_report, together
 from pm_dagster.orchestration.resources import DispatchSession
 from pm_dagster.orchestration.retries import RETRY, translated
 from pm_dagster.waiting_frame import from_frame
-from pm_dagster.workspace.scrub import scrubbed
 
 
 @contextmanager

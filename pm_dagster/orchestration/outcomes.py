@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pm_dagster.core.dispatch import Claimed
-from pm_dagster.core.ports import Closed
-from pm_dagster.core.report import Report
-from pm_dagster.core.sending import Sent
+from pm_dagster.dispatch.ports import Closed
+from pm_dagster.dispatch.report import Report
+from pm_dagster.dispatch.service import Claimed
+from pm_dagster.dispatch.worker import Sent
 from pm_dagster.orchestration.resources import DispatchSession
 
 

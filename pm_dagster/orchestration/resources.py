@@ -15,16 +15,16 @@ from typing import Any, Protocol
 import dagster as dg
 from pydantic import Field
 
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.outcomes import RowOutcome
-from pm_dagster.core.ports import ControlPlane, DatabricksRuns
-from pm_dagster.core.settings import Settings, settings_from
-from pm_dagster.core.waiting_job import RefusedRow
-from pm_dagster.credentials import DATABASE, resolved
+from pm_dagster.config.credentials import DATABASE, resolved
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.config.settings import Settings, settings_from
+from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
+from pm_dagster.dispatch.row_outcome import RowOutcome
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.dispatch.waiting_job import RefusedRow
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.orchestration import names
-from pm_dagster.postgres.control_plane import PostgresControlPlane
-from pm_dagster.workspace.scrub import scrubbed
 
 
 class ControlTable:

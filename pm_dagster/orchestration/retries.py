@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from pm_dagster.core.errors import (
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.errors import (
     AuthenticationFailed,
     ConfigurationError,
     EverybodyRefused,
@@ -17,7 +18,6 @@ from pm_dagster.core.errors import (
     NotAdmitted,
     Unavailable,
 )
-from pm_dagster.workspace.scrub import scrubbed
 
 #: For "the workspace or the database cannot be reached". About 5, 10 and 20 seconds apart.
 RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)

@@ -12,11 +12,11 @@ import os
 import re
 from collections.abc import Mapping
 
-from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.core.settings import LIBPQ_VARIABLES
-from pm_dagster.credentials.references import NotReadableError, reference_in
+from pm_dagster.config.credentials.references import NotReadableError, reference_in
+from pm_dagster.config.settings import LIBPQ_VARIABLES
+from pm_dagster.errors import ConfigurationError
+from pm_dagster.ledger.parameters import url_parameters
 from pm_dagster.orchestration import names
-from pm_dagster.postgres.parameters import url_parameters
 
 _PLACES = ("host", "hostaddr", "port", "dbname", "service")
 _PARTS = ("PM_POSTGRES_HOST", "PM_POSTGRES_PORT", "PM_POSTGRES_DATABASE", "PGSERVICE", "PM_SECRETS", "PM_SCHEMA")

@@ -16,13 +16,13 @@ from typing import Final
 
 import dagster as dg
 
-from pm_dagster.core.dead_runs import RunFacts, Stage, Verdict, Worker, verdict
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.ports import SignOfLife
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.dispatch.ports import SignOfLife
+from pm_dagster.errors import ProcessManagerError
 from pm_dagster.orchestration import names
+from pm_dagster.orchestration.dead_runs import RunFacts, Stage, Verdict, Worker, verdict
 from pm_dagster.orchestration.resources import ControlTable
 from pm_dagster.orchestration.single_flight import single_flight
-from pm_dagster.workspace.scrub import scrubbed
 
 _log = logging.getLogger(__name__)
 _STAGES: Final = {

@@ -13,15 +13,15 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.credentials_provider import CredentialsStrategy
 
-from pm_dagster.core.cluster_job import ClusterJobs
-from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.core.ports import DatabricksRuns
-from pm_dagster.core.settings import Settings
-from pm_dagster.credentials import WORKSPACE, resolved
-from pm_dagster.workspace.client import signed_in
-from pm_dagster.workspace.cluster_job import SdkClusterJobs
-from pm_dagster.workspace.runs import SdkRuns
-from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.config.credentials import WORKSPACE, resolved
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.client import signed_in
+from pm_dagster.databricks.deployed_jobs import SdkClusterJobs
+from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.dispatch.ports import DatabricksRuns
+from pm_dagster.errors import ConfigurationError
+from pm_dagster.launcher.deployed_job import ClusterJobs
 
 _MESSAGE_LIMIT = 500
 

@@ -13,10 +13,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.ledger import reads as history
+from pm_dagster.ledger.connection import connect
 from pm_dagster.orchestration.names import JOB
-from pm_dagster.postgres import history
-from pm_dagster.postgres.connection import connect
 from pm_dagster.sandbox.place import Open
 from pm_dagster.sandbox.seed import Seeded, seed
 

@@ -15,10 +15,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.settings import Settings, settings_from
-from pm_dagster.postgres.connection import connect, translated
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config.settings import Settings, settings_from
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.ledger.connection import connect, translated
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox import scope, way_in
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.processes import free_port

@@ -11,7 +11,7 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
-from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.errors import ProcessManagerError
 from pm_dagster.sandbox.server_user import ServerUser
 
 TIMEOUT_S = 60

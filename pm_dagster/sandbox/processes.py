@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.errors import ProcessManagerError
 
 _PATIENCE_SECONDS = 15.0
 _LIFELINE = Path(__file__).with_name("lifeline.py")

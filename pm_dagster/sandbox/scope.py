@@ -1,6 +1,6 @@
 """The secret scope of the sandbox: the names that a deployment has, with values that lead to the sandbox's own servers.
 
-Put here: names and values. Keep out: keeping them (``workspace/secret_scopes.py``).
+Put here: names and values. Keep out: keeping them (``databricks/secret_scopes.py``).
 """
 
 from __future__ import annotations

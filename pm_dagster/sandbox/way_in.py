@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.errors import ProcessManagerError
 
 if TYPE_CHECKING:
     from pm_dagster.sandbox.workspace import LocalWorkspace

@@ -19,13 +19,13 @@ import psycopg2
 import requests
 from databricks.sdk import WorkspaceClient
 
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.control_plane import PostgresControlPlane
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.processes import Children, answers, free_port
-from pm_dagster.workspace.runs import SdkRuns
 
 ROWS = 1000
 PACED_ROWS = 180

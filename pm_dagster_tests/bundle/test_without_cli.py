@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from databricks.sdk.service.jobs import Run
 
-from pm_dagster.core.report import report_in
+from pm_dagster.dispatch.report import report_in
 from pm_dagster_tests.bundle.bundle_files import Json
 from pm_dagster_tests.bundle.deployment import Deployment
 from pm_dagster_tests.bundle.sdk_deployment import Deployed

@@ -13,7 +13,7 @@ from pm_dagster_tests.chaos.faults import NOT_QUITE_WAITING
 from pm_dagster_tests.chaos.matrix import REFUSING, VARIANTS, Cell
 from pm_dagster_tests.chaos.oracle import Verdict
 from pm_dagster_tests.chaos.world import JOB, ChaosWorld
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 #: Dispatches that may come after the first: one for what was cut off, one for what had to settle, and the same again
 #: where the fault only met the second.

@@ -23,10 +23,10 @@ _IMPORTED = [
     "pm_dagster.cli.dispatch",
     "pm_dagster.cli.plan",
     "pm_dagster.cli.redrive",
-    "pm_dagster.credentials",
-    "pm_dagster.postgres.control_plane",
-    "pm_dagster.workspace.client",
-    "pm_dagster.workspace.runs",
+    "pm_dagster.config.credentials",
+    "pm_dagster.ledger.control_plane",
+    "pm_dagster.databricks.client",
+    "pm_dagster.databricks.runs",
 ]
 _context = get_context("forkserver")
 _context.set_forkserver_preload(_IMPORTED)

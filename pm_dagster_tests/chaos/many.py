@@ -117,8 +117,8 @@ def start_stepwise(world: ChaosWorld) -> Dispatcher:
 def _stepwise(environment: dict[str, str], out: str, err: str) -> None:
     dispatcher.become(environment, out, err)
     from pm_dagster.cli import connections  # noqa: PLC0415 imported in the fork, with its own environment
-    from pm_dagster.core.dispatch import Dispatch  # noqa: PLC0415
-    from pm_dagster.core.errors import ProcessManagerError  # noqa: PLC0415
+    from pm_dagster.dispatch.service import Dispatch  # noqa: PLC0415
+    from pm_dagster.errors import ProcessManagerError  # noqa: PLC0415
 
     settings = connections.settings()
     try:

@@ -22,7 +22,7 @@ import pytest
 
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.server_user import ServerUser
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 _USER = "postgres"
 _ABSENT = (

@@ -13,15 +13,15 @@ from itertools import count
 
 import pytest
 
-from pm_dagster.core.ledger_entry import EntryState
-from pm_dagster.core.ports import Change, Event, Outcome
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.control_plane import PostgresControlPlane
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.ledger_entry import EntryState
+from pm_dagster.dispatch.ports import Change, Event, Outcome
+from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster_tests.chaos.finishing import assert_clean, story
 from pm_dagster_tests.chaos.records import record
 from pm_dagster_tests.chaos.wire import Rule, Then, When
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 #: A piece of SQL by which each kind of transaction is known.
 COMMITS = {

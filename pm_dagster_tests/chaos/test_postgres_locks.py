@@ -15,7 +15,7 @@ from pm_dagster_tests.chaos.boundaries import Boundary, moment
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, settled, story
 from pm_dagster_tests.chaos.wire import Rule, Then
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 _LOCK_ROW = "SELECT FROM mm_run_plc WHERE run_id = %s FOR UPDATE"
 _TABLES = ("mm_run_plc", "process_manager.entry", "process_manager.dispatcher", "process_manager.alembic_version")

@@ -16,7 +16,7 @@ from pm_dagster_tests.chaos import pooler as places
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, settled
 from pm_dagster_tests.chaos.pooler import Pooler, PoolerAbsentWarning, pooler
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment, chaos_world
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 MODES = ("transaction", "session")
 _AFTER_INTENT = Moment("SET state = 'SENDING'", "commit", "after")

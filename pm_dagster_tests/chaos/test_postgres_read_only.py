@@ -13,10 +13,10 @@ import pytest
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from pm_dagster.core.errors import ProcessManagerError, Unavailable
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.control_plane import PostgresControlPlane
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config.settings import Settings
+from pm_dagster.errors import ProcessManagerError, Unavailable
+from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox import postgres_programs
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
@@ -24,7 +24,7 @@ from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.finishing import assert_clean, finish
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment, chaos_world
 from pm_dagster_tests.cli.world import JOB, World
-from pm_dagster_tests.postgres.world import PostgresWorld, eventually
+from pm_dagster_tests.ledger.world import PostgresWorld, eventually
 
 
 def _with_control_table(server: EmbeddedPostgres) -> str:

@@ -17,11 +17,11 @@ import pytest
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn, parse_dsn
 
-from pm_dagster.core.errors import ControlPlaneUnavailable
-from pm_dagster.core.ledger_entry import EntryState
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres import session
-from pm_dagster.postgres.control_plane import PostgresControlPlane
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.ledger_entry import EntryState
+from pm_dagster.errors import ControlPlaneUnavailable
+from pm_dagster.ledger import session
+from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, story
@@ -29,7 +29,7 @@ from pm_dagster_tests.chaos.records import record
 from pm_dagster_tests.chaos.wire import Rule, Then, WireFront
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment, chaos_world
 from pm_dagster_tests.contracts.steps import claim_one, send
-from pm_dagster_tests.postgres.world import PostgresWorld
+from pm_dagster_tests.ledger.world import PostgresWorld
 
 _AFTER_INTENT = Moment("SET state = 'SENDING'", "commit", "after")
 

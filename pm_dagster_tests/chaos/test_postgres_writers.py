@@ -12,7 +12,7 @@ import pytest
 from pm_dagster_tests.chaos.boundaries import Boundary, moment
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, story
 from pm_dagster_tests.chaos.world import JOB, ChaosWorld
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 OTHER_JOB = 2002
 BOUNDARIES = [each for each in Boundary if each is not Boundary.NONE]

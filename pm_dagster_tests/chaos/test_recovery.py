@@ -16,8 +16,8 @@ from typing import Literal
 import psycopg2
 import pytest
 
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config.settings import Settings
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.boundaries import Boundary, moment

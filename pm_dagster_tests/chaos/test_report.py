@@ -87,7 +87,7 @@ def test_an_edited_page_and_one_of_no_commit_are_found_out() -> None:
     assert (
         len(flaws("\n".join(line for line in good.splitlines() if "hecksum" not in line and "Proven" not in line))) == 2
     )
-    dirty = page(_records(), replace(_STAMP, changes=(" M pm_dagster/core/sending.py",)))
+    dirty = page(_records(), replace(_STAMP, changes=(" M pm_dagster/dispatch/worker.py",)))
     assert "PROVES NOTHING" in dirty
     assert flaws(dirty) == ["it is of a tree with changes that are in no commit"]
 

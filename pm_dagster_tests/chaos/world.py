@@ -23,7 +23,7 @@ from pm_dagster_tests.chaos.dispatcher import Dispatcher
 from pm_dagster_tests.chaos.oracle import Oracle, Verdict
 from pm_dagster_tests.chaos.wire import At, Rule, Then, When, WireFront
 from pm_dagster_tests.chaos.wire_messages import Target
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 JOB = 1001
 #: Short pauses and no pacing: a test waits for nothing but the fault itself.

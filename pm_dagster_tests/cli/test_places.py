@@ -14,12 +14,12 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
+from pm_dagster.errors import ConfigurationError
+from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.orchestration.automation import _tick
 from pm_dagster.orchestration.resources import ControlTable
-from pm_dagster.postgres.control_plane import PostgresControlPlane
-from pm_dagster.postgres.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.cli.world import World
 

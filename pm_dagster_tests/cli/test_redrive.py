@@ -11,11 +11,11 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres import redrive
-from pm_dagster.postgres.asking import asking
+from pm_dagster.config.settings import Settings
+from pm_dagster.ledger import redrive
+from pm_dagster.ledger.read_only_connection import asking
 from pm_dagster_tests.cli.world import UNKNOWN_JOB, World
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 _REFUSED = """
 WITH row AS (

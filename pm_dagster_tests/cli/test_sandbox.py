@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster.postgres.connection import connect
+from pm_dagster.ledger.connection import connect
 from pm_dagster.sandbox.place import Place
 from pm_dagster.sandbox.seed import CASES
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 _EXPECTED = {
     "run already succeeded": "SUCCESS",

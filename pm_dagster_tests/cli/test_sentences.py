@@ -7,8 +7,8 @@ import re
 import pytest
 
 from pm_dagster.cli.explain import why
-from pm_dagster.core.settings import Settings
-from pm_dagster.core.visible import clause, counted, sentence
+from pm_dagster.config.settings import Settings
+from pm_dagster.text import clause, counted, sentence
 from pm_dagster_tests.cli.world import UNKNOWN_JOB, World
 
 _REASONS = [

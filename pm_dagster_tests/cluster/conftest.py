@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config.settings import Settings
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import JOB
 from pm_dagster_tests.cluster.world import ClusterWorld

@@ -136,7 +136,7 @@ def _with(preparation: str, *arguments: str, environment: dict[str, str]) -> sub
 def test_an_error_of_our_own_tells_its_type_and_no_secret(world: ClusterWorld) -> None:
     fault = (
         "import os\n"
-        "from pm_dagster.core.dispatch import Dispatch\n"
+        "from pm_dagster.dispatch.service import Dispatch\n"
         "def read(*_):\n"
         "    secrets = os.environ['DATABRICKS_TOKEN'] + os.environ['JFROG_TOKEN']\n"
         "    raise ZeroDivisionError('in the\\nmiddle of ' + secrets)\n"

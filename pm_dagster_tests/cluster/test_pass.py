@@ -11,7 +11,7 @@ import pytest
 
 from pm_dagster_tests.cli.world import UNKNOWN_JOB
 from pm_dagster_tests.cluster.world import ENTRY, UNPACED, ClusterWorld, numbers_of
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 
 def test_new_and_repair_rows_are_scheduled(world: ClusterWorld) -> None:

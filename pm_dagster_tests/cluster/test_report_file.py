@@ -12,10 +12,10 @@ import pytest
 from openpyxl import load_workbook
 
 from pm_dagster.cluster.report_file import ReportFile
-from pm_dagster.core.report import Report
+from pm_dagster.dispatch.report import Report
 from pm_dagster_tests.cli.world import JOB, UNKNOWN_JOB
 from pm_dagster_tests.cluster.world import ENTRY, ClusterWorld, numbers_of, the_line
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 _BIG = 2**53 + 1
 

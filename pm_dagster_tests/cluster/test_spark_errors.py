@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pm_dagster.cluster.spark_read import our_error
-from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable
+from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable
 
 _CLASSIC = (
     "An error occurred while calling o40.load.\n: org.postgresql.util.PSQLException: {}\n\tat org.postgresql.core.X\n"

@@ -10,13 +10,13 @@ import psycopg2
 import pytest
 from psycopg2.extensions import UNICODE, register_type
 
-from pm_dagster.core.settings import Settings, settings_from
-from pm_dagster.core.waiting_job import RawRow, sort_rows
-from pm_dagster.postgres.control_plane import PostgresControlPlane
-from pm_dagster.postgres.migrate import initialise
-from pm_dagster.postgres.waiting_as_text import TextRead, WaitingAsText
+from pm_dagster.config.settings import Settings, settings_from
+from pm_dagster.dispatch.waiting_job import RawRow, sort_rows
+from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.ledger.migrate import initialise
+from pm_dagster.ledger.waiting_as_text import TextRead, WaitingAsText
 from pm_dagster_tests.cluster import nasty_rows
-from pm_dagster_tests.postgres.world import PostgresWorld
+from pm_dagster_tests.ledger.world import PostgresWorld
 
 _HABITS = """
 SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'German, DMY'; SET IntervalStyle = 'sql_standard';

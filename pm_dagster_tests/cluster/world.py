@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pm_dagster.core.report import report_in
+from pm_dagster.dispatch.report import report_in
 from pm_dagster_tests.cli.world import World
 
 ENTRY = Path(__file__).parents[2] / "pm_dagster" / "cluster" / "process_manager.py"

@@ -8,7 +8,7 @@ import pytest
 
 from pm_dagster_tests.contracts.in_memory_world import InMemoryWorld
 from pm_dagster_tests.contracts.worlds import World
-from pm_dagster_tests.postgres.world import PostgresWorld
+from pm_dagster_tests.ledger.world import PostgresWorld
 
 
 @pytest.fixture(params=["fake", "postgres"])

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from pm_dagster.core.ports import ControlPlane
-from pm_dagster.core.waiting_job import RawRow
+from pm_dagster.dispatch.ports import ControlPlane
+from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase, Row
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.ports import Change, ControlPlane, Event, Intent, Outcome
-from pm_dagster.core.waiting_job import WaitingJob, sort_rows
+from pm_dagster.dispatch.ledger_entry import Entry, EntryState
+from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent, Outcome
+from pm_dagster.dispatch.waiting_job import WaitingJob, sort_rows
 
 ANSWER = (Event("answer", "run 5"),)
 

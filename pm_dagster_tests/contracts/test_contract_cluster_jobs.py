@@ -8,11 +8,11 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
-from pm_dagster.core.cluster_job import ClusterJobs, End, TaskOutput, end_of
-from pm_dagster.core.errors import Refused
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.deployed_jobs import SdkClusterJobs
+from pm_dagster.errors import Refused
+from pm_dagster.launcher.deployed_job import ClusterJobs, End, TaskOutput, end_of
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
-from pm_dagster.workspace.cluster_job import SdkClusterJobs
 from pm_dagster_tests.fakes import cluster_jobs as fake
 
 JOB, QUEUEING_JOB = 2**53 + 11, 2**53 + 13

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pm_dagster.core.ports import Change, Event, Intent
-from pm_dagster.core.waiting_job import sort_rows
+from pm_dagster.dispatch.ports import Change, Event, Intent
+from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster_tests.contracts.steps import claim_one, deferred, ids, quarantined, seen, send
 from pm_dagster_tests.contracts.worlds import World
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pm_dagster.core.ports import Intent
-from pm_dagster.core.waiting_job import sort_rows
+from pm_dagster.dispatch.ports import Intent
+from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send
 from pm_dagster_tests.contracts.worlds import World
 

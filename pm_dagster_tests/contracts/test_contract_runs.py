@@ -9,12 +9,12 @@ import pytest
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
-from pm_dagster.core.errors import Refused
-from pm_dagster.core.ports import DatabricksRuns
-from pm_dagster.core.run_state import Standing
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.dispatch.ports import DatabricksRuns
+from pm_dagster.dispatch.run_state import Standing
+from pm_dagster.errors import Refused
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
-from pm_dagster.workspace.runs import SdkRuns
 from pm_dagster_tests.fakes.runs import InMemoryRuns
 
 JOB = 1001

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from pm_dagster.core.ports import ControlPlane
+from pm_dagster.dispatch.ports import ControlPlane
 
 
 class World(Protocol):

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pm_dagster import entra
-from pm_dagster.core import patience
-from pm_dagster.core.settings import Settings
-from pm_dagster.credentials import key_vault
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config import entra
+from pm_dagster.config import masking as scrub
+from pm_dagster.config.credentials import key_vault
+from pm_dagster.config.settings import Settings
+from pm_dagster.ledger.migrate import initialise
+from pm_dagster.net import retry as patience
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster.workspace import scrub
 from pm_dagster_tests.credentials import entra_site, internet
 from pm_dagster_tests.credentials.entra_site import Entra
 from pm_dagster_tests.credentials.postgres_site import postgres_front

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.credentials import DATABASE, WORKSPACE, looked_up, resolved
+from pm_dagster.config.credentials import DATABASE, WORKSPACE, looked_up, resolved
+from pm_dagster.errors import ConfigurationError
 
 _PASSWORDS = [
     "PM_POSTGRES_PASSWORD",

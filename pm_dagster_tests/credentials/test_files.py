@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.credentials import DATABASE, WORKSPACE, resolved
-from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.config.credentials import DATABASE, WORKSPACE, resolved
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.errors import ConfigurationError
 
 
 def _read(path: Path) -> str:

@@ -8,9 +8,9 @@ import pytest
 from azure.core.exceptions import ServiceRequestError
 from azure.core.pipeline.policies import RetryPolicy
 
-from pm_dagster.core import patience
-from pm_dagster.core.errors import ConfigurationError, Unavailable
-from pm_dagster.credentials import key_vault, resolved
+from pm_dagster.config.credentials import key_vault, resolved
+from pm_dagster.errors import ConfigurationError, Unavailable
+from pm_dagster.net import retry as patience
 from pm_dagster_tests.credentials import entra_site
 from pm_dagster_tests.credentials.internet import Reply
 from pm_dagster_tests.credentials.vault_site import refusal

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable
-from pm_dagster.core.settings import settings_from
-from pm_dagster.postgres.connection import connect
+from pm_dagster.config.settings import settings_from
+from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable
+from pm_dagster.ledger.connection import connect
 from pm_dagster_tests.credentials.world import DATABASE_HOST, USER, World
 
 

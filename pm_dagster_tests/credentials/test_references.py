@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster.credentials.references import (
+from pm_dagster.config.credentials.references import (
     FileSecret,
     NotReadableError,
     Scope,

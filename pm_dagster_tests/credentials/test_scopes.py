@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.core.errors import ConfigurationError, Unavailable
-from pm_dagster.credentials import DATABASE, resolved
+from pm_dagster.config.credentials import DATABASE, resolved
+from pm_dagster.errors import ConfigurationError, Unavailable
 from pm_dagster_tests.credentials.internet import Asked, Reply, json_reply
 from pm_dagster_tests.credentials.world import SCOPE, WORKSPACE_HOST, World
 

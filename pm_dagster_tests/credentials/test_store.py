@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.core.errors import ConfigurationError, Unavailable
-from pm_dagster.credentials import resolved
+from pm_dagster.config.credentials import resolved
+from pm_dagster.errors import ConfigurationError, Unavailable
 from pm_dagster_tests.credentials.vault_site import refusal
 from pm_dagster_tests.credentials.world import SCOPE, VAULT, VAULT_HOST, Cloud, World
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pm_dagster.core.settings import SETTINGS
+from pm_dagster.config.settings import SETTINGS
 
 README = Path(__file__).parents[2] / "README.md"
 _BEGIN, _END = "<!-- settings -->", "<!-- /settings -->"

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pm_dagster.core.cluster_job import ClusterRun, DeployedJob, TaskOutput, TaskRun
-from pm_dagster.core.errors import Refused
-from pm_dagster.core.run_state import RunSnapshot
+from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.errors import Refused
+from pm_dagster.launcher.deployed_job import ClusterRun, DeployedJob, TaskOutput, TaskRun
 from pm_dagster_tests.fakes.runs import Fault
 
 NAME = "Process_Manager"
@@ -53,7 +53,7 @@ class Run:
 
 
 class InMemoryClusterJobs:
-    """See ``pm_dagster.core.cluster_job.ClusterJobs``. ``calls`` is the log of what was asked, by the port's names."""
+    """See ``launcher.deployed_job.ClusterJobs``. ``calls`` is the log of what was asked, by the port's names."""
 
     def __init__(self, *jobs: Job) -> None:
         self.jobs = list(jobs)

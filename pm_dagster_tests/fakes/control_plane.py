@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from pm_dagster.core.corrections import KnownRun, correction, names_only_our_run
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.ledger_entry import Asked, Entry, EntryState, idempotency_token
-from pm_dagster.core.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife, taken_at_once
-from pm_dagster.core.settings import Settings
-from pm_dagster.core.untakeable import RowFacts, Untakeable, looks_alike, untakeable
-from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.corrections import KnownRun, correction, names_only_our_run
+from pm_dagster.dispatch.ledger_entry import Asked, Entry, EntryState, idempotency_token
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife, taken_at_once
+from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, looks_alike, untakeable
+from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
+from pm_dagster.errors import ProcessManagerError
 from pm_dagster_tests.fakes.database import InMemoryDatabase, Record, Registered, Row
 from pm_dagster_tests.fakes.records import (
     apply,
@@ -40,7 +40,7 @@ def _kept(row: Row) -> bool:
 
 
 class InMemoryControlPlane:
-    """See ``pm_dagster.core.ports.ControlPlane``. ``faults`` holds errors that the named methods raise next."""
+    """See ``pm_dagster.dispatch.ports.ControlPlane``. ``faults`` holds errors that the named methods raise next."""
 
     def __init__(self, database: InMemoryDatabase, settings: Settings | None = None, actor: str = "test") -> None:
         self.database = database

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from pm_dagster.core.ledger_entry import Entry
-from pm_dagster.core.ports import Event, Outcome
-from pm_dagster.core.waiting_job import RawRow
+from pm_dagster.dispatch.ledger_entry import Entry
+from pm_dagster.dispatch.ports import Event, Outcome
+from pm_dagster.dispatch.waiting_job import RawRow
 
 
 @dataclass

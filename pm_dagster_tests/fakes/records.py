@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from pm_dagster.core.corrections import KnownRun
-from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.ports import Change, Closed, Event, Intent, Outcome
-from pm_dagster.core.waiting_job import Branch, WaitingJob
+from pm_dagster.dispatch.corrections import KnownRun
+from pm_dagster.dispatch.ledger_entry import Entry, EntryState
+from pm_dagster.dispatch.ports import Change, Closed, Event, Intent, Outcome
+from pm_dagster.dispatch.waiting_job import Branch, WaitingJob
 from pm_dagster_tests.fakes.database import Record, Row
 
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from pm_dagster.core.errors import ProcessManagerError, Refused
-from pm_dagster.core.ports import Call
-from pm_dagster.core.run_state import RunSnapshot
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.errors import ProcessManagerError, Refused
 
 _BAD_REQUEST, _NOT_FOUND = 400, 404
 _CLOCKS_DIFFER = timedelta(seconds=60)
@@ -39,7 +39,7 @@ class Fault:
 
 
 class InMemoryRuns:
-    """See ``pm_dagster.core.ports.DatabricksRuns``. Thread-safe. ``calls`` is the log of what was asked."""
+    """See ``pm_dagster.dispatch.ports.DatabricksRuns``. Thread-safe. ``calls`` is the log of what was asked."""
 
     def __init__(self, jobs: tuple[int, ...] = (7,)) -> None:
         self.jobs = set(jobs)

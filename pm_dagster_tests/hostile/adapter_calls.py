@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from pm_dagster.workspace.runs import SdkRuns
+from pm_dagster.databricks.runs import SdkRuns
 
 _SINCE = datetime(2024, 1, 1, tzinfo=UTC)
 _FAILED = {"life_cycle_state": "INTERNAL_ERROR", "result_state": "FAILED"}

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config.settings import Settings
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import World
 from pm_dagster_tests.hostile.raw_server import RawServer, raw_server

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
-from pm_dagster.core.settings import Settings
-from pm_dagster.workspace.runs import SdkRuns
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.runs import SdkRuns
 from pm_dagster_tests.serving import serving
 
 #: Neither of a known token's form nor guessable: only knowing it can hide it.

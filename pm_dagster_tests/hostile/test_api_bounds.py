@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.workspace.runs import SdkRuns
+from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.errors import ProcessManagerError
 from pm_dagster_tests.hostile.adapter_calls import CALLS, RUN
 from pm_dagster_tests.hostile.raw_server import RawServer, answer, json_answer, raw_server
 
@@ -38,7 +38,7 @@ def test_a_page_that_comes_again_ends_the_reading(server: RawServer, call: str) 
 
 
 def test_pages_without_end_end(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pm_dagster.workspace.pages._MOST_PAGES", 20)
+    monkeypatch.setattr("pm_dagster.databricks.paging._MOST_PAGES", 20)
     numbers = iter(range(10_000))
     server.answer = lambda _line: [json_answer({**RUN, "runs": [], "next_page_token": str(next(numbers))})]
     for call in ("look_up", "find_started"):

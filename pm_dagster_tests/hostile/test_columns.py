@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.errors import ConfigurationError
 from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
 
 _VIEW = """

@@ -17,7 +17,7 @@ NASTY = "\x1b[31m\x1b]8;;http://x\x07[red]x[/nope] :smile: \x9b2J \u202e納品 �
 _BREAKS = """
 import sys
 sys.path.insert(0, {root!r})
-import pm_dagster.core.settings as settings
+import pm_dagster.config.settings as settings
 def broken(*_):
     raise {error}
 settings.settings_from = broken

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from psycopg2.extensions import make_dsn
 
-from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.errors import ConfigurationError
 from pm_dagster_tests.cli.world import World
 from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
 

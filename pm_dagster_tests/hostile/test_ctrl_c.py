@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from pm_dagster_tests.cli.world import World
-from pm_dagster_tests.postgres.world import eventually
+from pm_dagster_tests.ledger.world import eventually
 
 
 @contextmanager

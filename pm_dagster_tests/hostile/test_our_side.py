@@ -11,8 +11,8 @@ import pytest
 from databricks.sdk.service import jobs
 from databricks.sdk.version import __version__
 
-from pm_dagster.core.errors import Defect, WorkspaceUnavailable
-from pm_dagster.workspace.jobs_service import JobsService
+from pm_dagster.databricks.jobs_service import JobsService
+from pm_dagster.errors import Defect, WorkspaceUnavailable
 from pm_dagster_tests.hostile.adapter_calls import CALLS
 from pm_dagster_tests.hostile.raw_server import RawServer, json_answer
 from pm_dagster_tests.hostile.world import JOB, HostileWorld

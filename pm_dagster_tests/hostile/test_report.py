@@ -10,8 +10,8 @@ from openpyxl import load_workbook
 
 from pm_dagster.cluster.outcome_lines import Line
 from pm_dagster.cluster.report_file import ReportFile
-from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.core.report import Report
+from pm_dagster.dispatch.report import Report
+from pm_dagster.errors import ConfigurationError
 
 
 def _line(number: int, text: str = "") -> Line:

@@ -9,10 +9,10 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.ports import Backlog
-from pm_dagster.core.untakeable import Untakeable
-from pm_dagster.postgres.control_plane import PostgresControlPlane
+from pm_dagster.dispatch.ports import Backlog
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.dispatch.untakeable import Untakeable
+from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster_tests.cli.world import World
 from pm_dagster_tests.hostile.world import JOB, HostileWorld
 

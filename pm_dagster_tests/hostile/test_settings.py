@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.core.errors import ConfigurationError
-from pm_dagster.core.setting_values import exact
-from pm_dagster.core.settings import SETTINGS, Settings, settings_from
+from pm_dagster.config.setting_values import exact
+from pm_dagster.config.settings import SETTINGS, Settings, settings_from
+from pm_dagster.errors import ConfigurationError
 
 _NUMBERS = [name for name, default, _ in SETTINGS if type(default) in (int, float)]
 _ABSURD = [

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from pm_dagster.core.errors import ControlPlaneUnavailable
-from pm_dagster.postgres import closing, rehearsal
+from pm_dagster.errors import ControlPlaneUnavailable
+from pm_dagster.ledger import closing, rehearsal
 from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
 
 _SLOW = """

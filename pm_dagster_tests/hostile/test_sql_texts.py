@@ -19,20 +19,20 @@ _SOURCES = sorted(path for path in _ROOT.rglob("*.py") if "sandbox" not in path.
 _EXECUTES = frozenset({"execute", "executemany", "mogrify", "SQL", "copy_expert"})
 #: Where texts are made that begin like statements, each with its reason.
 _MADE = {
-    "postgres/catalog.py",  # the name of a missing privilege, for people
-    "postgres/grants.py",  # printed for the owner, never run; names are quoted by the driver
-    "postgres/migrations/versions/0002_writes.py",  # the ledger's schema, a constant, is put in
+    "ledger/catalog.py",  # the name of a missing privilege, for people
+    "ledger/grants.py",  # printed for the owner, never run; names are quoted by the driver
+    "ledger/migrations/versions/0002_writes.py",  # the ledger's schema, a constant, is put in
 }
 _STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|SET|CREATE|ALTER|DROP|LOCK|COPY|DO|CALL)\s")
 #: Where a constant is made of other texts than constants: each with its reason.
 _ARGUED = {
     # Alembic runs the file beside it, with the ledger's schema put in.
-    ("postgres/migrations/versions/0001_ledger.py", "execute"),
+    ("ledger/migrations/versions/0001_ledger.py", "execute"),
     # The digits of a position.
-    ("postgres/control_statements.py", "SQL(str(number))"),
-    ("postgres/waiting_as_text.py", "SQL(f'c{number}')"),
+    ("ledger/control_statements.py", "SQL(str(number))"),
+    ("ledger/waiting_as_text.py", "SQL(f'c{number}')"),
     # A type in the catalog's own words, which format_type quotes.
-    ("postgres/control_statements.py", "SQL('text' if characters else column.base.replace('%', '%%'))"),
+    ("ledger/control_statements.py", "SQL('text' if characters else column.base.replace('%', '%%'))"),
 }
 
 

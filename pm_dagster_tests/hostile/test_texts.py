@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn
 
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config.settings import Settings
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
 

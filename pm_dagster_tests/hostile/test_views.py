@@ -6,7 +6,7 @@ import pytest
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn
 
-from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.errors import ConfigurationError
 from pm_dagster_tests.hostile.world import JOB, HostileWorld
 
 _VIEW = """

@@ -14,12 +14,12 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from psycopg2 import sql
 
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.report import Report
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.control_plane import PostgresControlPlane
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.dispatch.report import Report
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster.workspace.runs import SdkRuns
 
 JOB = 1001
 UNKNOWN_JOB = 999_999

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.ports import Call
-from pm_dagster.core.waiting_job import RawRow
+from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.dispatch.waiting_job import RawRow
+from pm_dagster.errors import ProcessManagerError
 from pm_dagster_tests.model.everybody import KIND, LONG, NUMBER, Everybody
 from pm_dagster_tests.model.puppet import Killed, Puppet, Stop
 from pm_dagster_tests.model.stopping import StoppingControl, WatchedRuns

@@ -11,7 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from pm_dagster.core.errors import (
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.ledger_entry import EntryState
+from pm_dagster.dispatch.ports import Call, ControlPlane
+from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.waiting_job import RawRow
+from pm_dagster.errors import (
     AuthenticationFailed,
     ForeignAnswer,
     ProcessManagerError,
@@ -19,11 +24,6 @@ from pm_dagster.core.errors import (
     Throttled,
     WorkspaceUnavailable,
 )
-from pm_dagster.core.ledger_entry import EntryState
-from pm_dagster.core.ports import Call, ControlPlane
-from pm_dagster.core.run_state import RunSnapshot
-from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import RawRow
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase, Row
 from pm_dagster_tests.fakes.runs import Fault, InMemoryRuns, Run
 from pm_dagster_tests.model.worlds import FILE_NAME, JOBS, EntryNow, RowNow, RunNow
@@ -133,7 +133,7 @@ class MemoryWorld:
         del self.database.rows[row]
 
     def redrive(self, row: int) -> None:
-        """As ``pm_dagster.postgres.redrive``."""
+        """As ``pm_dagster.ledger.redrive``."""
         record, found = self.database.newest(row), self.database.rows.get(row)
         refused = record is not None and record.entry.state is EntryState.QUARANTINED
         if refused and found is not None and found.status == "FAILED":

@@ -1,7 +1,7 @@
 """What must hold after each step, read off the control table's history, the workspace's effects and the ledger.
 
 Put here: the invariants, by their numbers in the design. Keep out: anything of the product that decides: no rule of
-``pm_dagster.core.decisions`` may be used to judge it.
+``pm_dagster.dispatch.rules`` may be used to judge it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.ports import Call
+from pm_dagster.dispatch.ledger_entry import Entry, EntryState
+from pm_dagster.dispatch.ports import Call
 from pm_dagster_tests.model.worlds import FILE_NAME, SETTINGS, EntryNow, ModelWorld, RowNow, RunNow
 
 #: The ledger says of these that something is still to be done.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from pm_dagster.core.ports import ControlPlane
+from pm_dagster.dispatch.ports import ControlPlane
 
 _PATIENCE_SECONDS = 120.0
 

@@ -1,6 +1,6 @@
 """The world of real servers: Postgres, and the local workspace over HTTP with the official SDK.
 
-Put here: the model's world over ``pm_dagster.postgres`` and ``pm_dagster.workspace``. Keep out: what the fakes' world
+Put here: the model's world over ``pm_dagster.ledger`` and ``pm_dagster.databricks``. Keep out: what the fakes' world
 shares with it, which is the port in ``worlds``.
 """
 
@@ -15,18 +15,18 @@ import psycopg2
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
-from pm_dagster.core.ports import Call, ControlPlane, DatabricksRuns
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.control_plane import PostgresControlPlane
-from pm_dagster.postgres.migrate import initialise
-from pm_dagster.postgres.redrive import redrive
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.dispatch.ports import Call, ControlPlane, DatabricksRuns
+from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.ledger.migrate import initialise
+from pm_dagster.ledger.redrive import redrive
 from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.model import Run
 from pm_dagster.sandbox.workspace.repairs import RepairRequest
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
-from pm_dagster.workspace.runs import SdkRuns
+from pm_dagster_tests.ledger.world import eventually
 from pm_dagster_tests.model.worlds import FILE_NAME, JOBS, SETTINGS, EntryNow, RowNow, RunNow
-from pm_dagster_tests.postgres.world import eventually
 
 #: A job with room for one run, so that the next is skipped.
 _NARROW_JOB = 6

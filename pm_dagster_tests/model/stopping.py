@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from pm_dagster.core.corrections import KnownRun
-from pm_dagster.core.errors import Refused, WorkspaceUnavailable
-from pm_dagster.core.ledger_entry import Entry
-from pm_dagster.core.ports import Backlog, Call, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
-from pm_dagster.core.run_state import RunSnapshot
-from pm_dagster.core.untakeable import Untakeable
-from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob
+from pm_dagster.dispatch.corrections import KnownRun
+from pm_dagster.dispatch.ledger_entry import Entry
+from pm_dagster.dispatch.ports import Backlog, Call, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
+from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.untakeable import Untakeable
+from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
+from pm_dagster.errors import Refused, WorkspaceUnavailable
 from pm_dagster_tests.model.puppet import Killed, Puppet
 
 

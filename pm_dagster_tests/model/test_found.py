@@ -11,12 +11,12 @@ from datetime import timedelta
 
 import pytest
 
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
-from pm_dagster.core.ledger_entry import Entry, EntryState
-from pm_dagster.core.ports import Call, Change, Intent
-from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import sort_rows
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.ledger_entry import Entry, EntryState
+from pm_dagster.dispatch.ports import Call, Change, Intent
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.dispatch.waiting_job import sort_rows
+from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
 from pm_dagster_tests.fakes.runs import Fault
 from pm_dagster_tests.model.memory_world import LaggingRuns

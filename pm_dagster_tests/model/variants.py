@@ -15,17 +15,21 @@ from typing import Any
 import pytest
 from psycopg2 import sql
 
-from pm_dagster.core import attempts, decisions, dispatch, sending, steps
-from pm_dagster.core.attempts import Work
-from pm_dagster.core.errors import Refused
-from pm_dagster.core.ledger_entry import Asked, Entry, idempotency_token
-from pm_dagster.core.ports import DatabricksRuns
-from pm_dagster.core.run_state import RunSnapshot
-from pm_dagster.core.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
-from pm_dagster.postgres import closing, control_plane, control_statements, statements
-from pm_dagster.postgres.control_plane import PostgresControlPlane
-from pm_dagster.postgres.control_statements import Statements
-from pm_dagster.workspace.transport import OneAttempt
+from pm_dagster.databricks.transport import OneAttempt
+from pm_dagster.dispatch import call_execution as attempts
+from pm_dagster.dispatch import decisions as steps
+from pm_dagster.dispatch import rules as decisions
+from pm_dagster.dispatch import service as dispatch
+from pm_dagster.dispatch import worker as sending
+from pm_dagster.dispatch.call_execution import Work
+from pm_dagster.dispatch.ledger_entry import Asked, Entry, idempotency_token
+from pm_dagster.dispatch.ports import DatabricksRuns
+from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
+from pm_dagster.errors import Refused
+from pm_dagster.ledger import closing, control_plane, control_statements, statements
+from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.ledger.control_statements import Statements
 from pm_dagster_tests.model import stories
 
 Patch = pytest.MonkeyPatch

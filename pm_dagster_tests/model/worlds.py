@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from pm_dagster.core.ports import Call, ControlPlane, DatabricksRuns
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.ports import Call, ControlPlane, DatabricksRuns
 
 JOBS = (7, 8)
 UNKNOWN_JOB = 99

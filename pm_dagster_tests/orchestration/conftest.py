@@ -11,11 +11,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
 from pm_dagster.definitions import build_definitions
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTable
-from pm_dagster.postgres.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
 from pm_dagster_tests.fakes.database import InMemoryDatabase

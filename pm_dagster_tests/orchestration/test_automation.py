@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pm_dagster.core.errors import ControlPlaneUnavailable
+from pm_dagster.errors import ControlPlaneUnavailable
 from pm_dagster.orchestration import names
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
 from pm_dagster_tests.orchestration.conftest import World

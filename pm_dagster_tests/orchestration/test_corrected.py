@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.errors import WorkspaceUnavailable
-from pm_dagster.core.ports import Call
+from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.errors import WorkspaceUnavailable
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
 from pm_dagster_tests.fakes.runs import Fault
 from pm_dagster_tests.orchestration.conftest import World

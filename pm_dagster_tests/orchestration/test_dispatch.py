@@ -6,8 +6,8 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.ports import Call, Outcome
+from pm_dagster.dispatch.ports import Call, Outcome
+from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.orchestration import names
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
 from pm_dagster_tests.orchestration.conftest import World

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.client import signed_in
 from pm_dagster.orchestration.resources import ControlTableResource
 from pm_dagster.orchestration.workspace import WorkspaceResource, databricks_client_resource
-from pm_dagster.workspace.client import signed_in
 
 _HOST = "https://adb-1.2.azuredatabricks.net"
 _PAT = {"DATABRICKS_TOKEN": "dapi-made-up"}

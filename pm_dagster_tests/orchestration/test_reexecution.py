@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from pm_dagster.core.errors import ConfigurationError
+from pm_dagster.errors import ConfigurationError
 from pm_dagster.orchestration import names
 from pm_dagster_tests.orchestration.conftest import World
 

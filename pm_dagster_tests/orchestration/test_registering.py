@@ -9,11 +9,11 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from pm_dagster.core.errors import ControlPlaneUnavailable
-from pm_dagster.core.settings import Settings
+from pm_dagster.config.settings import Settings
+from pm_dagster.errors import ControlPlaneUnavailable
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTable, ControlTableResource
-from pm_dagster.postgres.migrate import initialise
 from pm_dagster_tests.orchestration.conftest import World
 
 _DISPATCHERS = "SELECT actor, ended_at IS NULL FROM process_manager.dispatcher"

@@ -7,14 +7,14 @@ import traceback
 import dagster as dg
 import pytest
 
-from pm_dagster.core.errors import (
+from pm_dagster.dispatch.ports import Call
+from pm_dagster.errors import (
     AuthenticationFailed,
     ConfigurationError,
     ControlPlaneUnavailable,
     Unavailable,
     WorkspaceUnavailable,
 )
-from pm_dagster.core.ports import Call
 from pm_dagster.orchestration.retries import RETRY, translated
 from pm_dagster_tests.fakes.runs import Fault
 from pm_dagster_tests.orchestration.conftest import World

@@ -20,8 +20,8 @@ from dagster._core.remote_origin import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from pm_dagster.core.errors import ConfigurationError, ControlPlaneUnavailable
 from pm_dagster.definitions import build_definitions
+from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.single_flight import single_flight
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pandas as pd
 import pytest
 
-from pm_dagster.core.waiting_job import RawRow, sort_rows
+from pm_dagster.dispatch.waiting_job import RawRow, sort_rows
 from pm_dagster.waiting_frame import from_frame, to_frame
 
 _SINCE = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from pm_dagster.orchestration import names
+from pm_dagster_tests.ledger.world import eventually
 from pm_dagster_tests.orchestration.deployment import MODULE, Deployment
-from pm_dagster_tests.postgres.world import eventually
 
 _PATIENCE_SECONDS = 90.0
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config.settings import Settings
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.bundle.bundle_files import ROOT, synced_files

@@ -16,12 +16,12 @@ from io import StringIO
 sys.path.insert(0, sys.argv[1])
 
 from pm_dagster.cluster import spark_read
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.settings import settings_from
-from pm_dagster.core.waiting_job import RawRow
-from pm_dagster.postgres.control_plane import PostgresControlPlane
-from pm_dagster.postgres.jdbc import jdbc_options
-from pm_dagster.postgres.waiting_as_text import WaitingAsText
+from pm_dagster.config.settings import settings_from
+from pm_dagster.dispatch.waiting_job import RawRow
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.ledger.jdbc import jdbc_options
+from pm_dagster.ledger.waiting_as_text import WaitingAsText
 
 
 def _shown(rows: list[RawRow]) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import requests
 from psycopg2 import sql
 
-from pm_dagster.core.errors import ProcessManagerError
+from pm_dagster.errors import ProcessManagerError
 from pm_dagster.sandbox import way_in
 from pm_dagster.sandbox.place import Open, Place
 from pm_dagster.sandbox.scope import SCOPE

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pm_dagster_tests.postgres.world import PostgresWorld
+from pm_dagster_tests.ledger.world import PostgresWorld
 
 
 @pytest.fixture

@@ -12,20 +12,21 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from pm_dagster.core.dispatch import Dispatch
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.core.ports import Intent
-from pm_dagster.core.settings import Settings
-from pm_dagster.core.waiting_job import sort_rows
-from pm_dagster.postgres import catalog, grants, history
-from pm_dagster.postgres.connection import connect
-from pm_dagster.postgres.control_plane import PostgresControlPlane
-from pm_dagster.postgres.grants import Part
-from pm_dagster.postgres.layout import check_ledger
-from pm_dagster.postgres.redrive import redrive
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.ports import Intent
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.dispatch.waiting_job import sort_rows
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.ledger import catalog, grants
+from pm_dagster.ledger import reads as history
+from pm_dagster.ledger.connection import connect
+from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.ledger.grants import Part
+from pm_dagster.ledger.layout import check_ledger
+from pm_dagster.ledger.redrive import redrive
 from pm_dagster_tests.contracts import steps
 from pm_dagster_tests.fakes.runs import InMemoryRuns
-from pm_dagster_tests.postgres.world import PostgresWorld
+from pm_dagster_tests.ledger.world import PostgresWorld
 
 _numbers = itertools.count()
 #: What PUBLIC has from the start, and would hide a right that the list lacks.

@@ -10,13 +10,13 @@ import psycopg2
 import pytest
 from psycopg2 import errors
 
-from pm_dagster.core.errors import ConfigurationError, ProcessManagerError
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres import grants
-from pm_dagster.postgres.connection import connect
-from pm_dagster.postgres.grants import Part
-from pm_dagster.postgres.migrate import initialise
-from pm_dagster_tests.postgres.world import PostgresWorld
+from pm_dagster.config.settings import Settings
+from pm_dagster.errors import ConfigurationError, ProcessManagerError
+from pm_dagster.ledger import grants
+from pm_dagster.ledger.connection import connect
+from pm_dagster.ledger.grants import Part
+from pm_dagster.ledger.migrate import initialise
+from pm_dagster_tests.ledger.world import PostgresWorld
 from pm_dagster_tests.security.roles import Role, dispatch_everything, doctor_is_content, read_everything, role
 
 _COMMITTED = Path(__file__).parents[2] / "deploy" / "postgres" / "grants.sql"

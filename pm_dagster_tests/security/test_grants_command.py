@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.core.settings import Settings
-from pm_dagster.postgres.migrate import initialise
+from pm_dagster.config.settings import Settings
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import JOB, World
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pm_dagster.core.errors import ProcessManagerError
-from pm_dagster.workspace.scrub import scrubbed
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster_tests.databricks.tiny_server import TOKEN, Reply, TinyServer, json_reply, tiny_server
 from pm_dagster_tests.security.scanner import Scanner
-from pm_dagster_tests.workspace.tiny_server import TOKEN, Reply, TinyServer, json_reply, tiny_server
 
 _MILLION = 1_000_000
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pm_dagster.workspace.scrub import MASK, scrubbed
+from pm_dagster.config.masking import MASK, scrubbed
 from pm_dagster_tests.security.scanner import Scanner, forms
 from pm_dagster_tests.security.test_scanner import SECRET
 

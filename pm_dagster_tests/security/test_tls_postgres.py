@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pm_dagster.core.errors import ConfigurationError, ProcessManagerError
-from pm_dagster.core.settings import Settings, settings_from
-from pm_dagster.postgres import catalog
-from pm_dagster.postgres.connection import connect
-from pm_dagster.postgres.parameters import parameters
-from pm_dagster_tests.postgres.world import PostgresWorld
+from pm_dagster.config.settings import Settings, settings_from
+from pm_dagster.errors import ConfigurationError, ProcessManagerError
+from pm_dagster.ledger import catalog
+from pm_dagster.ledger.connection import connect
+from pm_dagster.ledger.parameters import parameters
+from pm_dagster_tests.ledger.world import PostgresWorld
 from pm_dagster_tests.security.tls_site import NAME, WRONG, contexts
 
 
@@ -88,7 +88,7 @@ def test_a_server_without_tls(mode: str) -> None:
 def test_a_token_of_entra_id_goes_over_in_tls_only(
     monkeypatch: pytest.MonkeyPatch, where: dict[str, str], expected: str | None
 ) -> None:
-    monkeypatch.setattr("pm_dagster.entra.token", lambda _: "a-token")
+    monkeypatch.setattr("pm_dagster.config.entra.token", lambda _: "a-token")
     assert parameters(settings_from({**where, "PM_POSTGRES_AUTH": "entra"})).get("sslmode") == expected
     assert parameters(settings_from(where)).get("sslmode") == where.get("PM_POSTGRES_SSLMODE")
 

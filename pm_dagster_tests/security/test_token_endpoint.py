@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster.core.errors import (
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.client import signed_in
+from pm_dagster.databricks.transport import OneAttempt
+from pm_dagster.errors import (
     AuthenticationFailed,
     ConfigurationError,
     ProcessManagerError,
     Unavailable,
     WorkspaceUnavailable,
 )
-from pm_dagster.core.settings import Settings
-from pm_dagster.workspace.client import signed_in
-from pm_dagster.workspace.token_endpoint import TokenEndpoint
-from pm_dagster.workspace.transport import OneAttempt
-from pm_dagster_tests.workspace.tiny_server import Asked, Reply, TinyServer, json_reply, tiny_server
+from pm_dagster.net.token_endpoint import TokenEndpoint
+from pm_dagster_tests.databricks.tiny_server import Asked, Reply, TinyServer, json_reply, tiny_server
 
 SECRET = "quite+an/ordinary=word"
 _DISCOVERY = "/oidc/.well-known/oauth-authorization-server"

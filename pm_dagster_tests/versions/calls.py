@@ -9,11 +9,11 @@ import time
 
 sys.path.insert(0, sys.argv[1])
 
-from pm_dagster.core.errors import Refused
-from pm_dagster.core.settings import settings_from
-from pm_dagster.workspace.client import workspace_client
-from pm_dagster.workspace.cluster_job import SdkClusterJobs
-from pm_dagster.workspace.fitness import sdk_version
+from pm_dagster.config.settings import settings_from
+from pm_dagster.databricks.client import workspace_client
+from pm_dagster.databricks.deployed_jobs import SdkClusterJobs
+from pm_dagster.databricks.sdk_check import sdk_version
+from pm_dagster.errors import Refused
 
 
 def _ended(jobs: SdkClusterJobs, run_id: int) -> str | None:

@@ -13,9 +13,9 @@ import pytest
 
 from pm_dagster_tests.cli.world import JOB, UNKNOWN_JOB, World
 from pm_dagster_tests.cluster.world import UNPACED, ClusterWorld, the_line
+from pm_dagster_tests.databricks.tiny_server import json_reply, tiny_server
 from pm_dagster_tests.versions.conftest import FORBIDDEN
 from pm_dagster_tests.versions.place import ROOT, folder, locked
-from pm_dagster_tests.workspace.tiny_server import json_reply, tiny_server
 
 pytestmark = pytest.mark.versions
 
@@ -94,8 +94,8 @@ def test_refusals_of_everybody(world: ClusterWorld) -> None:
 def test_our_own_calls_are_led_to_their_workspace(name: str) -> None:
     """On a host that serves several, the service classes name it by themselves."""
     program = (
-        "import os; from pm_dagster.core.settings import Settings; from pm_dagster.workspace.client import *;"
-        "from pm_dagster.workspace.runs import SdkRuns;"
+        "import os; from pm_dagster.config.settings import Settings; from pm_dagster.databricks.client import *;"
+        "from pm_dagster.databricks.runs import SdkRuns;"
         "print(SdkRuns(workspace_client(os.environ, Settings()), Settings()).check())"
     )
     with tiny_server() as server:

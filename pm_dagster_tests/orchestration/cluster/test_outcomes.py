@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pm_dagster.core.report import Report, report_line
 from pm_dagster.definitions import build_definitions
+from pm_dagster.dispatch.report import Report, report_line
 from pm_dagster.orchestration.cluster_metadata import report_metadata
 from pm_dagster_tests.orchestration.cluster.deployment import JOB, Deployment, failure, shown
 

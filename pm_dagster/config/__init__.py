@@ -1,0 +1,1 @@
+"""Configuration: settings, credentials and where they come from, masking of secrets."""

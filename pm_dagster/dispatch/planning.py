@@ -1,0 +1,246 @@
+"""What a dispatch would do, found out by a dispatch that writes nothing and starts nothing.
+
+Put here: the two ports that turn a dispatch into a plan, and a plan's lines. Keep out: decisions, which a dispatch has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch import decisions as steps
+from pm_dagster.dispatch.corrections import KnownRun
+from pm_dagster.dispatch.decisions import Decision
+from pm_dagster.dispatch.ledger_entry import Entry, EntryState
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, Intent, Outcome, SignOfLife
+from pm_dagster.dispatch.row_outcome import RowOutcome
+from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.service import Claimed, Dispatch
+from pm_dagster.dispatch.untakeable import Untakeable
+from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, row_key, sort_rows
+from pm_dagster.errors import ProcessManagerError
+
+#: Who asks for a plan sits and waits for it.
+_LONGEST_SECONDS = 60.0
+_MOST_TRIES = 3
+_WORDS = {
+    Outcome.ACCEPTED: "start",
+    Outcome.ADOPTED: "adopt",
+    Outcome.DEFERRED: "defer",
+    Outcome.QUARANTINED: "refuse",
+    Outcome.WITHDRAWN: "withdraw",
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One row, what a dispatch would do with it now, and why."""
+
+    run_id: int | None
+    branch: str
+    job_id: int | None
+    would: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the ledger knows of an open entry that a claim takes up again."""
+
+    generation: int = 1
+    attempts: int = 0
+    ambiguous: bool = False
+
+
+#: The open entries of the named rows, by run id.
+Known = Callable[[Sequence[int]], Mapping[int, Past]]
+
+
+def plan(
+    control: ControlPlane, known: Known, connect: Callable[[], DatabricksRuns], settings: Settings, limit: int
+) -> list[Planned]:
+    """The rows that a dispatch with this limit would take or refuse, in its order.
+
+    ``connect`` is called when a run has to be looked up. A look-up without an answer is the line of its row. Raises
+    what a dispatch would raise before it sends anything.
+    """
+    patient = replace(
+        settings,
+        deadline_seconds=min(settings.deadline_seconds, _LONGEST_SECONDS),
+        call_tries=min(settings.call_tries, _MOST_TRIES),
+    )
+    runs = ReadingRuns(connect)
+    dispatch = Dispatch(PlanningControl(control, known), runs, patient)
+    claimed = dispatch.claim(dispatch.read(limit), limit)
+    if claimed.repair:
+        runs.reach()
+    return _lines(claimed, *dispatch.foresee(claimed.new + claimed.repair))
+
+
+def _lines(
+    claimed: Claimed, decided: Mapping[int, Decision | RowOutcome], failure: ProcessManagerError | None
+) -> list[Planned]:
+    places = {row_key(row): place for place, row in reversed(list(enumerate(claimed.rows)))}
+    without = {id(row): place for place, row in enumerate(claimed.rows)}
+    lines = [
+        (without.get(id(row.row), 0), Planned(row.run_id, row.branch.value, None, "refuse", row.reason))
+        for row in claimed.refused
+    ]
+    for entry in claimed.new + claimed.repair:
+        would, why = _words(entry, decided.get(entry.entry_id), failure)
+        lines.append((places.get(entry.run_id, 0), Planned(entry.run_id, entry.branch.value, entry.job_id, would, why)))
+    return [line for _, line in sorted(lines, key=lambda placed: placed[0])]
+
+
+def _words(entry: Entry, decided: Decision | RowOutcome | None, failure: ProcessManagerError | None) -> tuple[str, str]:
+    if isinstance(decided, steps.StartRun):
+        return "start", decided.reason or "never had a Databricks run"
+    if isinstance(decided, steps.RepairRun):
+        last = decided.latest_repair_id
+        after = "; it was never repaired before" if last is None else f" after repair {last}"
+        return "repair", f"run {entry.previous_run_id} can be repaired{after}"
+    if isinstance(decided, RowOutcome):
+        if decided.outcome is Outcome.DEFERRED and not decided.counts_as_attempt:
+            return "look up", f"no answer: {decided.reason}"
+        return _WORDS[decided.outcome], decided.reason
+    return "look up", f"no answer: {failure or 'not asked in the time that a plan may take'}"
+
+
+class PlanningControl:
+    """A control plane that reads as ``inner`` does, claims in memory, and writes nothing."""
+
+    def __init__(self, inner: ControlPlane, known: Known) -> None:
+        self._inner = inner
+        self._known = known
+
+    def backlog(self) -> Backlog:
+        """As it is."""
+        return self._inner.backlog()
+
+    def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
+        """As it is."""
+        return self._inner.waiting(limit, seen)
+
+    def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
+        """As it is."""
+        return self._inner.untakeable(limit, run_ids)
+
+    def held(self, run_ids: Collection[int]) -> set[int]:
+        """As it is."""
+        return self._inner.held(run_ids)
+
+    def shown(self, run_ids: Collection[int]) -> list[RawRow]:
+        """As it is."""
+        return self._inner.shown(run_ids)
+
+    def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
+        """The entries that a claim would make, under the rows' own numbers."""
+        run_ids = [job.run_id for job in jobs]
+        stuck = {row.run_id for row in self._inner.untakeable(len(run_ids), run_ids)} if run_ids else set()
+        current, _ = sort_rows(self._inner.shown(run_ids)) if run_ids else ([], [])
+        known = self._known(run_ids)
+        return [_entry(job, known.get(job.run_id, Past())) for job in current if job.run_id not in stuck]
+
+    def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
+        """Those that would be refused."""
+        run_ids = [row.run_id for row in rows if row.run_id is not None]
+        return sort_rows(self._inner.shown(run_ids))[1] if run_ids else []
+
+    def take_over(self, limit: int) -> list[Entry]:  # noqa: ARG002 of the port
+        """Nothing: what a dead dispatcher left is only counted."""
+        return []
+
+    def resume(self, entry_ids: Collection[int]) -> list[Entry]:  # noqa: ARG002 of the port
+        """Nothing."""
+        return []
+
+    def intend(self, intents: Sequence[Intent]) -> set[int]:  # noqa: ARG002 of the port
+        """Nothing may be sent."""
+        return set()
+
+    def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
+        """As it is."""
+        return self._inner.known_runs(databricks_run_ids)
+
+    def record(self, changes: Sequence[Change]) -> set[int]:  # noqa: ARG002 of the port
+        """Nothing is written."""
+        return set()
+
+    def close(
+        self,
+        entry_ids: Collection[int],  # noqa: ARG002 of the port
+        go_on: Callable[[], bool] = lambda: True,  # noqa: ARG002 of the port
+    ) -> list[Closed]:
+        """Nothing is written."""
+        return []
+
+    def register(self) -> None:
+        """There is no dispatcher."""
+
+    def signs_of_life(self, actors: Collection[str]) -> Mapping[str, SignOfLife]:
+        """As they are."""
+        return self._inner.signs_of_life(actors)
+
+    def heartbeat(self) -> None:
+        """There is no dispatcher."""
+
+    def end(self) -> None:
+        """The inner one is its owner's to end."""
+
+
+class ReadingRuns:
+    """A workspace that is connected to when it is first asked, and in which nothing is started."""
+
+    def __init__(self, connect: Callable[[], DatabricksRuns]) -> None:
+        self._connect = connect
+
+    @cached_property
+    def _runs(self) -> DatabricksRuns:
+        return self._connect()
+
+    def reach(self) -> None:
+        """Connect now, before threads ask. Raises what connecting raises."""
+        _ = self._runs
+
+    def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
+        """Never."""
+        raise NotImplementedError("a plan starts no run")
+
+    def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
+        """Never."""
+        raise NotImplementedError("a plan repairs no run")
+
+    def look_up(self, run_id: int) -> RunSnapshot:
+        """runs/get."""
+        return self._runs.look_up(run_id)
+
+    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
+        """runs/list."""
+        return self._runs.find_started(job_id, since, parameters)
+
+    def page_url(self, job_id: int, run_id: int) -> str:
+        """The link to the run's page."""
+        return self._runs.page_url(job_id, run_id)
+
+    def scrub(self, text: str) -> str:
+        """Without secrets."""
+        return self._runs.scrub(text)
+
+
+def _entry(job: WaitingJob, past: Past) -> Entry:
+    return Entry(
+        entry_id=job.run_id,
+        run_id=job.run_id,
+        generation=past.generation,
+        branch=job.branch,
+        state=EntryState.CLAIMED,
+        job_id=job.job_id,
+        previous_run_id=job.previous_run_id,
+        parameters=job.parameters,
+        idempotency_token="",
+        attempts=past.attempts,
+        ambiguous=past.ambiguous,
+    )

@@ -1,0 +1,1 @@
+"""Starting the deployed Databricks job and following its run."""

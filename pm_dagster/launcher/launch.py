@@ -1,0 +1,194 @@
+"""Starts the deployed job, waits for its run, and cancels it when nobody waits any more.
+
+Put here: the order of the calls, patience, the deadline. Keep out: what a state means (``cluster_job``) and what is
+told about the end (``cluster_outcome``). All tries of one Dagster run send the same token, so they share one run.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pm_dagster.errors import NeverAgain, ProcessManagerError, Unavailable
+from pm_dagster.launcher.deployed_job import ClusterJobs, ClusterRun, End, choose_job
+from pm_dagster.launcher.run_outcome import ClusterOutcome, Ended, outcome_of
+
+T = TypeVar("T")
+#: A workspace may ask for any pause between two tries of a call.
+_LONGEST_PAUSE_SECONDS = 30.0
+#: How long a run that was told to end is watched; cancelling is asynchronous.
+_ENDING_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to start and how long to wait. ``job_id`` None: the job is found by its name.
+
+    ``tries`` and ``backoff_seconds`` are those of single calls, as in a dispatch.
+    """
+
+    token: str
+    job_name: str = "Process_Manager"
+    job_id: int | None = None
+    deadline_seconds: float = 1200.0
+    poll_seconds: float = 5.0
+    tries: int = 4
+    backoff_seconds: float = 1.0
+
+
+class ClusterDispatch:
+    """One start of the deployed job and the wait for its end. ``log`` hears of the run and of each change of state.
+
+    ``clock`` and ``sleep`` count seconds. What ends the wait from outside, such as an interruption, may come out of any
+    call; it cancels the Databricks run and passes through.
+    """
+
+    def __init__(
+        self,
+        jobs: ClusterJobs,
+        order: Order,
+        log: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._jobs, self._order, self._log = jobs, order, log
+        self._clock, self._sleep = clock, sleep
+        self._may_run = False
+        self._run_id: int | None = None
+        self._told = ""
+
+    def run(self) -> ClusterOutcome:
+        """Start, wait, report.
+
+        Raises Unavailable only while certainly no run exists, so that calling it again loses none, and NeverAgain while
+        none is known to. Afterwards, trouble with the workspace is part of the outcome.
+        """
+        job_id = self._order.job_id or self._find()
+        try:
+            self._run_id = self._start(job_id)
+            ended = self._follow(job_id, self._run_id)
+        except ProcessManagerError:
+            raise
+        except BaseException:
+            self._abandon(job_id)
+            raise
+        return outcome_of(ended, self._jobs, self._patiently, self._log)
+
+    def _find(self) -> int:
+        name = self._order.job_name
+        return choose_job(self._patiently(lambda: self._jobs.find_jobs(name)), name)
+
+    def _start(self, job_id: int) -> int:
+        try:
+            run_id = self._asked(job_id)
+        except NeverAgain as error:
+            if self._may_run:
+                self._complain(f"an earlier try may have started a run of Databricks job {job_id}", error)
+            raise
+        self._log.info("Databricks run %s of job %s: %s", run_id, job_id, self._jobs.page_url(job_id, run_id))
+        return run_id
+
+    def _asked(self, job_id: int) -> int:
+        """The run that is sure to exist only once there is an answer: until then nobody else may take over the wait."""
+        until = self._clock() + self._order.deadline_seconds
+        while True:
+            try:
+                return self._patiently(lambda: self._send(job_id))
+            except Unavailable as error:
+                if not self._may_run:
+                    raise
+                text = f"whether a run of Databricks job {job_id} was started is not known"
+                if self._clock() >= until:
+                    message = f"{text}, and it may still run: {error}"
+                    raise NeverAgain(message) from None
+                self._tell(logging.WARNING, f"{text}; asking again: {error}")
+            self._sleep(self._order.poll_seconds)
+
+    def _send(self, job_id: int) -> int:
+        """run-now, remembering from before the call whether there may be a run that nobody has the id of."""
+        earlier, self._may_run = self._may_run, True
+        try:
+            return self._jobs.start(job_id, self._order.token)
+        except ProcessManagerError as error:
+            self._may_run = earlier or bool(getattr(error, "maybe_applied", False))
+            raise
+
+    def _follow(self, job_id: int, run_id: int) -> Ended:
+        began = self._clock()
+        run, lost = self._wait(run_id, began + self._order.deadline_seconds)
+        waited = self._clock() - began
+        end, cancelled = (run.end if run else None), False
+        if end is None:
+            end = End.LOST if lost else End.OVERDUE
+            cancelled = self._cancel(job_id, run_id)
+            if cancelled:
+                run = self._wait(run_id, self._clock() + _ENDING_SECONDS)[0] or run
+            # It may have come through in the very moment that it was told to end.
+            end = End.SUCCEEDED if run and run.end is End.SUCCEEDED else end
+        return Ended(job_id, run_id, end, waited, run, lost, cancelled)
+
+    def _wait(self, run_id: int, until: float) -> tuple[ClusterRun | None, str]:
+        """The run as last seen, ended unless time was up; and why it cannot be followed any more, if so."""
+        run: ClusterRun | None = None
+        while True:
+            pause = self._order.poll_seconds
+            try:
+                run = self._jobs.look_up(run_id)
+                self._tell(logging.INFO, f"Databricks run {run_id} is {run.words}")
+            except Unavailable as error:
+                self._tell(logging.WARNING, f"Databricks run {run_id} cannot be looked up at present: {error}")
+                pause = max(pause, _asked_pause(error))
+            except NeverAgain as error:
+                return run, str(error)
+            rest = until - self._clock()
+            if rest <= 0 or (run and run.end):
+                return run, ""
+            self._sleep(min(pause, rest))
+
+    def _tell(self, level: int, text: str) -> None:
+        """Log a change, and nothing while all stays as it was."""
+        if text != self._told:
+            self._log.log(level, self._jobs.scrub(text))
+        self._told = text
+
+    def _cancel(self, job_id: int, run_id: int) -> bool:
+        page = self._jobs.page_url(job_id, run_id)
+        # Said first: a second interruption may end us in the middle of the call.
+        self._log.warning("Cancelling Databricks run %s: %s", run_id, page)
+        try:
+            self._patiently(lambda: self._jobs.cancel(run_id))
+        except ProcessManagerError as error:
+            self._complain(f"Databricks run {run_id} could not be cancelled and may still run: {page}", error)
+            return False
+        return True
+
+    def _abandon(self, job_id: int) -> None:
+        """Leave no run behind, not even one whose id we were not told: the token leads to it."""
+        if not self._may_run:
+            return
+        try:
+            run_id = self._run_id or self._patiently(lambda: self._jobs.start(job_id, self._order.token))
+        except ProcessManagerError as error:
+            self._complain(f"a run of Databricks job {job_id} may have been started and may still run", error)
+            return
+        self._cancel(job_id, run_id)
+
+    def _complain(self, text: str, error: ProcessManagerError) -> None:
+        self._log.log(logging.ERROR, "%s (%s)", text, self._jobs.scrub(str(error)))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """The call, repeated while the workspace gives no answer and tries are left."""
+        for number in range(self._order.tries - 1):
+            try:
+                return call()
+            except Unavailable as error:
+                wanted = max(self._order.backoff_seconds * 2**number, _asked_pause(error))
+                self._sleep(min(wanted, _LONGEST_PAUSE_SECONDS))
+        return call()
+
+
+def _asked_pause(error: Unavailable) -> float:
+    return float(getattr(error, "retry_after", None) or 0.0)

@@ -1,0 +1,217 @@
+"""The statements of a dispatch that touch the ledger alone; their text is fixed.
+
+Keep out: those that name the owner's relations, which are in ``control_statements``. Values are always parameters. Rows
+travel as one JSON parameter (``jsonb_to_recordset``), so a batch is one statement.
+"""
+
+from __future__ import annotations
+
+from pm_dagster.ledger.schema import LEDGER_SCHEMA, LOCK_CLASS, RUN_LOCK_CLASS
+
+#: Only what reads the owner's view may take another time (``view_reading``).
+STATEMENT_SECONDS = 60
+LOCAL_TIMEOUTS = f"SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"
+#: Gives no row when the write of this number is committed. Waits for one whose connection broke while it was being so.
+BEGIN_WRITE = f"""{LOCAL_TIMEOUTS};
+UPDATE {LEDGER_SCHEMA}.dispatcher SET writes = %(number)s, seen_at = clock_timestamp()
+WHERE dispatcher_id = %(me)s AND writes < %(number)s RETURNING writes"""
+
+#: Whether dispatcher ``d`` lives: pg_locks shows every session's locks to everybody.
+DISPATCHER_LIVES = f"""(d.ended_at IS NULL AND CASE d.liveness
+        WHEN 'lease' THEN coalesce(d.lease_until > clock_timestamp(), false)
+        ELSE EXISTS (
+            SELECT 1 FROM pg_catalog.pg_locks l
+            WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_CLASS} AND l.objsubid = 2
+              AND l.objid::bigint = d.dispatcher_id
+              AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+        END)"""
+ALIVE = f"alive AS (SELECT d.dispatcher_id FROM {LEDGER_SCHEMA}.dispatcher d WHERE {DISPATCHER_LIVES})"
+#: Whether open entry ``e`` may be claimed: its pause is over, or nobody who lives holds it but us.
+CLAIMABLE = """(e.state = 'DEFERRED' AND coalesce(e.not_before <= now(), true)
+                   OR e.state = 'CLAIMED' AND (e.dispatcher_id = %(me)s
+                       OR e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)))"""
+
+ENVIRONMENT = f"SELECT environment::text FROM {LEDGER_SCHEMA}.identity"
+NEXT_DISPATCHER = f"SELECT nextval(pg_get_serial_sequence('{LEDGER_SCHEMA}.dispatcher', 'dispatcher_id'))"
+LOCK_DISPATCHER = f"SELECT pg_try_advisory_lock({LOCK_CLASS}, %(me)s)"
+END_FORMER_SESSION = f"""
+SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_CLASS} AND l.objsubid = 2
+  AND l.objid::bigint = %(me)s AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"""
+#: Lets the server notice within about 30 s that the machine of a dispatcher is gone, whose lock it would else keep for
+#: two hours: https://www.postgresql.org/docs/current/runtime-config-connection.html#GUC-TCP-KEEPALIVES-IDLE
+NOTICE_OUR_DEATH = """
+SELECT set_config(s.name, v.value, false) FROM pg_catalog.pg_settings s
+JOIN (VALUES ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '4'),
+             ('tcp_user_timeout', '30000')) v(name, value) USING (name)"""
+REGISTER = f"""
+INSERT INTO {LEDGER_SCHEMA}.dispatcher (dispatcher_id, actor, liveness, hosts, lease_until, seen_at)
+OVERRIDING SYSTEM VALUE
+VALUES (%(me)s, %(actor)s, %(liveness)s, %(hosts)s, clock_timestamp() + %(lease)s * interval '1 second',
+    clock_timestamp())
+ON CONFLICT (dispatcher_id) DO UPDATE
+SET ended_at = NULL, ended_as = NULL, hosts = excluded.hosts, lease_until = excluded.lease_until,
+    seen_at = excluded.seen_at"""
+BURY = f"""
+WITH {ALIVE}
+UPDATE {LEDGER_SCHEMA}.dispatcher d SET ended_at = now(), ended_as = 'dead'
+WHERE d.ended_at IS NULL AND d.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)"""
+#: One that was given up for dead and is not lives again, else all that it claims from now on would be anybody's.
+HEARTBEAT = f"""
+UPDATE {LEDGER_SCHEMA}.dispatcher
+SET lease_until = clock_timestamp() + %(lease)s * interval '1 second', ended_at = NULL, ended_as = NULL
+WHERE dispatcher_id = %(me)s"""
+#: Several dispatchers have the same name where each step of a run is a process, or a run was resumed. After a restart
+#: of the server the silence counts from there: before, nobody could show that he lives.
+SIGNS_OF_LIFE = f"""
+SELECT d.actor, bool_or({DISPATCHER_LIVES}), bool_or(d.ended_as IS NOT DISTINCT FROM 'done'),
+       min(extract(epoch FROM clock_timestamp() - greatest(
+           pg_postmaster_start_time(), d.started_at, d.seen_at, CASE WHEN d.ended_as = 'done' THEN d.ended_at END)))
+FROM {LEDGER_SCHEMA}.dispatcher d WHERE d.actor = ANY(%(actors)s) GROUP BY d.actor"""
+END = f"UPDATE {LEDGER_SCHEMA}.dispatcher SET ended_at = now(), ended_as = 'done' WHERE dispatcher_id = %(me)s"
+
+#: Of each row that is asked for: the newest generation, and its entry if that may be taken up again.
+GENERATIONS = f"""
+WITH {ALIVE}
+SELECT DISTINCT ON (e.run_id) e.run_id, e.generation, e.open, e.entry_id,
+       e.open AND {CLAIMABLE}
+FROM {LEDGER_SCHEMA}.entry e
+WHERE e.control_table = %(control_table)s AND e.run_id = ANY(%(run_ids)s)
+ORDER BY e.run_id, e.generation DESC"""
+
+_JOB = """jsonb_to_recordset(%(jobs)s::jsonb) AS j(
+    entry_id bigint, run_id bigint, generation integer, branch text, state text, job_id bigint, previous_run_id bigint,
+    parameters jsonb, idempotency_token text, waiting_since timestamptz, outcome text, reason text, rule text,
+    row_version text)"""
+INSERT_ENTRIES = f"""
+INSERT INTO {LEDGER_SCHEMA}.entry (control_table, run_id, generation, branch, state, dispatcher_id, job_id,
+    previous_run_id, parameters, idempotency_token, waiting_since, outcome, reason, rule, row_version)
+SELECT %(control_table)s, j.run_id, j.generation, j.branch, j.state, %(me)s, j.job_id, j.previous_run_id,
+    j.parameters, j.idempotency_token, j.waiting_since, j.outcome, j.reason, j.rule, j.row_version
+FROM {_JOB} WHERE j.entry_id IS NULL
+ORDER BY j.run_id
+ON CONFLICT DO NOTHING
+RETURNING entry_id"""
+REFRESH_ENTRIES = f"""
+UPDATE {LEDGER_SCHEMA}.entry e
+SET state = j.state, dispatcher_id = %(me)s, branch = j.branch, job_id = j.job_id,
+    previous_run_id = j.previous_run_id, parameters = j.parameters, idempotency_token = j.idempotency_token,
+    fresh_run = false, sent_repair_id = NULL, outcome = j.outcome, reason = j.reason, rule = j.rule,
+    row_version = j.row_version,
+    updated_at = now()
+FROM {_JOB}
+WHERE e.entry_id = j.entry_id AND e.open AND e.state IN ('CLAIMED', 'DEFERRED')
+RETURNING e.entry_id"""
+
+INSERT_EVENTS = f"""
+INSERT INTO {LEDGER_SCHEMA}.event (entry_id, dispatcher_id, kind, call, status, seconds, detail)
+SELECT v.entry_id, %(me)s, v.kind, v.call, v.status, v.seconds, v.detail
+FROM jsonb_to_recordset(%(events)s::jsonb) AS v(
+    entry_id bigint, kind text, call text, status integer, seconds double precision, detail text, place bigint)
+ORDER BY v.place"""
+
+#: Of entries whose intent was committed: those that nobody took over while our connection was lost.
+STILL_SENDING = f"""
+SELECT entry_id FROM {LEDGER_SCHEMA}.entry
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'SENDING'"""
+
+#: Of entries whose row was corrected: nothing came of the intent, so they may be taken anew.
+NOT_SENT = f"""
+UPDATE {LEDGER_SCHEMA}.entry SET state = 'CLAIMED', updated_at = now()
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'SENDING' AND NOT ambiguous"""
+#: The row was changed, but says the same.
+SAME_AGAIN = f"""
+UPDATE {LEDGER_SCHEMA}.entry e SET row_version = v.row_version
+FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, row_version text)
+WHERE e.entry_id = v.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
+#: The row was corrected after the answer, and before the control table could say it.
+SUPERSEDE = f"""
+UPDATE {LEDGER_SCHEMA}.entry e
+SET state = 'WITHDRAWN', superseded = true, open = false, closed_at = now(), updated_at = now(),
+    reason = concat_ws('; ', e.reason, v.detail)
+FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, detail text)
+WHERE e.entry_id = v.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
+#: What is known of runs, newest first: whose they are, and whose repair of them may be under way.
+KNOWN_RUNS = f"""
+SELECT r.databricks_run_id, e.entry_id, e.control_table, e.run_id, e.generation, e.accepted_repair_id, e.superseded,
+       false, e.updated_at
+FROM unnest(%(runs)s::bigint[]) AS r(databricks_run_id)
+JOIN {LEDGER_SCHEMA}.entry e ON e.accepted_run_id = r.databricks_run_id
+UNION ALL
+SELECT r.databricks_run_id, e.entry_id, e.control_table, e.run_id, e.generation, NULL, false, true, e.updated_at
+FROM unnest(%(runs)s::bigint[]) AS r(databricks_run_id)
+JOIN {LEDGER_SCHEMA}.entry e ON e.previous_run_id = r.databricks_run_id
+WHERE e.open AND e.state = 'SENDING' AND e.accepted_run_id IS NULL AND NOT e.fresh_run
+ORDER BY 9 DESC, 2 DESC"""
+
+#: Until the end of the transaction nobody else takes a run that was found; what is read afterwards is what others took
+#: before. In the order of the keys themselves, so that two who want several never wait for each other.
+LOCK_RUNS = f"""
+SELECT pg_advisory_xact_lock({RUN_LOCK_CLASS}, k.key) FROM (
+    SELECT DISTINCT mod(r.run, 2147483647)::integer AS key FROM unnest(%(runs)s::bigint[]) AS r(run) ORDER BY key) k"""
+#: Of entries that found a run: those whose run is another row's.
+OTHERS_RUNS = f"""
+SELECT e.entry_id
+FROM unnest(%(entry_ids)s::bigint[], %(runs)s::bigint[]) AS f(entry_id, run)
+JOIN {LEDGER_SCHEMA}.entry e ON e.entry_id = f.entry_id
+WHERE EXISTS (
+    SELECT FROM {LEDGER_SCHEMA}.entry o
+    WHERE o.accepted_run_id = f.run AND (o.control_table, o.run_id) <> (e.control_table, e.run_id))"""
+
+RECORD = f"""
+UPDATE {LEDGER_SCHEMA}.entry e
+SET state = coalesce(c.state, e.state),
+    open = coalesce(c.state, e.state) <> 'WITHDRAWN',
+    closed_at = CASE WHEN c.state = 'WITHDRAWN' THEN now() END,
+    outcome = coalesce(c.outcome, e.outcome),
+    succeeded = e.succeeded OR c.succeeded,
+    accepted_run_id = coalesce(c.accepted_run_id, e.accepted_run_id),
+    accepted_repair_id = coalesce(c.accepted_repair_id, e.accepted_repair_id),
+    page_url = coalesce(c.page_url, e.page_url),
+    reason = coalesce(c.reason, e.reason),
+    rule = coalesce(c.rule, e.rule),
+    not_before = now() + c.defer_seconds * interval '1 second',
+    attempts = e.attempts + c.attempts,
+    ambiguous = e.ambiguous OR c.ambiguous,
+    superseded = e.superseded OR c.superseded,
+    updated_at = now()
+FROM jsonb_to_recordset(%(changes)s::jsonb) AS c(
+    entry_id bigint, state text, outcome text, succeeded boolean, accepted_run_id bigint, accepted_repair_id bigint,
+    page_url text, reason text, rule text, defer_seconds double precision, attempts integer, ambiguous boolean,
+    superseded boolean)
+WHERE e.entry_id = c.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
+
+#: The last says whether the control table cannot know the run yet: it had another, and nobody tried to close before.
+TO_CLOSE = f"""
+SELECT entry_id, run_id, state, succeeded, accepted_run_id, page_url, reason,
+       not_before IS NULL AND previous_run_id IS DISTINCT FROM accepted_run_id
+FROM {LEDGER_SCHEMA}.entry
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')"""
+CLOSE_ENTRIES = f"""
+UPDATE {LEDGER_SCHEMA}.entry
+SET state = CASE state WHEN 'ACCEPTED' THEN 'SCHEDULED' ELSE state END, open = false, closed_at = now(),
+    updated_at = now()
+WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')
+RETURNING entry_id"""
+#: Of entries that are to be closed and were not: why, told once.
+LEFT_FOR_LATER = f"""
+INSERT INTO {LEDGER_SCHEMA}.event (entry_id, dispatcher_id, kind, detail)
+SELECT e.entry_id, %(me)s, 'not closed', %(why)s FROM {LEDGER_SCHEMA}.entry e
+WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s AND e.open AND e.state IN ('ACCEPTED', 'QUARANTINED')
+  AND %(why)s IS DISTINCT FROM (
+    SELECT v.detail FROM {LEDGER_SCHEMA}.event v WHERE v.entry_id = e.entry_id AND v.kind = 'not closed'
+    ORDER BY v.event_id DESC LIMIT 1)"""
+#: The owner's table did not take the row: the entry stays as it is, to be closed later. A reason is told once.
+NOT_CLOSED = f"""
+WITH failed AS (
+    SELECT v.entry_id, v.detail FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, detail text)
+), later AS (
+    UPDATE {LEDGER_SCHEMA}.entry e SET not_before = now() + %(seconds)s * interval '1 second', updated_at = now()
+    FROM failed WHERE e.entry_id = failed.entry_id AND e.dispatcher_id = %(me)s
+)
+INSERT INTO {LEDGER_SCHEMA}.event (entry_id, dispatcher_id, kind, detail)
+SELECT f.entry_id, %(me)s, 'not closed', f.detail FROM failed f
+WHERE f.detail IS DISTINCT FROM (
+    SELECT v.detail FROM {LEDGER_SCHEMA}.event v WHERE v.entry_id = f.entry_id AND v.kind = 'not closed'
+    ORDER BY v.event_id DESC LIMIT 1)"""

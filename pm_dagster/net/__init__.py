@@ -1,0 +1,1 @@
+"""Networking helpers: retry, watchdog, TLS, exception chains, token endpoint. No SDK, no Dagster."""

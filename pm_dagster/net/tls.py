@@ -1,0 +1,50 @@
+"""What kept TLS from coming about, in words for people.
+
+Put here: reading the exceptions of Python's ssl module, wherever a library has put them. Keep out: who tries again.
+"""
+
+from __future__ import annotations
+
+import ssl
+import traceback
+
+from pm_dagster.errors import ConfigurationError
+from pm_dagster.net.exception_chain import causes
+
+#: urllib3 below 2 compares host names itself, and raises this instead of ssl's own.
+_OTHER_MISMATCH = "CertificateError"
+
+
+def untrusted(error: BaseException) -> str | None:
+    """Why the other side's certificate was refused, None when it was not: then nothing was sent to it."""
+    for cause in causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return cause.verify_message.rstrip(".") or "its certificate cannot be verified"
+        if type(cause).__name__ == _OTHER_MISMATCH:
+            return str(cause)
+    return None
+
+
+def refused(host: str | None, why: str) -> ConfigurationError:
+    """The error for a host whose certificate is ``untrusted``; every HTTP client of ours reads that variable."""
+    return ConfigurationError(
+        f"no TLS with {host}, nothing was sent: {why}; check the host's name, and if its authority is your own, name"
+        " the file with it in REQUESTS_CA_BUNDLE"
+    )
+
+
+def no_session(error: BaseException) -> str | None:
+    """Why the handshake failed, None when it did not.
+
+    An error of TLS after the handshake is another matter: by then the request may have been sent, and have had its
+    effect.
+    """
+    for cause in causes(error):
+        if isinstance(cause, ssl.SSLError) and _in_handshake(cause):
+            return (cause.reason or type(cause).__name__).replace("_", " ").lower()
+    return None
+
+
+def _in_handshake(error: ssl.SSLError) -> bool:
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code.co_name == "do_handshake" for frame, _ in frames)

@@ -1,0 +1,45 @@
+"""Secrets go, whatever their form; other words stay."""
+
+from __future__ import annotations
+
+import pytest
+
+from pm_dagster.config.masking import mask_from_now_on, scrubbed
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "Bearer abc.def-ghi",
+        "bearer ABCDEF0123==",
+        "Authorization: Basic dXNlcjpwYXNz",
+        "dapi0123456789abcdef0123456789abcdef",
+        "dapi0123456789abcdef0123456789abcdef-2",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl",
+    ],
+)
+def test_what_has_the_form_of_a_credential_goes(secret: str) -> None:
+    told = scrubbed(f"before {secret} after")
+    assert secret.rsplit(" ", maxsplit=1)[-1] not in told
+    assert told.startswith("before ")
+    assert told.endswith(" after")
+
+
+def test_known_secrets_go_everywhere() -> None:
+    assert scrubbed("a s3cret b s3cret", ["s3cret", None, ""]) == "a *** b ***"
+
+
+def test_a_secret_that_contains_another_goes_whole() -> None:
+    assert "tail" not in scrubbed("x secrettail y", ["secret", "secrettail"])
+
+
+def test_a_secret_in_use_goes_from_every_text_until_another_takes_its_place() -> None:
+    mask_from_now_on("a name", "s3cret-one")
+    assert scrubbed("a s3cret-one b") == "a *** b"
+    mask_from_now_on("a name", "s3cret-two")
+    assert scrubbed("s3cret-one s3cret-two") == "s3cret-one ***"
+
+
+def test_other_words_stay() -> None:
+    text = "HTTP 400 INVALID_PARAMETER_VALUE Run 9007199254740993 does not exist."
+    assert scrubbed(text, ["a"]) == text

@@ -1,0 +1,470 @@
+"""No row is refused for good on the word of a workspace that refuses everybody, and a row that is at fault is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.answers import Kind
+from pm_dagster.dispatch.call_execution import Work
+from pm_dagster.dispatch.decisions import Defer, LookUp, Quarantine, StartRun
+from pm_dagster.dispatch.ledger_entry import Entry, EntryState
+from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.refusal_breaker import (
+    AS_PROVEN,
+    BY_EARLIER_SUCCESS,
+    BY_LATER_SUCCESS,
+    BY_NAME,
+    RefusalBreaker,
+    Verdict,
+)
+from pm_dagster.dispatch.report import Report
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.dispatch.waiting_job import Branch
+from pm_dagster.errors import (
+    AuthenticationFailed,
+    EverybodyRefused,
+    ForeignAnswer,
+    ProcessManagerError,
+    Refused,
+    WorkspaceUnavailable,
+)
+from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
+from pm_dagster_tests.fakes.database import Record
+from pm_dagster_tests.fakes.runs import InMemoryRuns
+
+SETTINGS = Settings(rate_run_now=0, rate_repair=0, rate_get_run=0, call_backoff_seconds=0, settle_seconds=30)
+JOBS = tuple(range(1, 40))
+Say = Callable[[Call, int], ProcessManagerError | None]
+
+
+class Judging(InMemoryRuns):
+    """The fake, whose ``says`` may refuse any call by what it is about: the job, or the run."""
+
+    def __init__(self) -> None:
+        super().__init__(JOBS)
+        self.says: Say = lambda _call, _number: None
+
+    def _begin(self, call: Call, number: int):  # type: ignore[no-untyped-def]  # noqa: ANN202 as the fake's
+        begun = super()._begin(call, number)
+        if error := self.says(call, number):
+            raise error
+        return begun
+
+
+class Court:
+    """A database, a workspace and passes over them, one call at a time unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.database = InMemoryDatabase()
+        self.runs = Judging()
+        self.settings = replace(SETTINGS, concurrency=1)
+        self.rows = 0
+
+    def add(self, *jobs: int) -> None:
+        """A row for each job, in this order."""
+        for job in jobs:
+            self.rows += 1
+            self.database.add(self.rows, job)
+
+    def run(self) -> Report:
+        """A whole pass."""
+        dispatch = Dispatch(InMemoryControlPlane(self.database, self.settings), self.runs, self.settings)
+        try:
+            return dispatch.run()
+        finally:
+            dispatch.control.end()
+
+    def record(self, row: int) -> Record:
+        """The newest entry of a row."""
+        record = self.database.newest(row)
+        assert record is not None
+        return record
+
+    def statuses(self) -> list[str]:
+        """The rows' statuses, in their order."""
+        return [row.status for row in self.database.rows.values()]
+
+    def rule(self, row: int) -> str:
+        """The rule that made a row's refusal final, as its event has it."""
+        told = [event.detail for event in self.record(row).events if event.kind == "quarantined"]
+        return told[-1].rpartition("[final: ")[2].rstrip("]") if told else ""
+
+    def wait(self) -> None:
+        """Let the pauses run down."""
+        for record in self.database.ledger.values():
+            record.not_before = None
+
+
+@pytest.fixture(params=[1, 8])
+def court(request: pytest.FixtureRequest) -> Court:
+    """One call at a time, and several."""
+    made = Court()
+    made.settings = replace(SETTINGS, concurrency=request.param)
+    return made
+
+
+@pytest.fixture
+def alone() -> Court:
+    """One call at a time."""
+    return Court()
+
+
+def forbidden(*jobs: int) -> Say:
+    """Rights that are lacking for these jobs."""
+    text = "HTTP 403 PERMISSION_DENIED User x does not have Manage Run permissions on job"
+    return lambda call, job: (
+        Refused(f"{text} {job}", status=403) if call is Call.RUN_NOW and job in (jobs or JOBS) else None
+    )
+
+
+def unknown(*jobs: int) -> Say:
+    """Jobs that do not exist."""
+    return lambda call, job: (
+        Refused(f"Job {job} does not exist.", status=400) if call is Call.RUN_NOW and job in (jobs or JOBS) else None
+    )
+
+
+@pytest.mark.parametrize("jobs", [tuple(range(1, 31)), (1, 2) * 10, (1,) * 20, (1, 2, 3) * 2])
+def test_everybody_forbidden_stops_the_pass_and_blames_nobody(court: Court, jobs: tuple[int, ...]) -> None:
+    court.add(*jobs)
+    court.runs.says = forbidden()
+    with pytest.raises(EverybodyRefused, match=r"PERMISSION_DENIED.*No row is blamed"):
+        court.run()
+    assert set(court.statuses()) == {"WAITING"}
+    assert court.runs.count(Call.RUN_NOW) < 30
+    touched = [record for record in court.database.ledger.values() if record.events]
+    assert touched
+    for record in touched:
+        assert record.entry.state is EntryState.DEFERRED
+        assert "not held against the row" in record.reason
+    court.wait()
+    court.runs.says = lambda _call, _number: None
+    assert court.run().scheduled == len(jobs)
+    assert len(court.runs.runs) == len(jobs)
+
+
+def test_a_maintenance_that_begins_in_mid_pass_blames_nobody(court: Court) -> None:
+    court.add(*JOBS)
+    good = 12
+
+    def says(call: Call, job: int) -> ProcessManagerError | None:
+        return forbidden()(call, job) if len(court.runs.runs) >= good else None
+
+    court.runs.says = says
+    with pytest.raises(EverybodyRefused):
+        court.run()
+    assert court.statuses().count("SCHEDULED") == good
+    assert court.statuses().count("FAILED") == 0
+
+
+def test_a_maintenance_that_passes_is_not_noticed(court: Court) -> None:
+    court.add(*JOBS)
+
+    def says(call: Call, job: int) -> ProcessManagerError | None:
+        return forbidden()(call, job) if 10 <= court.runs.count(Call.RUN_NOW) < 15 else None
+
+    court.runs.says = says
+    court.run()
+    assert "FAILED" not in court.statuses()
+    court.wait()
+    court.run()
+    assert set(court.statuses()) == {"SCHEDULED"}
+
+
+@pytest.mark.parametrize("order", [(1,) * 100 + (2,) * 20, (2,) * 20 + (1,) * 100, (1, 1, 1, 1, 1, 2) * 20])
+def test_one_forbidden_job_beside_one_that_works_is_refused(court: Court, order: tuple[int, ...]) -> None:
+    court.add(*order)
+    court.runs.says = forbidden(1)
+    court.run()
+    expected = ["FAILED" if job == 1 else "SCHEDULED" for job in order]
+    assert court.statuses() == expected
+    rules = {court.rule(row) for row, job in enumerate(order, start=1) if job == 1}
+    assert rules <= {BY_LATER_SUCCESS, BY_EARLIER_SUCCESS, AS_PROVEN}
+
+
+def test_a_forbidden_row_alone_waits_with_its_reason_and_longer_each_time(alone: Court) -> None:
+    alone.add(1)
+    alone.runs.says = forbidden(1)
+    for attempts in (1, 2, 3):
+        alone.run()
+        assert alone.statuses() == ["WAITING"]
+        record = alone.record(1)
+        assert (record.entry.state, record.entry.attempts) == (EntryState.DEFERRED, attempts)
+        assert "PERMISSION_DENIED" in record.reason
+        alone.wait()
+    alone.add(2)
+    alone.run()
+    assert alone.statuses() == ["FAILED", "SCHEDULED"]
+
+
+def test_a_right_that_is_denied_once_is_no_refusal(court: Court) -> None:
+    court.add(*JOBS)
+    seen: set[int] = set()
+
+    def says(call: Call, job: int) -> ProcessManagerError | None:
+        if job in seen or job % 9:
+            return None
+        seen.add(job)
+        return forbidden()(call, job)
+
+    court.runs.says = says
+    court.run()
+    assert set(court.statuses()) == {"SCHEDULED"}
+
+
+def test_a_job_that_works_contradicts_what_was_said_of_its_other_row(alone: Court) -> None:
+    alone.add(1, 1, 2)
+
+    def says(call: Call, job: int) -> ProcessManagerError | None:
+        return forbidden()(call, job) if job == 1 and not alone.runs.runs and len(alone.runs.calls) <= 2 else None
+
+    alone.runs.says = says
+    alone.run()
+    assert alone.statuses().count("FAILED") == 0
+
+
+@pytest.mark.parametrize("jobs", [(1,), (1, 2), (1,) * 50, (1, 2) * 25])
+def test_one_or_two_jobs_that_do_not_exist_are_refused_without_any_success(court: Court, jobs: tuple[int, ...]) -> None:
+    court.add(*jobs)
+    court.runs.says = unknown()
+    court.run()
+    assert set(court.statuses()) == {"FAILED"}
+    assert {court.rule(row) for row in range(1, len(jobs) + 1)} == {BY_NAME}
+
+
+@pytest.mark.parametrize("jobs", [(1, 2, 3), (1, 2, 3, 4), JOBS])
+def test_a_workspace_in_which_no_job_exists_is_another_workspace(court: Court, jobs: tuple[int, ...]) -> None:
+    court.add(*jobs)
+    court.runs.says = unknown()
+    with pytest.raises(EverybodyRefused, match="DATABRICKS_HOST"):
+        court.run()
+    assert set(court.statuses()) == {"WAITING"}
+
+
+def test_a_few_unknown_jobs_among_good_ones_are_refused(court: Court) -> None:
+    court.add(*JOBS)
+    court.runs.says = unknown(3, 4, 20, 38, 39)
+    court.run()
+    assert court.statuses().count("FAILED") == 5
+
+
+@pytest.mark.parametrize("kind", [Kind.UNNAMED, Kind.UNKNOWN])
+def test_a_refusal_that_names_nobody_needs_a_witness(alone: Court, kind: Kind) -> None:
+    no = Refused("HTTP 400 SOMETHING", status=400, kind=kind)
+    alone.add(1)
+    alone.runs.says = lambda call, job: no if call is Call.RUN_NOW and job == 1 else None
+    for _ in range(8):
+        alone.run()
+        alone.wait()
+    assert alone.statuses() == ["WAITING"]
+    alone.add(2)
+    alone.run()
+    assert alone.statuses() == ["FAILED", "SCHEDULED"]
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_an_unknown_refusal_is_never_final_the_first_time(alone: Court, most: int) -> None:
+    alone.settings = replace(alone.settings, max_attempts=most)
+    no = Refused("HTTP 400 NEW", status=400, kind=Kind.UNKNOWN)
+    alone.add(1)
+    alone.runs.says = lambda call, job: no if call is Call.RUN_NOW and job == 1 else None
+    passes = 0
+    while alone.statuses()[0] == "WAITING":
+        alone.add(2)
+        alone.run()
+        alone.wait()
+        passes += 1
+    assert passes == max(2, most)
+
+
+def test_an_address_that_answers_for_nobody_stops_the_pass_with_its_own_error(court: Court) -> None:
+    court.add(*JOBS)
+    error = ForeignAnswer("HTTP 404: no answer of the Jobs API at https://x", status=404)
+    court.runs.says = lambda call, _job: error if call is Call.RUN_NOW else None
+    with pytest.raises(WorkspaceUnavailable, match="no answer of the Jobs API"):
+        court.run()
+    assert set(court.statuses()) == {"WAITING"}
+
+
+def test_one_foreign_answer_is_tried_again(court: Court) -> None:
+    court.add(1, 2)
+    errors = [ForeignAnswer("HTTP 404", status=404)] * 2
+    court.runs.says = lambda call, _job: errors.pop() if call is Call.RUN_NOW and errors else None
+    court.run()
+    assert court.statuses() == ["SCHEDULED", "SCHEDULED"]
+    assert len(court.runs.runs) == 2
+
+
+def test_a_foreign_answer_for_a_run_never_starts_another(alone: Court) -> None:
+    run_id = alone.runs.failed_run(1)
+    alone.runs.runs[run_id].life_cycle, alone.runs.runs[run_id].result = "RUNNING", None
+    alone.database.add(1, 1, run_id)
+    error = ForeignAnswer("HTTP 404", status=404)
+    alone.runs.says = lambda call, _job: error if call is Call.GET_RUN else None
+    with pytest.raises(WorkspaceUnavailable):
+        alone.run()
+    alone.runs.says = lambda _call, _job: None
+    alone.wait()
+    alone.run()
+    assert (alone.statuses(), alone.runs.count(Call.RUN_NOW)) == (["SCHEDULED"], 0)
+
+
+def test_look_ups_that_everybody_is_refused_blame_nobody_and_start_nothing(court: Court) -> None:
+    for row in range(1, 21):
+        court.database.add(row, row, court.runs.failed_run(row))
+    no = Refused("HTTP 403 PERMISSION_DENIED", status=403)
+    court.runs.says = lambda call, _job: no if call is Call.GET_RUN else None
+    with pytest.raises(EverybodyRefused):
+        court.run()
+    assert set(court.statuses()) == {"WAITING"}
+    assert court.runs.count(Call.RUN_NOW) == court.runs.count(Call.REPAIR) == 0
+
+
+def test_repairs_that_everybody_is_refused_blame_nobody(court: Court) -> None:
+    for row in range(1, 21):
+        court.database.add(row, row, court.runs.failed_run(row))
+    no = Refused("HTTP 403 PERMISSION_DENIED", status=403)
+    court.runs.says = lambda call, _job: no if call is Call.REPAIR else None
+    for _ in range(3):
+        with pytest.raises(EverybodyRefused):
+            court.run()
+        court.wait()
+    assert set(court.statuses()) == {"WAITING"}
+    court.runs.says = lambda _call, _job: None
+    court.run()
+    assert set(court.statuses()) == {"SCHEDULED"}
+    assert court.runs.count(Call.RUN_NOW) == 0
+
+
+def test_reads_that_go_well_prove_nothing_about_starts(court: Court) -> None:
+    """The right to see a run is not the right to start one."""
+    for row in range(1, 21):
+        run_id = court.runs.failed_run(row)
+        court.runs.runs[run_id].life_cycle, court.runs.runs[run_id].result = "RUNNING", None
+        court.database.add(row, row, run_id)
+    for row in range(21, 31):
+        court.database.add(row, row)
+    court.runs.says = forbidden()
+    with pytest.raises(EverybodyRefused):
+        court.run()
+    assert "FAILED" not in court.statuses()
+
+
+def test_a_refusal_that_is_held_is_nobodys_fault_when_the_credentials_fail(alone: Court) -> None:
+    alone.add(1, 2)
+    alone.runs.says = lambda call, job: unknown()(call, job) if job == 1 else AuthenticationFailed("who", status=401)
+    with pytest.raises(AuthenticationFailed):
+        alone.run()
+    assert alone.statuses() == ["WAITING", "WAITING"]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_the_reason_has_the_workspaces_words_beside_the_lost_answer(alone: Court, after: bool) -> None:  # noqa: FBT001
+    """Also when another dispatcher took over between the two."""
+    alone.add(1)
+    answers: list[ProcessManagerError] = [WorkspaceUnavailable("HTTP 503", status=503)]
+    alone.runs.says = lambda call, job: answers.pop() if call is Call.RUN_NOW and answers else unknown()(call, job)
+    if after:
+        alone.settings = replace(alone.settings, call_tries=1)
+        with pytest.raises(WorkspaceUnavailable):
+            alone.run()
+        alone.wait()
+    alone.run()
+    assert alone.statuses() == ["FAILED"]
+    message = alone.database.rows[1].message
+    assert "Job 1 does not exist." in message
+    assert "answer was lost" in message
+
+
+def test_the_stretches_of_one_dispatch_share_what_was_seen(alone: Court) -> None:
+    alone.add(1, 2)
+    alone.database.add(3, 3, alone.runs.failed_run(3))
+    dispatch = Dispatch(InMemoryControlPlane(alone.database, alone.settings), alone.runs, alone.settings)
+    claimed = dispatch.claim(dispatch.read())
+    dispatch.send(claimed.new)
+    alone.runs.says = lambda call, _run: Refused("HTTP 403 X", status=403) if call is Call.GET_RUN else None
+    dispatch.prepare(claimed.repair)
+    dispatch.close([entry.entry_id for entry in claimed.new + claimed.repair])
+    assert alone.statuses() == ["SCHEDULED", "SCHEDULED", "FAILED"]
+
+
+def _work(row: int, job: int, *, reading: bool = False) -> Work:
+    """A row on its way to its call."""
+    entry = Entry(row, row, 1, Branch.NEW, EntryState.SENDING, job, 7 if reading else None, {}, "t")
+    return Work(entry, LookUp() if reading else StartRun())
+
+
+def _refuse(verdicts: RefusalBreaker, row: int, job: int) -> Verdict | None:
+    """A second 403 for a row, which is to be held."""
+    error = Refused(f"HTTP 403 no right on job {job}", status=403)
+    verdicts.hear(_work(row, job), error)
+    return verdicts.hold(_work(row, job), Quarantine("run-now was refused"), error)
+
+
+def _verdicts() -> RefusalBreaker:
+    return RefusalBreaker(0.0, 30.0, lambda: 0.0)
+
+
+def test_a_job_of_which_another_row_was_taken_is_not_forbidden() -> None:
+    verdicts = _verdicts()
+    _refuse(verdicts, 1, 1)
+    ((_, decided),) = verdicts.hear(_work(2, 1), None)
+    assert isinstance(decided, Defer)
+    assert "another row of the same job" in decided.reason
+
+
+def test_a_read_that_goes_well_decides_nothing_about_a_start() -> None:
+    verdicts = _verdicts()
+    _refuse(verdicts, 1, 1)
+    assert verdicts.hear(_work(2, 2, reading=True), None) == []
+    ((_, decided),) = verdicts.hear(_work(3, 3), None)
+    assert decided == Quarantine("run-now was refused", BY_LATER_SUCCESS)
+
+
+def test_what_was_found_true_of_a_job_is_so_for_its_next_row_at_once() -> None:
+    verdicts = _verdicts()
+    assert _refuse(verdicts, 1, 1) is None
+    verdicts.hear(_work(2, 2), None)
+    decided = _refuse(verdicts, 3, 1)
+    assert decided is not None
+    assert decided[1] == Quarantine("run-now was refused", AS_PROVEN)
+    assert verdicts.met == set()
+
+
+def test_a_success_long_before_is_no_witness() -> None:
+    verdicts = _verdicts()
+    verdicts.hear(_work(1, 9), None)
+    for row, job in ((2, 1), (3, 1), (4, 2)):
+        _refuse(verdicts, row, job)
+    assert not verdicts.suspicion
+    assert {type(decided) for _, decided in verdicts.settle(blame=True)} == {Defer}
+
+
+def test_a_job_that_had_worked_and_is_forbidden_again_and_again_is_suspicious() -> None:
+    verdicts = _verdicts()
+    for job in (1, 2):
+        verdicts.hear(_work(job, job), None)
+    for row in range(10, 16):
+        _refuse(verdicts, row, 1)
+    assert verdicts.suspicion
+    assert verdicts.error is not None
+
+
+@pytest.mark.parametrize("says", [unknown(1), forbidden(1)])
+def test_a_row_that_is_refused_is_not_left_as_if_something_were_under_way(alone: Court, says: Say) -> None:
+    """Whoever takes over after a death would have to search for a run that was never started."""
+    alone.add(1, 2)
+    seen: list[EntryState] = []
+
+    def watch(call: Call, job: int) -> ProcessManagerError | None:
+        if job == 2:
+            seen.append(alone.record(1).entry.state)
+        return says(call, job)
+
+    alone.runs.says = watch
+    alone.run()
+    assert seen == [EntryState.CLAIMED]
