@@ -1,6 +1,6 @@
 """What happens is logged: standard ``logging``, an event name and fields.
 
-Every module logs as ``logging.getLogger(__name__)``; the message is the event's name, fixed and in plain words, and what
+Every module logs as ``logging.getLogger(__name__)``. The message is the event's name, fixed and in plain words; what
 belongs to it is passed as fields: ``_log.info("circuit breaker opened", extra=fields(call="run-now", pause=2.0))``.
 How lines look, and where they go, is for the entries: ``pm``, the cluster's program and Dagster.
 """
