@@ -35,7 +35,7 @@ PROOF := .proof
 # For the time of a test only: the licence of the CLI and of this package is not open source.
 BUNDLES := databricks-bundles==1.22.1
 
-.PHONY: python-is-new-enough help setup demo dev test test-slow test-browser test-bundle test-runtime test-versions chaos bench audit check format lock clean
+.PHONY: python-is-new-enough help setup demo dev test test-slow test-browser test-bundle test-runtime test-versions chaos bench release-check audit check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -105,6 +105,9 @@ chaos: setup  ## the long form of the proof; writes docs/proof.md
 
 bench: setup  ## measure how fast a dispatch is
 	$(BIN)/python -m pm_dagster_tests.bench
+
+release-check: setup  ## build the wheel, look at it, and do the demo from it in an empty environment
+	$(BIN)/python -m pm_dagster_tests.release_check "$(abspath $(shell command -v $(UV)))"
 
 audit: setup  ## known vulnerabilities of what is locked; asks api.osv.dev
 	$(UV) audit --preview-features audit-command --locked $(if $(OSV_URL),--service-url $(OSV_URL))
