@@ -6,7 +6,9 @@ told about the end (``cluster_outcome``). All tries of one Dagster run send the 
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import TypeVar
 from pm_dagster.errors import NeverAgain, ProcessManagerError, Unavailable
 from pm_dagster.launcher.deployed_job import ClusterJobs, ClusterRun, End, choose_job
 from pm_dagster.launcher.run_outcome import ClusterOutcome, Ended, outcome_of
+from pm_dagster.net.retry import Retry, asked_pause, exponential, retry
 
 T = TypeVar("T")
 #: A workspace may ask for any pause between two tries of a call.
@@ -37,6 +40,10 @@ class Order:
     poll_seconds: float = 5.0
     tries: int = 4
     backoff_seconds: float = 1.0
+
+
+class _InDoubt(Exception):
+    """There is no answer, and a run may have been started."""
 
 
 class ClusterDispatch:
@@ -75,11 +82,11 @@ class ClusterDispatch:
         except BaseException:
             self._abandon(job_id)
             raise
-        return outcome_of(ended, self._jobs, self._patiently, self._log)
+        return outcome_of(ended, self._jobs, self._retry, self._log)
 
     def _find(self) -> int:
         name = self._order.job_name
-        return choose_job(self._patiently(lambda: self._jobs.find_jobs(name)), name)
+        return choose_job(self._retry("jobs/list", lambda: self._jobs.find_jobs(name)), name)
 
     def _start(self, job_id: int) -> int:
         try:
@@ -93,19 +100,24 @@ class ClusterDispatch:
 
     def _asked(self, job_id: int) -> int:
         """The run that is sure to exist only once there is an answer: until then nobody else may take over the wait."""
-        until = self._clock() + self._order.deadline_seconds
-        while True:
+        unknown = f"whether a run of Databricks job {job_id} was started is not known"
+        until_known = Retry(
+            itertools.repeat(self._order.poll_seconds), _InDoubt, math.inf, within=self._order.deadline_seconds
+        )
+
+        def ask() -> int:
             try:
-                return self._patiently(lambda: self._send(job_id))
+                return self._retry("run-now", lambda: self._send(job_id))
             except Unavailable as error:
                 if not self._may_run:
                     raise
-                text = f"whether a run of Databricks job {job_id} was started is not known"
-                if self._clock() >= until:
-                    message = f"{text}, and it may still run: {error}"
-                    raise NeverAgain(message) from None
-                self._tell(logging.WARNING, f"{text}; asking again: {error}")
-            self._sleep(self._order.poll_seconds)
+                self._tell(logging.WARNING, f"{unknown}; asking again: {error}")
+                raise _InDoubt(str(error)) from None
+
+        try:
+            return retry(ask, until_known, what="run-now in doubt", sleep=self._sleep, clock=self._clock)
+        except _InDoubt as error:
+            raise NeverAgain(f"{unknown}, and it may still run: {error}") from None
 
     def _send(self, job_id: int) -> int:
         """run-now, remembering from before the call whether there may be a run that nobody has the id of."""
@@ -140,7 +152,7 @@ class ClusterDispatch:
                 self._tell(logging.INFO, f"Databricks run {run_id} is {run.words}")
             except Unavailable as error:
                 self._tell(logging.WARNING, f"Databricks run {run_id} cannot be looked up at present: {error}")
-                pause = max(pause, _asked_pause(error))
+                pause = max(pause, asked_pause(error))
             except NeverAgain as error:
                 return run, str(error)
             rest = until - self._clock()
@@ -159,7 +171,7 @@ class ClusterDispatch:
         # Said first: a second interruption may end us in the middle of the call.
         self._log.warning("Cancelling Databricks run %s: %s", run_id, page)
         try:
-            self._patiently(lambda: self._jobs.cancel(run_id))
+            self._retry("runs/cancel", lambda: self._jobs.cancel(run_id))
         except ProcessManagerError as error:
             self._complain(f"Databricks run {run_id} could not be cancelled and may still run: {page}", error)
             return False
@@ -170,7 +182,7 @@ class ClusterDispatch:
         if not self._may_run:
             return
         try:
-            run_id = self._run_id or self._patiently(lambda: self._jobs.start(job_id, self._order.token))
+            run_id = self._run_id or self._retry("run-now", lambda: self._jobs.start(job_id, self._order.token))
         except ProcessManagerError as error:
             self._complain(f"a run of Databricks job {job_id} may have been started and may still run", error)
             return
@@ -179,16 +191,7 @@ class ClusterDispatch:
     def _complain(self, text: str, error: ProcessManagerError) -> None:
         self._log.log(logging.ERROR, "%s (%s)", text, self._jobs.scrub(str(error)))
 
-    def _patiently(self, call: Callable[[], T]) -> T:
+    def _retry(self, what: str, call: Callable[[], T]) -> T:
         """The call, repeated while the workspace gives no answer and tries are left."""
-        for number in range(self._order.tries - 1):
-            try:
-                return call()
-            except Unavailable as error:
-                wanted = max(self._order.backoff_seconds * 2**number, _asked_pause(error))
-                self._sleep(min(wanted, _LONGEST_PAUSE_SECONDS))
-        return call()
-
-
-def _asked_pause(error: Unavailable) -> float:
-    return float(getattr(error, "retry_after", None) or 0.0)
+        pauses = tuple(exponential(self._order.backoff_seconds, self._order.tries - 1))
+        return retry(call, Retry(pauses, longest_pause=_LONGEST_PAUSE_SECONDS), what=what, sleep=self._sleep)

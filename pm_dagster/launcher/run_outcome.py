@@ -25,10 +25,10 @@ _SHORT = 300
 _ERROR_LENGTH, _TAIL_LINES, _TAIL_LENGTH = 2000, 15, 3000
 
 
-class Patience(Protocol):
-    """Makes a call, again as long as that may help."""
+class Retrying(Protocol):
+    """Makes a call, again as long as that may help. ``what`` names it in the log."""
 
-    def __call__(self, call: Callable[[], T], /) -> T:
+    def __call__(self, what: str, call: Callable[[], T], /) -> T:
         """What the call gives, or what it raises in the end."""
 
 
@@ -88,11 +88,11 @@ class ClusterOutcome:
         return self.ended.waited if own is None else own
 
 
-def outcome_of(ended: Ended, jobs: ClusterJobs, patiently: Patience, log: logging.Logger) -> ClusterOutcome:
+def outcome_of(ended: Ended, jobs: ClusterJobs, retrying: Retrying, log: logging.Logger) -> ClusterOutcome:
     """The outcome with all that can be learned about it."""
     tasks = ended.run.latest_tasks if ended.run else ()
     ran = [task for task in tasks if task.start_ms and task.state.standing is not Standing.ACTIVE][:_OUTPUTS]
-    words = tuple(_words_of(task, jobs, patiently, log) for task in ran)
+    words = tuple(_words_of(task, jobs, retrying, log) for task in ran)
     reason = jobs.scrub(_reason(ended, jobs, log)) + _errors(words)
     pages = {run_id: jobs.page_url(ended.job_id, run_id) for run_id in (ended.run_id, *(t.state.run_id for t in tasks))}
     outcome = ClusterOutcome(ended, reason, pages[ended.run_id], pages, words)
@@ -101,9 +101,9 @@ def outcome_of(ended: Ended, jobs: ClusterJobs, patiently: Patience, log: loggin
     return outcome
 
 
-def _words_of(task: TaskRun, jobs: ClusterJobs, patiently: Patience, log: logging.Logger) -> TaskWords:
+def _words_of(task: TaskRun, jobs: ClusterJobs, retrying: Retrying, log: logging.Logger) -> TaskWords:
     try:
-        output = patiently(lambda: jobs.output(task.state.run_id))
+        output = retrying("runs/get-output", lambda: jobs.output(task.state.run_id))
     except ProcessManagerError as error:
         log.warning("The output of task %s cannot be read: %s", task.task_key, jobs.scrub(str(error)))
         return TaskWords(task.task_key)

@@ -14,7 +14,7 @@ from pm_dagster.config import entra
 from pm_dagster.config.credentials.errors import NoSuchSecret
 from pm_dagster.config.credentials.references import FileSecret, Reference, Scope, ScopeSecret, VaultSecret
 from pm_dagster.errors import AuthenticationFailed, ConfigurationError, ProcessManagerError, Refused
-from pm_dagster.net.retry import patiently
+from pm_dagster.net.retry import retry
 
 if TYPE_CHECKING:
     from pm_dagster.databricks.secret_scopes import SecretScopes
@@ -62,7 +62,7 @@ class Readers:
         if store in self._failed:
             raise self._failed[store]
         try:
-            return patiently(work)
+            return retry(work, what=f"reading {store}")
         except NoSuchSecret:
             raise
         except ProcessManagerError as error:

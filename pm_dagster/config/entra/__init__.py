@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from pm_dagster.errors import ConfigurationError
-from pm_dagster.net.retry import patiently
+from pm_dagster.net.retry import retry
 
 if TYPE_CHECKING:
     from pm_dagster.config.entra.identity import Identity
@@ -32,7 +32,7 @@ def token(scope: str) -> str:
     Raises ConfigurationError when there is no identity or it is refused, Unavailable when Entra ID does not answer.
     """
     identity = default_identity()
-    return patiently(lambda: identity.get_token(scope).token)
+    return retry(lambda: identity.get_token(scope).token, what="asking Entra ID for a token")
 
 
 @cache
