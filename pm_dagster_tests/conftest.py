@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import tempfile
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
+from pm_dagster.logs import ROOT
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -36,6 +38,16 @@ def clean_environment() -> Iterator[None]:
             if name.upper().startswith(_FOREIGN):
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def untouched_log() -> Iterator[None]:
+    """Take back what a program that a test ran in this process did to our logger."""
+    log = logging.getLogger(ROOT)
+    before = (log.handlers[:], log.level, log.propagate)
+    yield
+    log.handlers, log.propagate = before[0], before[2]
+    log.setLevel(before[1])
 
 
 @pytest.fixture(scope="session")

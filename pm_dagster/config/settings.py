@@ -8,7 +8,7 @@ entry points pass in what ``config.credentials`` made of it) and the workspace's
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from pm_dagster.config.setting_values import (
@@ -182,6 +182,15 @@ class Settings:
     lease_seconds: float = _setting(
         "PM_LEASE_SECONDS", 30.0, "Length of the heartbeat lease behind a pooler", between(2, _DAY, float)
     )
+    log_level: str = _setting(
+        "PM_LOG_LEVEL",
+        "",
+        "Least level of the log's lines: debug, info, warning or error; empty: warning in `pm`, info on the cluster",
+        one_of("debug", "info", "warning", "error"),
+    )
+    log_format: str = _setting(
+        "PM_LOG_FORMAT", "text", "Form of the log's lines: text for people, or json", one_of("text", "json")
+    )
 
     @property
     def control_table(self) -> str:
@@ -224,24 +233,34 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     """
     given = tuple((name, environment[name]) for name in LIBPQ_VARIABLES if environment.get(name))
     values: dict[str, Any] = {"postgres_defaults": given}
-    for item in _FIELDS:
-        variable, read = item.metadata["variable"], item.metadata["read"]
-        text = environment.get(variable, "")
-        if text == "":
-            continue
-        if not item.repr:
-            # A secret is given as it is found, which ``as_meant`` has looked at where it was written by hand.
-            values[item.name] = read(_demand_text(variable, text))
-            continue
-        text = text if read is exact else as_meant(variable, text)
-        try:
-            values[item.name] = read(_demand_text(variable, text))
-        except ValueError as error:
-            message = f"{variable}={text!r} cannot be used: {error}"
-            raise ConfigurationError(message) from None
+    values |= {item.name: _read(item, environment) for item in _FIELDS}
     settings = Settings(**values)
     _demand_other_statuses(settings)
     return settings
+
+
+def read_setting(environment: Mapping[str, str], name: str) -> Any:  # noqa: ANN401 each setting has a type of its own
+    """One setting by its field's name, for what is needed before the others can be read, such as the log's level.
+
+    Raises ConfigurationError as ``settings_from``.
+    """
+    return next(_read(item, environment) for item in _FIELDS if item.name == name)
+
+
+def _read(item: Field[Any], environment: Mapping[str, str]) -> Any:  # noqa: ANN401
+    variable, read = item.metadata["variable"], item.metadata["read"]
+    text = environment.get(variable, "")
+    if text == "":
+        return item.default
+    if not item.repr:
+        # A secret is given as it is found, which ``as_meant`` has looked at where it was written by hand.
+        return read(_demand_text(variable, text))
+    text = text if read is exact else as_meant(variable, text)
+    try:
+        return read(_demand_text(variable, text))
+    except ValueError as error:
+        message = f"{variable}={text!r} cannot be used: {error}"
+        raise ConfigurationError(message) from None
 
 
 def as_meant(variable: str, text: str, *, by_hand: bool = True) -> str:

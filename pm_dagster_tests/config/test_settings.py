@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from pm_dagster.config.settings import SETTINGS, Settings, settings_from
+from pm_dagster.config.settings import SETTINGS, Settings, read_setting, settings_from
 from pm_dagster.errors import ConfigurationError
 
 
@@ -95,3 +95,10 @@ def test_a_printed_settings_object_does_not_show_a_password(variable: str) -> No
 def test_libpqs_variables_are_kept_as_given() -> None:
     read = settings_from({"PGHOST": "h", "PGPASSWORD": "p", "PGPORT": "", "PGAPPNAME": "x"})
     assert read.postgres_defaults == (("PGHOST", "h"), ("PGPASSWORD", "p"))
+
+
+def test_one_setting_is_read_although_another_cannot_be() -> None:
+    assert read_setting({"PM_LOG_LEVEL": "debug", "PM_CALL_TRIES": "many"}, "log_level") == "debug"
+    assert read_setting({}, "log_format") == "text"
+    with pytest.raises(ConfigurationError, match="PM_LOG_LEVEL='loud' cannot be used: expected one of debug, info"):
+        read_setting({"PM_LOG_LEVEL": "loud"}, "log_level")
