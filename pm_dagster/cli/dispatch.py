@@ -13,9 +13,8 @@ import click
 from pm_dagster.cli import connections
 from pm_dagster.cli.numbers import LIMIT
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
-from pm_dagster.dispatch.ports import Outcome
+from pm_dagster.dispatch.model import Outcome, RowOutcome
 from pm_dagster.dispatch.report import Report
-from pm_dagster.dispatch.row_outcome import RowOutcome
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.stop_signals import stop_on_signal
 

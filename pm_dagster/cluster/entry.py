@@ -24,7 +24,7 @@ from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.databricks.client import workspace_client
 from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.dispatch.ports import Outcome
+from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.report import Report, report_line
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import RawRow

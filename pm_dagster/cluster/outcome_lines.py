@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pm_dagster.dispatch.ports import Outcome
+from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.report import Report, ReportRow
 from pm_dagster.dispatch.waiting_job import RawRow, WaitingJob, sort_rows
 

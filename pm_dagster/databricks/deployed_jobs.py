@@ -11,7 +11,7 @@ from databricks.sdk.service.jobs import BaseJob, RunOutput, RunTask
 
 from pm_dagster.databricks import sdk_check as fitness
 from pm_dagster.databricks.jobs_service import JobsService, identifier, snapshot
-from pm_dagster.dispatch.run_state import Standing
+from pm_dagster.dispatch.model import Standing
 from pm_dagster.launcher.deployed_job import ClusterRun, DeployedJob, TaskOutput, TaskRun
 
 #: The most that a page may hold (https://docs.databricks.com/api/workspace/jobs/list).

@@ -18,7 +18,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.paging import Pages
 from pm_dagster.databricks.sdk_check import Canned, Http, ours, sdk_version
 from pm_dagster.databricks.transport import OneAttempt
-from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.model import RunSnapshot
 from pm_dagster.dispatch.waiting_job import INT64_MAX
 from pm_dagster.errors import (
     AuthenticationFailed,

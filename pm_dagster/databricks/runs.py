@@ -17,7 +17,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.databricks import sdk_check as fitness
 from pm_dagster.databricks.jobs_service import JobsService, identifier, snapshot, word
 from pm_dagster.databricks.sdk_check import Http
-from pm_dagster.dispatch.run_state import RunSnapshot, Standing
+from pm_dagster.dispatch.model import RunSnapshot, Standing
 from pm_dagster.errors import WorkspaceUnavailable
 
 

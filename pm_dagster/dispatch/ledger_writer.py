@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Sequence
 
-from pm_dagster.dispatch.corrections import KnownRun
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
+from pm_dagster.dispatch.in_doubt import TO_CLOSE
+from pm_dagster.dispatch.model import Entry, KnownRun
 from pm_dagster.dispatch.ports import Change, ControlPlane, Intent
 from pm_dagster.errors import ControlPlaneUnavailable, ProcessManagerError
 
@@ -24,7 +24,6 @@ _CLOSE_EVERY_SECONDS = 1.0
 #: And so long may a closing hold up the sending, where the owner's triggers are slow; beyond it, one row.
 _LONGEST_CLOSING_SECONDS = 5.0
 _SENDING_TO_CLOSING = 3.0
-_ANSWERED = (EntryState.ACCEPTED, EntryState.QUARANTINED)
 
 
 class LedgerWriter:
@@ -67,7 +66,7 @@ class LedgerWriter:
         refused: set[int] = set()
         if changes:
             self._persist(lambda: refused.update(self._control.record(changes)))
-            self._answered += [change.entry_id for change in changes if change.state in _ANSWERED]
+            self._answered += [change.entry_id for change in changes if change.state in TO_CLOSE]
         return refused
 
     def salvage(self, changes: Sequence[Change]) -> None:

@@ -11,13 +11,18 @@ from datetime import datetime
 from functools import cached_property
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch import decisions as steps
-from pm_dagster.dispatch.corrections import KnownRun
-from pm_dagster.dispatch.decisions import Decision
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, Intent, Outcome, SignOfLife
-from pm_dagster.dispatch.row_outcome import RowOutcome
-from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.model import (
+    Decision,
+    Entry,
+    EntryState,
+    KnownRun,
+    Outcome,
+    RepairRun,
+    RowOutcome,
+    RunSnapshot,
+    StartRun,
+)
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
 from pm_dagster.dispatch.service import Claimed, Dispatch
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, row_key, sort_rows
@@ -96,9 +101,9 @@ def _lines(
 
 
 def _words(entry: Entry, decided: Decision | RowOutcome | None, failure: ProcessManagerError | None) -> tuple[str, str]:
-    if isinstance(decided, steps.StartRun):
+    if isinstance(decided, StartRun):
         return "start", decided.reason or "never had a Databricks run"
-    if isinstance(decided, steps.RepairRun):
+    if isinstance(decided, RepairRun):
         last = decided.latest_repair_id
         after = "; it was never repaired before" if last is None else f" after repair {last}"
         return "repair", f"run {entry.previous_run_id} can be repaired{after}"

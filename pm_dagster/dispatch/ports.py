@@ -9,34 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Protocol
 
-from pm_dagster.dispatch.corrections import KnownRun
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.model import Call, Entry, EntryState, KnownRun, Outcome, RunSnapshot
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
-
-
-class Call(StrEnum):
-    """The calls that a dispatch makes, by their API names; each has its own rate."""
-
-    RUN_NOW = "run-now"
-    GET_RUN = "runs/get"
-    REPAIR = "runs/repair"
-    LIST_RUNS = "runs/list"
-
-
-class Outcome(StrEnum):
-    """How one row left a dispatch."""
-
-    ACCEPTED = "accepted"
-    ADOPTED = "adopted"
-    DEFERRED = "deferred"
-    QUARANTINED = "quarantined"
-    #: The row left WAITING, or another dispatcher took it, before we sent anything.
-    WITHDRAWN = "withdrawn"
 
 
 class DatabricksRuns(Protocol):

@@ -1,7 +1,7 @@
 """Paces each endpoint of the Jobs API: uses its share fully and never exceeds it.
 
-Put here: when the next call of an endpoint may start. Keep out: sleeping, threads and calls: the dispatch asks, and
-waits by itself.
+The limiter adapts: a 429 halves the rate of its endpoint, and time wins it back. It neither sleeps nor calls: the
+worker asks how long to wait.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.model import Call
 
 #: Calls that were due while nobody asked may be caught up to this many seconds of the rate. With the default rates, a
 #: tenth under the limits, no second ever holds more than the workspace allows.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pm_dagster.dispatch.ports import Closed, Outcome
-from pm_dagster.dispatch.row_outcome import RowOutcome
+from pm_dagster.dispatch.model import Outcome, RowOutcome
+from pm_dagster.dispatch.ports import Closed
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow
 
 #: Begins the line of output by which a dispatch on a cluster tells its numbers to whoever started it.

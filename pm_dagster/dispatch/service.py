@@ -13,18 +13,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.call_execution import Work
-from pm_dagster.dispatch.decisions import Decision, RepairRun, StartRun
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Call, Closed, ControlPlane, DatabricksRuns, Outcome
+from pm_dagster.dispatch.circuit_breaker import CircuitBreaker, RefusalBreaker
+from pm_dagster.dispatch.in_doubt import TO_SEND, has_intent
+from pm_dagster.dispatch.model import (
+    Call,
+    Decision,
+    Entry,
+    EntryState,
+    Outcome,
+    RepairRun,
+    RowOutcome,
+    RunSnapshot,
+    StartRun,
+    Work,
+)
+from pm_dagster.dispatch.ports import Closed, ControlPlane, DatabricksRuns
 from pm_dagster.dispatch.rate_limiter import RateLimiter
-from pm_dagster.dispatch.refusal_breaker import RefusalBreaker
 from pm_dagster.dispatch.report import Report, outcome_rows, refused_rows
-from pm_dagster.dispatch.row_outcome import RowOutcome
 from pm_dagster.dispatch.rules import Policy, first_step
-from pm_dagster.dispatch.run_state import RunSnapshot
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key, sort_rows, within
-from pm_dagster.dispatch.worker import Limits, Sender, Sent
+from pm_dagster.dispatch.worker import Limits, Sent, Worker
 from pm_dagster.errors import WorkspaceUnavailable
 
 #: So often a row that is corrected again and again is taken anew within one dispatch.
@@ -125,8 +133,10 @@ class Dispatch:
             Call.GET_RUN: settings.rate_get_run,
             Call.LIST_RUNS: settings.rate_get_run and min(settings.rate_get_run, 27.0),
         }
-        self._governor = RateLimiter(rates, clock)
-        self._verdicts = RefusalBreaker(settings.call_backoff_seconds, settings.settle_seconds, clock)
+        self._limiter = RateLimiter(rates, clock)
+        backoff = settings.call_backoff_seconds
+        self._breaker = CircuitBreaker(settings.concurrency, settings.call_tries, backoff, clock)
+        self._refusals = RefusalBreaker(backoff, clock)
         self._followed: list[int] = []
 
     def read(self, limit: int | None = None) -> list[RawRow]:
@@ -194,7 +204,7 @@ class Dispatch:
 
     def _send(self, entries: Sequence[Entry], *, prepare_only: bool = False) -> Sent:
         works = [Work(entry, first_step(entry)) for entry in _unanswered(entries)]
-        return self._sender().send(works, prepare_only=prepare_only)
+        return self._worker().send(works, prepare_only=prepare_only)
 
     def prepare(self, entries: Sequence[Entry]) -> tuple[list[RepairTarget], Sent]:
         """Look up the runs of repair entries; decide those that need no call, and return the others as targets."""
@@ -209,19 +219,19 @@ class Dispatch:
 
         Gives the next call of each, or its outcome, by entry id, and why the workspace was asked no further.
         """
-        sender, failure = self._sender(), None
+        worker, failure = self._worker(), None
         try:
-            sender.send([Work(entry, first_step(entry)) for entry in entries], prepare_only=True)
+            worker.send([Work(entry, first_step(entry)) for entry in entries], prepare_only=True)
         except WorkspaceUnavailable as error:
             failure = error
-        steps = {work.entry.entry_id: work.step for work in sender.sent.prepared}
-        return {**steps, **sender.sent.outcomes}, failure
+        steps = {work.entry.entry_id: work.step for work in worker.sent.prepared}
+        return {**steps, **worker.sent.outcomes}, failure
 
     def send_targets(self, targets: Sequence[RepairTarget]) -> Sent:
         """Make the call of each target that is still ours and unsent; one that was already sent is resolved first."""
         by_id = {target.entry_id: target for target in targets}
         works = [_targeted(entry, by_id[entry.entry_id]) for entry in _unanswered(self.resume(by_id))]
-        return self._and_followers(self._sender().send(works), self._send)
+        return self._and_followers(self._worker().send(works), self._send)
 
     def _and_followers(self, sent: Sent, send: Callable[[Sequence[Entry]], Sent]) -> Sent:
         """What was sent, and then the rows that turned out to be corrected, as they are now."""
@@ -300,18 +310,19 @@ class Dispatch:
             calls=sent.calls,
             api_seconds=sent.api_seconds,
             seconds=self._clock() - self._began,
-            throttled=self._governor.throttled,
+            throttled=self._limiter.throttled,
         )
 
-    def _sender(self) -> Sender:
+    def _worker(self) -> Worker:
         limits = Limits(self._settings.concurrency, self._began + self._settings.deadline_seconds)
-        return Sender(
+        return Worker(
             self.control,
             self._runs,
-            self._governor,
             policy_of(self._settings),
             limits,
-            self._verdicts,
+            self._limiter,
+            self._breaker,
+            self._refusals,
             stop=self._stop,
             clock=self._clock,
             on_outcome=self._on_outcome,
@@ -324,7 +335,7 @@ def _keys(rows: Sequence[RawRow]) -> list[int]:
 
 
 def _unanswered(entries: Sequence[Entry]) -> list[Entry]:
-    return [entry for entry in entries if entry.state in (EntryState.CLAIMED, EntryState.SENDING)]
+    return [entry for entry in entries if entry.state in TO_SEND]
 
 
 def _target(work: Work) -> RepairTarget:
@@ -342,7 +353,7 @@ def _target(work: Work) -> RepairTarget:
 
 
 def _targeted(entry: Entry, target: RepairTarget) -> Work:
-    if entry.state is EntryState.SENDING or entry.previous_run_id != target.previous_run_id:
+    if has_intent(entry) or entry.previous_run_id != target.previous_run_id:
         return Work(entry, first_step(entry))
     step = StartRun(target.reason) if target.fresh_run else RepairRun(target.latest_repair_id)
     return Work(entry, step, seen=_seen(target))

@@ -1,50 +1,77 @@
 """The loop of a dispatch: many calls in flight, one thread that decides.
 
-Worker threads make one HTTP attempt each and know nothing; this thread paces, commits intents before the calls they
-announce, records what came back, and asks ``decisions`` what is next. What came back together is written together.
+Threads of a pool make one HTTP attempt each (``attempt``). The thread that called ``send`` takes the next calls from
+the queue, commits their intents before they are made, asks ``rules`` what follows from each answer, and writes down
+together what came back together.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
-from pm_dagster.dispatch import decisions as steps
-from pm_dagster.dispatch.call_execution import Answer, Work, attempt, decide, event_of
-from pm_dagster.dispatch.call_queue import CallQueue
-from pm_dagster.dispatch.circuit_breaker import CircuitBreaker
-from pm_dagster.dispatch.corrections import KnownRun, known_by_run, not_others, of_another_job, whose
-from pm_dagster.dispatch.decisions import Decision
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
+from pm_dagster.dispatch.circuit_breaker import BreakerState, CircuitBreaker, RefusalBreaker
+from pm_dagster.dispatch.in_doubt import TO_SEND, answer_lost, intent_committed, is_lost
 from pm_dagster.dispatch.ledger_writer import LedgerWriter
-from pm_dagster.dispatch.ports import Call, Change, ControlPlane, DatabricksRuns, Event, Intent, Outcome
-from pm_dagster.dispatch.rate_limiter import RateLimiter
-from pm_dagster.dispatch.refusal_breaker import RefusalBreaker, Verdict
-from pm_dagster.dispatch.row_outcome import RowOutcome, change_for, outcome_of, refused_or_put_off
-from pm_dagster.dispatch.rules import Policy, first_step
-from pm_dagster.dispatch.run_state import RunSnapshot, Standing
-from pm_dagster.errors import (
-    AuthenticationFailed,
-    ConfigurationError,
-    Defect,
-    ProcessManagerError,
-    Refused,
-    Throttled,
-    WorkspaceUnavailable,
+from pm_dagster.dispatch.model import (
+    Again,
+    Answer,
+    Call,
+    Decision,
+    Defer,
+    Entry,
+    FindRun,
+    Hold,
+    KnownRun,
+    LookUp,
+    Outcome,
+    Quarantine,
+    RepairRun,
+    RowOutcome,
+    RunSnapshot,
+    StartRun,
+    Step,
+    Stop,
+    Withdraw,
+    Work,
 )
+from pm_dagster.dispatch.ports import Change, ControlPlane, DatabricksRuns, Event, Intent
+from pm_dagster.dispatch.rate_limiter import RateLimiter
+from pm_dagster.dispatch.rules import (
+    Facts,
+    Held,
+    Policy,
+    after_witness,
+    change_for,
+    decide,
+    first_step,
+    of_another_job,
+    outcome_of,
+    refusal_at_stake,
+    refused_and_not_called_again,
+    runs_to_know,
+    state_while_going_on,
+    without_witness,
+)
+from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
+from pm_dagster.logs import fields
 
-#: Longest sleep of the loop, so that stop requests and heartbeats are met in time.
+_log = logging.getLogger(__name__)
+
+#: Longest sleep of the loop, so that stop requests and heartbeats are handled in time.
 _LONGEST_WAIT = 0.5
-#: A longer Retry-After than this leaves the row for a later dispatch.
-_LONGEST_THROTTLE = 60.0
-_LONGEST_DEFERRAL = 3600.0
 #: A row that is corrected this often within one dispatch is left for the next one.
 _MOST_RESTARTS = 10
-_UNANSWERED = (EntryState.CLAIMED, EntryState.SENDING)
-_FINAL = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
+_MOST_TOLD = 5
+#: Outcomes that an operator may ask about are logged at info, the others at debug.
+_UNUSUAL = (Outcome.DEFERRED, Outcome.QUARANTINED, Outcome.WITHDRAWN)
 
 
 @dataclass
@@ -73,44 +100,159 @@ class Sent:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much at once, and until when (``deadline`` on the monotonic clock of the sender)."""
+    """How much at once, and until when (``deadline`` on the worker's monotonic clock)."""
 
     concurrency: int
     deadline: float
 
 
-class Sender:
-    """Drives entries to their outcome. For one stretch; not thread-safe.
+# ---- one call
 
-    ``stop`` asks to end early: calls in flight are awaited and recorded, the rest is left.
+
+def attempt(work: Work, runs: DatabricksRuns, clock: Callable[[], float]) -> Answer:
+    """Make the call; runs in a thread of the pool. Never raises a ProcessManagerError."""
+    began = clock()
+    try:
+        return Answer(_call(work, runs), None, clock() - began)
+    except ProcessManagerError as error:
+        return Answer(None, error, clock() - began)
+
+
+def _call(work: Work, runs: DatabricksRuns) -> object:
+    entry, step = work.entry, work.step
+    if isinstance(step, StartRun):
+        return runs.start(entry.job_id, entry.parameters, entry.idempotency_token)
+    if isinstance(step, RepairRun):
+        return runs.repair(_previous(entry), entry.parameters, step.latest_repair_id)
+    if isinstance(step, FindRun):
+        since = entry.intent_at or datetime.fromtimestamp(0, UTC)
+        return runs.find_started(entry.job_id, since, entry.parameters)
+    return runs.look_up(_previous(entry))
+
+
+def _previous(entry: Entry) -> int:
+    if entry.previous_run_id is None:
+        message = f"entry {entry.entry_id} has no previous run to look up or repair"
+        raise ValueError(message)
+    return entry.previous_run_id
+
+
+def event_of(work: Work, answer: Answer, scrub: Callable[[str], str]) -> Event:
+    """The line of history for one attempt."""
+    status = getattr(answer.error, "status", None) if answer.error else 200
+    if answer.error is not None:
+        detail = scrub(str(answer.error))
+    elif isinstance(answer.value, RunSnapshot):
+        detail = f"run {answer.value.run_id} is {answer.value.words}, latest repair {answer.value.latest_repair_id}"
+    elif isinstance(answer.value, list):
+        detail = f"runs that may be meant: {', '.join(map(str, answer.value[:_MOST_TOLD])) or 'none'}"
+    else:
+        detail = f"{'repair' if work.call is Call.REPAIR else 'run'} {answer.value}"
+    return Event(kind="answer", detail=detail, call=work.call, status=status, seconds=answer.seconds)
+
+
+# ---- the calls that wait
+
+
+class CallQueue:
+    """The rows that wait for their next call: of each endpoint the earliest due first, as the rate limiter allows.
+
+    For the one deciding thread; ``clock`` is monotonic seconds.
+    """
+
+    def __init__(self, limiter: RateLimiter, clock: Callable[[], float]) -> None:
+        self._limiter = limiter
+        self._clock = clock
+        self._due: dict[Call, list[tuple[float, int, Work]]] = {call: [] for call in Call}
+        self._order = itertools.count()
+
+    def __bool__(self) -> bool:
+        """True while any row waits."""
+        return any(self._due.values())
+
+    def __iter__(self) -> Iterator[Work]:
+        """The rows that wait, in no order."""
+        return (work for queue in self._due.values() for _, _, work in queue)
+
+    def add(self, work: Work, delay: float) -> None:
+        """Let the row's next call wait for at least ``delay`` seconds."""
+        heapq.heappush(self._due[work.call], (self._clock() + delay, next(self._order), work))
+
+    def take(self, room: int) -> list[Work]:
+        """The rows whose call is due and within its rate, at most ``room``."""
+        taken: list[Work] = []
+        for call, queue in self._due.items():
+            while queue and len(taken) < room:
+                if queue[0][0] > self._clock() or self._limiter.delay(call) > 0:
+                    break
+                self._limiter.take(call)
+                taken.append(heapq.heappop(queue)[2])
+        return taken
+
+    def probe(self, avoid: Callable[[Work], bool]) -> list[Work]:
+        """One row whose call is due and within its rate, rather one that is not to be avoided; empty without one."""
+        now = self._clock()
+        paced = [queue for call, queue in self._due.items() if self._limiter.delay(call) <= 0]
+        ready = [item for queue in paced for item in queue if item[0] <= now]
+        if not ready:
+            return []
+        item = min(ready, key=lambda item: (avoid(item[2]), item[0], item[1]))
+        queue = self._due[item[2].call]
+        queue.remove(item)
+        heapq.heapify(queue)
+        self._limiter.take(item[2].call)
+        return [item[2]]
+
+    def set_aside(self, calls: Sequence[Call]) -> list[Work]:
+        """Take out all rows that wait for these calls, due or not."""
+        aside = [work for call in calls for _, _, work in self._due[call]]
+        self._due.update({call: [] for call in calls})
+        return aside
+
+    @property
+    def delay(self) -> float:
+        """Seconds until the next row may be taken; infinite when none waits."""
+        moments = (max(self._limiter.delay(c), q[0][0] - self._clock()) for c, q in self._due.items() if q)
+        return max(0.0, min(moments, default=float("inf")))
+
+
+# ---- the loop
+
+
+class Worker:
+    """Takes entries to their outcome. For one stretch of sending; not thread-safe.
+
+    Rate limiter and circuit breakers are the dispatch's: they remember what earlier stretches saw. ``stop`` asks to end
+    early: calls in flight are awaited and recorded, the rest is left.
     """
 
     def __init__(
         self,
         control: ControlPlane,
         runs: DatabricksRuns,
-        governor: RateLimiter,
         policy: Policy,
         limits: Limits,
-        verdicts: RefusalBreaker,
+        limiter: RateLimiter,
+        breaker: CircuitBreaker,
+        refusals: RefusalBreaker,
         *,
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         on_outcome: Callable[[RowOutcome], None] = lambda _outcome: None,
     ) -> None:
-        self._book = LedgerWriter(control, stop, clock)
+        self._ledger = LedgerWriter(control, stop, clock)
         self._runs = runs
-        self._governor = governor
         self._policy = policy
         self._limits = limits
+        self._limiter = limiter
+        self._breaker = breaker
+        self._refusals = refusals
         self._stop = stop
         self._clock = clock
         self._on_outcome = on_outcome
-        self._agenda = CallQueue(governor, clock)
+        self._queue = CallQueue(limiter, clock)
         self._in_flight: dict[Future[Answer], Work] = {}
         self._failure: ProcessManagerError | None = None
-        self._silence = CircuitBreaker(limits.concurrency, policy.call_tries, policy.call_backoff_seconds, clock)
-        self._verdicts = verdicts
         self._sent = Sent()
         #: What the ledger knows of the runs that were just found, and what this dispatch took since.
         self._known: dict[int, list[KnownRun]] = {}
@@ -125,145 +267,147 @@ class Sender:
         return self._sent
 
     def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
-        """Take each work to its outcome; with ``prepare_only``, only up to the point of starting something.
+        """Take each row to its outcome; with ``prepare_only``, only up to the point of starting something.
 
         Raises AuthenticationFailed, WorkspaceUnavailable, Defect or EverybodyRefused when going on is pointless, and
         ControlPlaneUnavailable when the database stays away; what was learned until then is recorded as far as the
         database allows.
         """
+        self._breaker.begin()
         for work in works:
             self._take_step(work, work.step, 0.0)
         pool = ThreadPoolExecutor(self._limits.concurrency, thread_name_prefix="databricks-call")
         try:
             self._loop(pool, prepare_only=prepare_only)
-            self._settle()
+            self._settle_refusals()
         except BaseException:
             self._salvage()
             raise
         finally:
             pool.shutdown(wait=True)
-        self._sent.left += [w.entry for w in self._agenda if w.entry.entry_id not in self._sent.outcomes]
+        self._sent.left += [w.entry for w in self._queue if w.entry.entry_id not in self._sent.outcomes]
         if self._failure is not None:
+            _log.warning("sending stopped", extra=fields(error=type(self._failure).__name__, left=len(self._sent.left)))
             raise self._failure
         return self._sent
 
     def _loop(self, pool: ThreadPoolExecutor, *, prepare_only: bool) -> None:
         while True:
             if prepare_only:
-                self._sent.prepared += self._agenda.set_aside((Call.RUN_NOW, Call.REPAIR))
-            if not self._ending() and self._verdicts.lasting:
-                self._failure = self._verdicts.error
+                self._sent.prepared += self._queue.set_aside((Call.RUN_NOW, Call.REPAIR))
+            if not self._ending() and self._refusals.exhausted:
+                self._failure = self._refusals.error
             if not self._ending():
                 self._submit(pool, self._next())
             if not self._in_flight and (self._ending() or self._nothing_in_time()):
                 return
             self._collect(self._pause())
-            self._book.tend()
+            self._ledger.tend()
 
     def _ending(self) -> bool:
         return self._failure is not None or self._stop.is_set() or self._clock() >= self._limits.deadline
 
     def _nothing_in_time(self) -> bool:
-        """Whether no work waits, or none whose call may be made before the deadline: a long Retry-After is no wait."""
-        return self._agenda.delay > self._limits.deadline - self._clock()
+        """Whether no row waits, or none whose call may be made before the deadline: a long Retry-After is no wait."""
+        return self._queue.delay > self._limits.deadline - self._clock()
 
-    def _settle(self) -> None:
-        """What is to become of the refusals that no later answer has decided."""
-        error = self._verdicts.error
-        verdicts = [self._verdicts.put_off(work) for work in self._agenda if work.refused]
-        verdicts += self._verdicts.settle(blame=self._failure is None)
-        self._book.record([self._conclude(verdict) for verdict in verdicts])
-        self._failure = self._failure or error
+    # ---- making calls
 
-    def _conclude(self, verdict: Verdict) -> Change:
-        """Let a row leave whose refusal is recorded already."""
-        outcome = _told(verdict[0], refused_or_put_off(verdict[0].entry, verdict[1]))
-        self._finish(outcome)
-        return change_for(outcome, None, None, ambiguous=False)
-
-    def _alone(self) -> bool:
-        """Whether calls go one by one, to find out about all of them."""
-        return self._silence.spell or self._verdicts.suspicion
+    def _all_closed(self) -> bool:
+        return self._breaker.state is BreakerState.CLOSED and self._refusals.state is BreakerState.CLOSED
 
     def _delay(self) -> float:
-        return max(self._silence.delay, self._verdicts.delay)
+        return max(self._breaker.delay, self._refusals.delay)
 
     def _room(self) -> int:
         if self._delay() > 0:
             return 0
-        return (1 if self._alone() else self._limits.concurrency) - len(self._in_flight)
+        return (1 if not self._all_closed() else self._limits.concurrency) - len(self._in_flight)
 
     def _next(self) -> list[Work]:
         room = self._room()
-        alone = self._alone()
-        works = self._agenda.probe(self._was_met) if alone and room > 0 else self._agenda.take(room)
+        probing = not self._all_closed()
+        works = self._queue.probe(self._is_affected) if probing and room > 0 else self._queue.take(room)
         for work in works:
-            work.probing = alone
+            work.probing = probing
+            if probing:
+                _log.info("single call", extra=_about(work))
         return works
 
-    def _was_met(self, work: Work) -> bool:
-        """Whether a call like this one was met by what the single calls are to find out about."""
-        return work.kind in self._silence.met or (self._verdicts.suspicion and work.entry.job_id in self._verdicts.met)
+    def _is_affected(self, work: Work) -> bool:
+        """Whether a call like this one was in the trouble that single calls are to find out about."""
+        refused = self._refusals.state is not BreakerState.CLOSED and work.entry.job_id in self._refusals.affected
+        return work.kind in self._breaker.affected or refused
 
-    def _take_step(self, work: Work, step: Decision, delay: float) -> None:
+    def _take_step(self, work: Work, step: Step, delay: float) -> None:
         work.step = step
-        self._agenda.add(work, delay)
+        self._queue.add(work, delay)
 
     def _submit(self, pool: ThreadPoolExecutor, works: list[Work]) -> None:
-        starting = [work for work in works if work.changes_workspace]
-        granted = self._book.intend([_intent(work) for work in starting])
-        self._begin_again([work for work in starting if work.entry.entry_id not in granted])
+        intents = {work.entry.entry_id: _intent(work) for work in works if work.changes_workspace}
+        granted = self._ledger.intend(list(intents.values()))
+        self._begin_again([work for work in works if work.entry.entry_id in intents.keys() - granted])
         for work in works:
-            if work.changes_workspace:
+            intent = intents.get(work.entry.entry_id)
+            if intent is not None:
                 if work.entry.entry_id not in granted:
                     continue
-                work.entry = _announced(work)
+                work.entry = intent_committed(
+                    work.entry, fresh_run=intent.fresh_run, latest_repair_id=intent.latest_repair_id
+                )
+                _log.debug("intent committed", extra=_about(work))
             self._in_flight[pool.submit(attempt, work, self._runs, self._clock)] = work
 
     def _begin_again(self, works: list[Work]) -> None:
         """Take up, as they are now, the rows that were corrected since they were claimed; the others are not ours."""
-        standing = {entry.entry_id: entry for entry in self._book.resume([work.entry.entry_id for work in works])}
+        standing = {entry.entry_id: entry for entry in self._ledger.resume([work.entry.entry_id for work in works])}
         for work in works:
             entry = standing.get(work.entry.entry_id)
-            if entry is None or entry.state not in _UNANSWERED:
+            if entry is None or entry.state not in TO_SEND:
                 reason = "the row left WAITING, or another dispatch took it, before anything was sent"
-                self._finish(RowOutcome(work.entry, Outcome.WITHDRAWN, reason))
+                self._leave(work, outcome_of(work, Withdraw(reason)))
             elif work.restarts >= _MOST_RESTARTS:
                 self._sent.left.append(entry)
+                _log.info("row left for the next dispatch", extra=_about(work, restarts=work.restarts))
             else:
                 again = Work(entry, first_step(entry), restarts=work.restarts + 1)
                 self._take_step(again, again.step, 0.0)
+                _log.debug("row begun again", extra=_about(again))
 
     def _pause(self) -> float:
         if self._ending() or self._room() <= 0:
             return min(_LONGEST_WAIT, self._delay() or _LONGEST_WAIT)
-        return min(_LONGEST_WAIT, self._agenda.delay)
+        return min(_LONGEST_WAIT, self._queue.delay)
+
+    # ---- taking answers in
 
     def _collect(self, pause: float) -> None:
         if not self._in_flight:
             self._stop.wait(pause)
             return
         done, _ = wait(self._in_flight, timeout=pause, return_when=FIRST_COMPLETED)
-        refused = self._book.record(self._learn_all(done))
+        refused = self._ledger.record(self._learn_all(done))
         found, self._found = self._found, {}
         for entry_id, (work, outcome) in found.items():
             if entry_id in refused:
                 # The ledger knows whose it is by now, so the search looks on.
                 self._taken = [item for item in self._taken if item.entry_id != entry_id]
                 self._take_step(work, work.step, 0.0)
+                _log.info("run passed over", extra=_about(work, run=outcome.run_id))
             else:
-                self._leave(outcome)
+                self._leave(work, outcome)
 
     def _salvage(self) -> None:
         """Await and record the calls in flight when the loop is broken from outside."""
         done, _ = wait(self._in_flight)
         self._broken_off = True
-        self._book.salvage(self._learn_all(done))
+        _log.warning("sending broken off", extra=fields(in_flight=len(done)))
+        self._ledger.salvage(self._learn_all(done))
 
     def _learn_all(self, done: set[Future[Answer]]) -> list[Change]:
         if not self._broken_off:
-            found = {run_id for future in done for run_id in _may_take(self._in_flight[future], future.result())}
-            self._known = known_by_run([*self._taken, *self._book.known_runs(found)])
+            found = {run_id for future in done for run_id in runs_to_know(self._in_flight[future], future.result())}
+            self._known = _by_run([*self._taken, *self._ledger.known_runs(found)])
         changes = [c for future in done for c in self._learn(self._in_flight.pop(future), future.result())]
         return _one_for_each_entry(changes)
 
@@ -272,46 +416,126 @@ class Sender:
         self._sent.calls += 1
         self._sent.api_seconds += answer.seconds
         event = event_of(work, answer, self._runs.scrub)
-        ambiguous = self._note_error(work, answer.error)
-        certain = [self._conclude(verdict) for verdict in self._verdicts.hear(work, answer.error)]
-        if self._broken_off and _may_take(work, answer):
+        lost = self._note(work, answer)
+        witnessed = [self._after_witness(held, work) for held in self._refusals.note(work, answer.error)]
+        if self._broken_off and runs_to_know(work, answer):
             # Whose it is cannot be asked any more: the next dispatch finds it again.
-            return [Change(work.entry.entry_id, (event,)), *certain]
-        answer = self._sorted_out(work, answer)
-        decision = self._temper(work, answer.error, decide(work, answer, self._policy))
-        return [self._apply(work, answer, decision, event, ambiguous=ambiguous), *certain]
+            return [Change(work.entry.entry_id, (event,)), *witnessed]
+        decision = decide(work, answer, self._facts(work, answer.error), self._policy)
+        _log.debug("call decided", extra=_decided(work, answer, decision))
+        return [self._carry_out(work, answer, decision, event, lost=lost), *witnessed]
 
-    def _apply(self, work: Work, answer: Answer, decision: Decision, event: Event, *, ambiguous: bool) -> Change:
-        if isinstance(decision, steps.Quarantine):
-            refusal = answer.error if isinstance(answer.error, Refused) else work.refused.get(Call.RUN_NOW)
-            verdict = refusal and self._verdicts.hold(work, decision, refusal)
-            if refusal and not verdict:
-                state = None if work.entry.ambiguous else EntryState.CLAIMED
-                return Change(work.entry.entry_id, (event,), state, reason=decision.reason, ambiguous=ambiguous)
-            decision = verdict[1] if verdict else decision
-        outcome = outcome_of(work.entry, decision)
-        if outcome is None:
-            state = self._go_on(work, decision, answer.error)
-            return Change(work.entry.entry_id, (event,), state=state, ambiguous=ambiguous)
-        outcome = _told(work, outcome)
-        change = change_for(outcome, event, self._link(work, outcome), ambiguous=ambiguous)
-        if work.call is Call.LIST_RUNS and outcome.run_id is not None:
-            self._note_run(outcome, outcome.run_id)
-            self._found[outcome.entry.entry_id] = work, outcome
-            return replace(change, found=True)
-        self._finish(outcome)
-        return change
-
-    def _sorted_out(self, work: Work, answer: Answer) -> Answer:
-        """The answer as far as it is about this row: a run that is another row's work is not taken for its own."""
-        table = self._policy.control_table
+    def _note(self, work: Work, answer: Answer) -> bool:
+        """Keep what an answer moves; true when a call may have taken effect unseen."""
+        error = answer.error
+        self._breaker.note(error, work.kind)
         if isinstance(answer.value, RunSnapshot):
             work.seen = answer.value
-            work.known = whose(work.entry, table, self._known.get(answer.value.run_id, []))
-        if isinstance(answer.value, list):
-            known = [item for run_id in answer.value for item in self._known.get(run_id, [])]
-            return replace(answer, value=not_others(work.entry, table, answer.value, known))
-        return answer
+        if isinstance(error, WorkspaceUnavailable):
+            work.unanswered[work.call] += 1
+        elif work.call is Call.GET_RUN:
+            work.unanswered[work.call] = 0
+        if isinstance(error, Refused):
+            work.refusals[work.call] += 1
+            work.refused[work.call] = error
+        lost = work.changes_workspace and is_lost(error)
+        if lost:
+            work.entry = answer_lost(work.entry)
+            _log.info("call in doubt", extra=_about(work))
+        return lost
+
+    def _facts(self, work: Work, error: ProcessManagerError | None) -> Facts:
+        """What the rules are to know; a 429 slows its endpoint down."""
+        pause = 0.0
+        if isinstance(error, Throttled):
+            pause = self._limiter.throttle(work.call, error.retry_after)
+            _log.warning("throttled", extra=_about(work, pause=pause))
+        return Facts(
+            throttle_pause=pause,
+            seconds_left=self._limits.deadline - self._clock(),
+            outage=self._breaker.outage,
+            proven=self._refusals.proves(work, refusal_at_stake(work, error)),
+            known=self._known,
+        )
+
+    def _carry_out(self, work: Work, answer: Answer, decision: Decision, event: Event, *, lost: bool) -> Change:
+        if isinstance(decision, Hold):
+            self._refusals.hold(work, decision)
+            _log.info("refusal held", extra=_about(work))
+        if isinstance(decision, Quarantine):
+            self._refusals.discard(work)
+        outcome = outcome_of(work, decision)
+        if outcome is None:
+            self._go_on(work, decision)
+            state = state_while_going_on(work.entry, decision, answer.error)
+            reason = decision.reason if isinstance(decision, Hold) else None
+            return Change(work.entry.entry_id, (event,), state, reason=reason, ambiguous=lost)
+        change = change_for(outcome, event, self._link(work, outcome), ambiguous=lost)
+        if outcome.run_id is not None:
+            self._note_run(outcome, outcome.run_id)
+        if work.call is Call.LIST_RUNS and outcome.run_id is not None:
+            self._found[outcome.entry.entry_id] = work, outcome
+            return replace(change, found=True)
+        self._leave(work, outcome)
+        return change
+
+    def _go_on(self, work: Work, decision: Decision) -> None:
+        """Queue what follows, or stop."""
+        if isinstance(decision, Stop):
+            self._failure = self._failure or decision.error
+            self._sent.left.append(work.entry)
+        elif isinstance(decision, Again):
+            self._take_step(work, work.step, decision.delay)
+        elif isinstance(decision, LookUp):
+            self._take_step(work, decision, decision.delay)
+        elif isinstance(decision, (StartRun, RepairRun, FindRun)):
+            self._take_step(work, decision, 0.0)
+
+    # ---- refusals that were held
+
+    def _after_witness(self, held: Held, witness: Work) -> Change:
+        decision = after_witness(held, witness.entry.job_id, self._policy)
+        if isinstance(decision, Quarantine):
+            self._refusals.prove(held)
+        return self._conclude(held.work, decision)
+
+    def _settle_refusals(self) -> None:
+        """Decide the refusals that no later answer has decided."""
+        witnesses, error = self._refusals.witnesses, self._refusals.error
+        changes = [
+            self._conclude(work, refused_and_not_called_again(work, self._policy, everybody=witnesses.everybody))
+            for work in self._queue
+            if work.refused
+        ]
+        blame = self._failure is None
+        for held in self._refusals.release():
+            decision = without_witness(held, witnesses, self._policy, blame=blame)
+            changes.append(self._conclude(held.work, decision))
+        self._ledger.record(changes)
+        self._failure = self._failure or error
+
+    def _conclude(self, work: Work, decision: Quarantine | Defer) -> Change:
+        """Let a row leave whose refusal is recorded already."""
+        outcome = outcome_of(work, decision)
+        self._leave(work, outcome)
+        return change_for(outcome, None, None, ambiguous=False)
+
+    # ---- how rows leave
+
+    def _leave(self, work: Work, outcome: RowOutcome) -> None:
+        self._sent.outcomes[outcome.entry.entry_id] = outcome
+        level = logging.INFO if outcome.outcome in _UNUSUAL else logging.DEBUG
+        about = _about(work, run=outcome.run_id, pause=outcome.defer_seconds, rule=outcome.rule)
+        _log.log(level, f"row {outcome.outcome.value}", extra=about)
+        self._on_outcome(outcome)
+
+    def _note_run(self, outcome: RowOutcome, run_id: int) -> None:
+        """From now on the run is this row's, also for answers that came together with this one."""
+        entry = outcome.entry
+        number, more = (entry.run_id, entry.generation), (outcome.repair_id, outcome.superseded)
+        taken = KnownRun(run_id, entry.entry_id, self._policy.control_table, *number, *more)
+        self._taken.insert(0, taken)
+        self._known.setdefault(run_id, []).insert(0, taken)
 
     def _link(self, work: Work, outcome: RowOutcome) -> str | None:
         """The link to the run's page: the API's own where the run is of another job than the row names."""
@@ -323,62 +547,6 @@ class Sender:
         if seen.page_url and seen.page_url.startswith(("https://", "http://")):
             return seen.page_url
         return self._runs.page_url(seen.job_id or work.entry.job_id, outcome.run_id)
-
-    def _note_error(self, work: Work, error: ProcessManagerError | None) -> bool:
-        """Keep the counts that an error moves; true when a call may have taken effect unseen."""
-        self._silence.note(error, work.kind)
-        if isinstance(error, WorkspaceUnavailable):
-            work.unanswered[work.call] += 1
-        elif work.call is Call.GET_RUN:
-            work.unanswered[work.call] = 0
-        if isinstance(error, Refused):
-            work.refusals[work.call] += 1
-            work.refused[work.call] = error
-        unseen = isinstance(error, (WorkspaceUnavailable, Defect)) and error.maybe_applied
-        lost = unseen and work.changes_workspace
-        if lost:
-            work.entry = replace(work.entry, ambiguous=True)
-        return lost
-
-    def _temper(self, work: Work, error: ProcessManagerError | None, decision: Decision) -> Decision:
-        """Bend a decision to what this dispatch has seen: throttling, and a workspace that answers nobody."""
-        if isinstance(error, Throttled):
-            pause = self._governor.throttle(work.call, error.retry_after)
-            if pause > min(_LONGEST_THROTTLE, self._limits.deadline - self._clock()):
-                return steps.Defer(f"{work.call.value}: {error}", min(pause, _LONGEST_DEFERRAL))
-        gives_up = isinstance(decision, steps.Defer)
-        if isinstance(error, WorkspaceUnavailable) and self._silence.lasting(row_gives_up=gives_up):
-            return steps.Stop(error)
-        return decision
-
-    def _go_on(self, work: Work, decision: Decision, error: ProcessManagerError | None) -> EntryState | None:
-        """Queue what follows, or stop; returns the state to which an entry goes back for which nothing was started."""
-        if isinstance(decision, steps.Stop):
-            self._failure = self._failure or decision.error
-            self._sent.left.append(work.entry)
-            return EntryState.CLAIMED if _not_applied(decision.error) and not work.entry.ambiguous else None
-        if isinstance(decision, steps.Again):
-            self._take_step(work, work.step, decision.delay)
-            return EntryState.CLAIMED if isinstance(error, Refused) and not work.entry.ambiguous else None
-        self._take_step(work, decision, decision.delay if isinstance(decision, steps.LookUp) else 0.0)
-        return None
-
-    def _finish(self, outcome: RowOutcome) -> None:
-        if outcome.run_id is not None:
-            self._note_run(outcome, outcome.run_id)
-        self._leave(outcome)
-
-    def _leave(self, outcome: RowOutcome) -> None:
-        self._sent.outcomes[outcome.entry.entry_id] = outcome
-        self._on_outcome(outcome)
-
-    def _note_run(self, outcome: RowOutcome, run_id: int) -> None:
-        """From now on the run is this row's, also for answers that came together with this one."""
-        entry = outcome.entry
-        number, more = (entry.run_id, entry.generation), (outcome.repair_id, outcome.superseded)
-        taken = KnownRun(run_id, entry.entry_id, self._policy.control_table, *number, *more)
-        self._taken.insert(0, taken)
-        self._known.setdefault(run_id, []).insert(0, taken)
 
 
 def _one_for_each_entry(changes: Sequence[Change]) -> list[Change]:
@@ -395,41 +563,26 @@ def _one_for_each_entry(changes: Sequence[Change]) -> list[Change]:
     return list(told.values())
 
 
-def _may_take(work: Work, answer: Answer) -> list[int]:
-    """The runs that an answer may lead to taking for the row's own: whose they are has to be known."""
-    value = answer.value
-    if isinstance(value, list):
-        return value
-    if not isinstance(value, RunSnapshot):
-        return []
-    alive = value.standing in (Standing.ACTIVE, Standing.SUCCEEDED)
-    return [value.run_id] if alive or work.entry.state is EntryState.SENDING else []
-
-
-def _told(work: Work, outcome: RowOutcome) -> RowOutcome:
-    """The outcome with what the row's owner has to know beside it."""
-    if outcome.outcome not in _FINAL:
-        return outcome
-    seen = work.seen if work.seen is not None and work.seen.run_id == outcome.run_id else None
-    more = [of_another_job(work.entry, seen.job_id) if seen else "", work.entry.note]
-    return replace(outcome, reason="; ".join(text for text in (outcome.reason, *more) if text))
+def _by_run(known: Sequence[KnownRun]) -> dict[int, list[KnownRun]]:
+    """What is known of each run, in the order given."""
+    found: dict[int, list[KnownRun]] = {}
+    for item in known:
+        found.setdefault(item.databricks_run_id, []).append(item)
+    return found
 
 
 def _intent(work: Work) -> Intent:
-    if isinstance(work.step, steps.RepairRun):
+    if isinstance(work.step, RepairRun):
         return Intent(work.entry, latest_repair_id=work.step.latest_repair_id)
     return Intent(work.entry, fresh_run=not work.entry.starts_new_run)
 
 
-def _not_applied(error: ProcessManagerError) -> bool:
-    return isinstance(error, (AuthenticationFailed, ConfigurationError)) or (
-        isinstance(error, (WorkspaceUnavailable, Defect)) and not error.maybe_applied
-    )
+def _about(work: Work, **more: object) -> dict[str, dict[str, object]]:
+    """What a log event says of a row."""
+    return fields(run_id=work.entry.run_id, entry=work.entry.entry_id, call=work.call.value, **more)
 
 
-def _announced(work: Work) -> Entry:
-    if isinstance(work.step, steps.RepairRun):
-        return replace(work.entry, state=EntryState.SENDING, sent_repair_id=work.step.latest_repair_id)
-    return replace(
-        work.entry, state=EntryState.SENDING, fresh_run=not work.entry.starts_new_run or work.entry.fresh_run
-    )
+def _decided(work: Work, answer: Answer, decision: Decision) -> dict[str, dict[str, object]]:
+    pause = decision.seconds if isinstance(decision, Defer) else getattr(decision, "delay", 0.0)
+    error = type(answer.error).__name__ if answer.error else None
+    return _about(work, decision=type(decision).__name__, pause=pause, seconds=answer.seconds, error=error)

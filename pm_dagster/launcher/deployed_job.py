@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from pm_dagster.dispatch.run_state import RunSnapshot, Standing
+from pm_dagster.dispatch.model import RunSnapshot, Standing
 from pm_dagster.errors import ConfigurationError
 
 _LISTED = 20

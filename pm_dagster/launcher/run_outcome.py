@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from pm_dagster.dispatch.model import Standing
 from pm_dagster.dispatch.report import report_in
-from pm_dagster.dispatch.run_state import Standing
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.launcher.deployed_job import ClusterJobs, ClusterRun, End, TaskOutput, TaskRun
 

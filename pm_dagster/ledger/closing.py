@@ -18,7 +18,7 @@ from psycopg2 import errorcodes
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 the driver's class has a lower-case name
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.ledger_entry import EntryState
+from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import Event
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.ledger import statements

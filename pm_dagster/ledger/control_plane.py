@@ -14,9 +14,10 @@ from typing import Any
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.corrections import KnownRun, correction, names_only_our_run
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState, idempotency_token
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife, taken_at_once
+from pm_dagster.dispatch.in_doubt import is_in_doubt
+from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, idempotency_token
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, Intent, SignOfLife, taken_at_once
+from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.ledger import statements
@@ -234,12 +235,12 @@ class PostgresControlPlane:
 
         def work(cursor: Cursor) -> set[int]:
             corrections = self._corrections(cursor, [intent.entry.entry_id for intent in intents])
-            unsent = [i.entry for i in intents if not i.entry.ambiguous and i.entry.entry_id in corrections]
+            unsent = [i.entry for i in intents if not is_in_doubt(i.entry) and i.entry.entry_id in corrections]
             self._take_corrected(cursor, unsent, corrections)
             names = self._names(intents=as_json(cursor, rows), corrected=list(corrections))
             cursor.execute(self._session.statements.intend, names)
             granted = {entry_id for (entry_id,) in cursor.fetchall()}
-            ids = [i.entry.entry_id for i in intents if not i.entry.ambiguous]
+            ids = [i.entry.entry_id for i in intents if not is_in_doubt(i.entry)]
             lost = [entry_id for entry_id in ids if entry_id not in granted and entry_id not in corrections]
             self._tell(cursor, [(i.entry.entry_id, intent_event(i)) for i in intents if i.entry.entry_id in granted])
             if lost:
@@ -400,7 +401,7 @@ class PostgresControlPlane:
 
     def _with_corrections(self, cursor: Cursor, entries: list[Entry]) -> list[Entry]:
         """The entries, those in doubt with how their row was corrected since."""
-        doubtful = [e.entry_id for e in entries if e.state is EntryState.SENDING and e.waiting]
+        doubtful = [e.entry_id for e in entries if is_in_doubt(e) and e.waiting]
         found = self._corrections(cursor, doubtful) if doubtful else {}
         return [
             replace(entry, correction=found[entry.entry_id].words, asks=found[entry.entry_id].asks)

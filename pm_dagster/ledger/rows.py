@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from pm_dagster.dispatch.ledger_entry import Asked, Entry, EntryState
-from pm_dagster.dispatch.ports import Change, Closed, Event, Intent, Outcome
+from pm_dagster.dispatch.in_doubt import is_in_doubt, rescued
+from pm_dagster.dispatch.model import Entry, EntryState, Outcome, TokenSubject
+from pm_dagster.dispatch.ports import Change, Closed, Event, Intent
 from pm_dagster.dispatch.waiting_job import Branch, RefusedRow, WaitingJob
 from pm_dagster.ledger.text import storable
 
@@ -32,10 +33,10 @@ def claimed_record(job: WaitingJob, versions: Mapping[int, str]) -> dict[str, An
     }
 
 
-def asked_of(record: dict[str, Any]) -> Asked:
+def asked_of(record: dict[str, Any]) -> TokenSubject:
     """What a claim's record asks for, as its token stands for it."""
     since = record["waiting_since"] and datetime.fromisoformat(record["waiting_since"])
-    return Asked(record["job_id"], record["parameters"], since)
+    return TokenSubject(record["job_id"], record["parameters"], since)
 
 
 def refused_record(row: RefusedRow, versions: Mapping[int, str]) -> dict[str, Any]:
@@ -58,24 +59,26 @@ def refused_record(row: RefusedRow, versions: Mapping[int, str]) -> dict[str, An
 def entry_of(row: tuple[Any, ...]) -> Entry:
     """The entry of a row of the statement ``entries``."""
     (entry_id, run_id, generation, branch, state, job_id, previous, parameters, token, fresh, sent, attempts) = row[:12]
-    return Entry(
-        entry_id=entry_id,
-        run_id=run_id,
-        generation=generation,
-        branch=Branch(branch),
-        state=EntryState(state),
-        job_id=job_id or 0,
-        previous_run_id=previous,
-        parameters=parameters,
-        idempotency_token=token or "",
-        fresh_run=fresh,
-        sent_repair_id=sent,
-        attempts=attempts,
-        ambiguous=row[12] or EntryState(state) is EntryState.SENDING,
-        intent_at=row[13],
-        waiting=row[14],
-        earlier_run_ids=tuple(row[15]),
-        note=row[16] or "",
+    return rescued(
+        Entry(
+            entry_id=entry_id,
+            run_id=run_id,
+            generation=generation,
+            branch=Branch(branch),
+            state=EntryState(state),
+            job_id=job_id or 0,
+            previous_run_id=previous,
+            parameters=parameters,
+            idempotency_token=token or "",
+            fresh_run=fresh,
+            sent_repair_id=sent,
+            attempts=attempts,
+            ambiguous=row[12],
+            intent_at=row[13],
+            waiting=row[14],
+            earlier_run_ids=tuple(row[15]),
+            note=row[16] or "",
+        )
     )
 
 
@@ -92,12 +95,12 @@ def event_record(entry_id: int, event: Event) -> dict[str, Any]:
 
 
 def intent_record(intent: Intent) -> dict[str, Any]:
-    """What an intent writes; an ambiguous one is about a call that may have been made already."""
+    """What an intent writes; one in doubt is about a call that may have been made already."""
     return {
         "entry_id": intent.entry.entry_id,
         "fresh_run": intent.fresh_run,
         "latest_repair_id": intent.latest_repair_id,
-        "ambiguous": intent.entry.ambiguous,
+        "ambiguous": is_in_doubt(intent.entry),
     }
 
 

@@ -3,7 +3,7 @@
 import dagster as dg
 import pandas as pd
 
-from pm_dagster.dispatch.ports import Outcome
+from pm_dagster.dispatch.model import Outcome
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.metadata import cell
 

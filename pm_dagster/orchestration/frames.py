@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
+from pm_dagster.dispatch.model import Entry, EntryState
 from pm_dagster.dispatch.service import Claimed, RepairTarget
 from pm_dagster.dispatch.waiting_job import Branch, sort_rows
 from pm_dagster.waiting_frame import from_frame

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from pm_dagster.dispatch.ports import Outcome
+from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.report import Report, ReportRow
 from pm_dagster.dispatch.waiting_job import Branch
 

@@ -18,8 +18,8 @@ from pydantic import Field
 from pm_dagster.config.credentials import DATABASE, resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
+from pm_dagster.dispatch.model import RowOutcome
 from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
-from pm_dagster.dispatch.row_outcome import RowOutcome
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import RefusedRow
 from pm_dagster.errors import ProcessManagerError

@@ -14,8 +14,8 @@ from itertools import count
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.ledger_entry import EntryState
-from pm_dagster.dispatch.ports import Change, Event, Outcome
+from pm_dagster.dispatch.model import EntryState, Outcome
+from pm_dagster.dispatch.ports import Change, Event
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster_tests.chaos.finishing import assert_clean, story
 from pm_dagster_tests.chaos.records import record

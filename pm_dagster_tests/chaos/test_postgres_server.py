@@ -18,7 +18,7 @@ from psycopg2 import sql
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.ledger_entry import EntryState
+from pm_dagster.dispatch.model import EntryState
 from pm_dagster.errors import ControlPlaneUnavailable
 from pm_dagster.ledger import session
 from pm_dagster.ledger.control_plane import PostgresControlPlane

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent, Outcome
+from pm_dagster.dispatch.model import Entry, EntryState, Outcome
+from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent
 from pm_dagster.dispatch.waiting_job import WaitingJob, sort_rows
 
 ANSWER = (Event("answer", "run 5"),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pm_dagster.dispatch.ledger_entry import EntryState
+from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import Intent
 from pm_dagster.dispatch.waiting_job import Branch, sort_rows
 from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent, Outcome
+from pm_dagster.dispatch.model import Entry, EntryState, Outcome
+from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent
 from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, ids, quarantined, seen, send
 from pm_dagster_tests.contracts.worlds import World
 

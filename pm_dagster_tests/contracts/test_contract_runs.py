@@ -11,8 +11,8 @@ from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.dispatch.model import Standing
 from pm_dagster.dispatch.ports import DatabricksRuns
-from pm_dagster.dispatch.run_state import Standing
 from pm_dagster.errors import Refused
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
 from pm_dagster_tests.fakes.runs import InMemoryRuns

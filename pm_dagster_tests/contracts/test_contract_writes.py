@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pm_dagster.dispatch.ledger_entry import EntryState
-from pm_dagster.dispatch.ports import Change, Intent, Outcome
+from pm_dagster.dispatch.model import EntryState, Outcome
+from pm_dagster.dispatch.ports import Change, Intent
 from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, deferred, ids, quarantined, seen, send
 from pm_dagster_tests.contracts.worlds import World
 

@@ -12,7 +12,7 @@ from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.dispatch.run_state import Standing
+from pm_dagster.dispatch.model import Standing
 from pm_dagster.errors import AuthenticationFailed, ForeignAnswer, Refused, Unavailable, WorkspaceUnavailable
 from pm_dagster_tests.databricks.tiny_server import Asked, Reply, TinyServer, json_reply
 

@@ -1,8 +1,13 @@
-"""A workspace that answers nobody is left alone; one call that fails is not a workspace that is away."""
+"""The circuit breakers: when they open, what they let through, and when they close."""
 
 from __future__ import annotations
 
-from pm_dagster.dispatch.circuit_breaker import CircuitBreaker
+import logging
+
+import pytest
+
+from pm_dagster.dispatch.circuit_breaker import BreakerState, CircuitBreaker
+from pm_dagster.dispatch.rules import Outage
 from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
 
 AWAY = WorkspaceUnavailable("nobody there", maybe_applied=False)
@@ -21,7 +26,7 @@ class Time:
         return self.now
 
 
-def silence(time: Time, *errors: ProcessManagerError | None, concurrency: int = 4) -> CircuitBreaker:
+def heard(time: Time, *errors: ProcessManagerError | None, concurrency: int = 4) -> CircuitBreaker:
     """One that heard these errors, all at once."""
     made = CircuitBreaker(concurrency, 3, 1.0, time)
     for error in errors:
@@ -30,53 +35,88 @@ def silence(time: Time, *errors: ProcessManagerError | None, concurrency: int = 
 
 
 def test_as_long_as_some_are_answered_calls_go_on() -> None:
-    assert not silence(Time(), AWAY, AWAY, AWAY, None, AWAY).spell
+    assert heard(Time(), AWAY, AWAY, AWAY, None, AWAY).state is BreakerState.CLOSED
 
 
-def test_when_all_in_flight_meet_silence_calls_go_one_by_one() -> None:
-    made = silence(Time(), AWAY, GATEWAY, AWAY, AWAY)
-    assert (made.spell, made.delay) == (True, 1.0)
+def test_it_opens_when_all_calls_in_flight_are_unanswered() -> None:
+    made = heard(Time(), AWAY, GATEWAY, AWAY, AWAY)
+    assert (made.state, made.delay) == (BreakerState.OPEN, 1.0)
 
 
 def test_the_pauses_double_and_what_was_in_flight_counts_once() -> None:
     time = Time()
-    made = silence(time, *[AWAY] * 9)
+    made = heard(time, *[AWAY] * 9)
     pauses = []
-    while not made.lasting(row_gives_up=False):
+    while made.outage is not Outage.CERTAIN:
         pauses.append(made.delay)
         time.now += made.delay
+        assert made.state is BreakerState.HALF_OPEN
         made.note(AWAY)
     assert pauses == [1.0, 2.0, 4.0]
 
 
-def test_any_answer_ends_the_spell() -> None:
+def test_any_answer_closes_it() -> None:
     for answer in (None, Refused("no", status=400), Throttled("slowly"), BROKEN):
-        made = silence(Time(), *[AWAY] * 9, answer)
-        assert (made.spell, made.delay) == (False, 0.0)
+        made = heard(Time(), *[AWAY] * 9, answer)
+        assert (made.state, made.delay) == (BreakerState.CLOSED, 0.0)
 
 
-def test_a_job_that_cannot_be_started_is_no_silence() -> None:
-    made = silence(Time(), *[BROKEN] * 100)
-    assert not made.spell
-    assert not made.lasting(row_gives_up=True)
+def test_a_job_that_cannot_be_started_is_no_heard() -> None:
+    made = heard(Time(), *[BROKEN] * 100)
+    assert made.state is BreakerState.CLOSED
+    assert made.outage is Outage.NONE
 
 
-def test_one_row_alone_is_no_spell() -> None:
+def test_one_row_alone_does_not_open_it() -> None:
     """With one call at a time, all tries of a row come in a row."""
-    made = silence(Time(), None, AWAY, AWAY, AWAY, concurrency=1)
-    assert not made.spell
-    assert not made.lasting(row_gives_up=True)
+    made = heard(Time(), None, AWAY, AWAY, AWAY, concurrency=1)
+    assert made.state is BreakerState.CLOSED
+    assert made.outage is Outage.NONE
 
 
-def test_a_row_that_gives_up_is_enough_only_during_silence() -> None:
-    assert silence(Time(), AWAY).lasting(row_gives_up=True)
-    assert silence(Time(), None, *[AWAY] * 4).lasting(row_gives_up=True)
-    assert not silence(Time(), None, AWAY).lasting(row_gives_up=True)
+def test_a_row_that_gives_up_is_enough_only_during_heard() -> None:
+    assert heard(Time(), AWAY).outage is Outage.SUSPECTED
+    assert heard(Time(), None, *[AWAY] * 4).outage is Outage.SUSPECTED
+    assert heard(Time(), None, AWAY).outage is Outage.NONE
 
 
-def test_the_kinds_that_met_silence_are_known_until_an_answer() -> None:
-    made = silence(Time())
+def test_the_kinds_without_an_answer_are_known_until_there_is_one() -> None:
+    made = heard(Time())
     made.note(AWAY, ("run-now", 7))
-    assert made.met == {("run-now", 7)}
+    assert made.affected == {("run-now", 7)}
     made.note(None, ("run-now", 8))
-    assert made.met == set()
+    assert made.affected == set()
+
+
+def test_a_new_stretch_remembers_the_outage_and_may_try_one_call_at_once() -> None:
+    time = Time()
+    made = heard(time, *[AWAY] * 9)
+    while made.outage is not Outage.CERTAIN:
+        time.now += made.delay
+        made.note(AWAY)
+    made.begin()
+    assert (made.state, made.delay, made.outage) == (BreakerState.HALF_OPEN, 0.0, Outage.SUSPECTED)
+    made.note(AWAY)
+    assert (made.state, made.delay) == (BreakerState.OPEN, 2.0)
+    made.begin()
+    made.note(None)
+    assert (made.state, made.outage) == (BreakerState.CLOSED, Outage.NONE)
+
+
+def test_a_new_stretch_does_not_open_a_closed_breaker() -> None:
+    made = heard(Time(), None, AWAY)
+    made.begin()
+    assert made.state is BreakerState.CLOSED
+
+
+def test_each_change_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pm_dagster.dispatch")
+    made = heard(Time(), *[AWAY] * 4)
+    made.begin()
+    made.note(None)
+    assert [(record.message, record.levelname) for record in caplog.records] == [
+        ("circuit breaker opened", "WARNING"),
+        ("circuit breaker half-open", "INFO"),
+        ("circuit breaker closed", "INFO"),
+    ]
+    assert vars(caplog.records[0])["fields"] == {"unanswered": 4, "pause": 1.0, "error": "WorkspaceUnavailable"}

@@ -12,11 +12,9 @@ from datetime import datetime
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.corrections import KnownRun
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Call, Change, Intent, Outcome
+from pm_dagster.dispatch.model import Call, Entry, EntryState, KnownRun, Outcome, RowOutcome
+from pm_dagster.dispatch.ports import Change, Intent
 from pm_dagster.dispatch.report import Report
-from pm_dagster.dispatch.row_outcome import RowOutcome
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import (

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from pm_dagster.dispatch.ledger_entry import Asked, idempotency_token
+from pm_dagster.dispatch.model import TokenSubject, idempotency_token
 
 _MOMENT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-_ASKED = Asked(7, {"RUN_ID": "1", "FILE_NAME": "a.csv"}, _MOMENT)
+_ASKED = TokenSubject(7, {"RUN_ID": "1", "FILE_NAME": "a.csv"}, _MOMENT)
 _PLACE = ("env", "public.t", 1, 1)
 
 
@@ -30,15 +30,15 @@ def test_a_token_depends_on_each_part() -> None:
         idempotency_token("env", "public.t", 11, 17, _ASKED),
         idempotency_token("env", "public.t", 1, 117, _ASKED),
         idempotency_token("env", "public.t", 111, 7, _ASKED),
-        idempotency_token(*_PLACE, Asked(8, _ASKED.parameters, _MOMENT)),
-        idempotency_token(*_PLACE, Asked(7, {"RUN_ID": "1", "FILE_NAME": "b.csv"}, _MOMENT)),
-        idempotency_token(*_PLACE, Asked(7, {"RUN_ID": "1", "FILE": "a.csv"}, _MOMENT)),
-        idempotency_token(*_PLACE, Asked(7, {"RUN_ID": "1"}, _MOMENT)),
-        idempotency_token(*_PLACE, Asked(7, {"RUN_ID": "1", "FILE_NAME": ""}, _MOMENT)),
-        idempotency_token(*_PLACE, Asked(7, {"RUN_ID": "a.csv", "FILE_NAME": "1"}, _MOMENT)),
-        idempotency_token(*_PLACE, Asked(7, {}, _MOMENT)),
-        idempotency_token(*_PLACE, Asked(7, _ASKED.parameters, _MOMENT + timedelta(microseconds=1))),
-        idempotency_token(*_PLACE, Asked(7, _ASKED.parameters)),
+        idempotency_token(*_PLACE, TokenSubject(8, _ASKED.parameters, _MOMENT)),
+        idempotency_token(*_PLACE, TokenSubject(7, {"RUN_ID": "1", "FILE_NAME": "b.csv"}, _MOMENT)),
+        idempotency_token(*_PLACE, TokenSubject(7, {"RUN_ID": "1", "FILE": "a.csv"}, _MOMENT)),
+        idempotency_token(*_PLACE, TokenSubject(7, {"RUN_ID": "1"}, _MOMENT)),
+        idempotency_token(*_PLACE, TokenSubject(7, {"RUN_ID": "1", "FILE_NAME": ""}, _MOMENT)),
+        idempotency_token(*_PLACE, TokenSubject(7, {"RUN_ID": "a.csv", "FILE_NAME": "1"}, _MOMENT)),
+        idempotency_token(*_PLACE, TokenSubject(7, {}, _MOMENT)),
+        idempotency_token(*_PLACE, TokenSubject(7, _ASKED.parameters, _MOMENT + timedelta(microseconds=1))),
+        idempotency_token(*_PLACE, TokenSubject(7, _ASKED.parameters)),
     }
     assert len(tokens) == 17
 
@@ -46,17 +46,17 @@ def test_a_token_depends_on_each_part() -> None:
 @pytest.mark.parametrize(
     "same",
     [
-        Asked(7, {"FILE_NAME": "a.csv", "RUN_ID": "1"}, _MOMENT),
-        Asked(7, _ASKED.parameters, _MOMENT.astimezone(timezone(timedelta(hours=5, minutes=30)))),
-        Asked(7, _ASKED.parameters, _MOMENT.astimezone(timezone(timedelta(hours=-9)))),
+        TokenSubject(7, {"FILE_NAME": "a.csv", "RUN_ID": "1"}, _MOMENT),
+        TokenSubject(7, _ASKED.parameters, _MOMENT.astimezone(timezone(timedelta(hours=5, minutes=30)))),
+        TokenSubject(7, _ASKED.parameters, _MOMENT.astimezone(timezone(timedelta(hours=-9)))),
     ],
 )
-def test_the_same_is_asked_in_another_order_or_zone(same: Asked) -> None:
+def test_the_same_is_asked_in_another_order_or_zone(same: TokenSubject) -> None:
     assert idempotency_token(*_PLACE, same) == idempotency_token(*_PLACE, _ASKED)
 
 
 def test_a_text_that_no_encoding_knows_has_a_token() -> None:
-    strange = Asked(
+    strange = TokenSubject(
         7, {"FILE_NAME": "o'r\"d\n\x1f\u20ac\U0001f600"}, datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=9)))
     )
     assert len(idempotency_token(*_PLACE, strange)) == 64

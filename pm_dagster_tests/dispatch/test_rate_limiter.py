@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.model import Call
 from pm_dagster.dispatch.rate_limiter import RateLimiter
 
 

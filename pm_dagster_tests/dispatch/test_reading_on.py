@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Closed, Outcome
+from pm_dagster.dispatch.model import Entry, EntryState, Outcome
+from pm_dagster.dispatch.ports import Closed
 from pm_dagster.dispatch.service import Claimed, Dispatch
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, WaitingJob
 from pm_dagster.dispatch.worker import Sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,19 +10,32 @@ import pytest
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.answers import Kind
-from pm_dagster.dispatch.call_execution import Work
-from pm_dagster.dispatch.decisions import Defer, LookUp, Quarantine, StartRun
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Call
-from pm_dagster.dispatch.refusal_breaker import (
+from pm_dagster.dispatch.circuit_breaker import BreakerState, RefusalBreaker
+from pm_dagster.dispatch.model import (
+    Answer,
+    Call,
+    Decision,
+    Defer,
+    Entry,
+    EntryState,
+    Hold,
+    LookUp,
+    Quarantine,
+    StartRun,
+    Work,
+)
+from pm_dagster.dispatch.report import Report
+from pm_dagster.dispatch.rules import (
     AS_PROVEN,
     BY_EARLIER_SUCCESS,
     BY_LATER_SUCCESS,
     BY_NAME,
-    RefusalBreaker,
-    Verdict,
+    Facts,
+    Policy,
+    after_witness,
+    decide,
+    without_witness,
 )
-from pm_dagster.dispatch.report import Report
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import Branch
 from pm_dagster.errors import (
@@ -37,6 +51,7 @@ from pm_dagster_tests.fakes.database import Record
 from pm_dagster_tests.fakes.runs import InMemoryRuns
 
 SETTINGS = Settings(rate_run_now=0, rate_repair=0, rate_get_run=0, call_backoff_seconds=0, settle_seconds=30)
+POLICY = Policy()
 JOBS = tuple(range(1, 40))
 Say = Callable[[Call, int], ProcessManagerError | None]
 
@@ -398,60 +413,84 @@ def _work(row: int, job: int, *, reading: bool = False) -> Work:
     return Work(entry, LookUp() if reading else StartRun())
 
 
-def _refuse(verdicts: RefusalBreaker, row: int, job: int) -> Verdict | None:
-    """A second 403 for a row, which is to be held."""
+def _refuse(breaker: RefusalBreaker, row: int, job: int) -> Decision:
+    """A second 403 for a row; gives what is decided, which is carried out."""
     error = Refused(f"HTTP 403 no right on job {job}", status=403)
-    verdicts.hear(_work(row, job), error)
-    return verdicts.hold(_work(row, job), Quarantine("run-now was refused"), error)
+    work = _work(row, job)
+    work.refusals[Call.RUN_NOW] = 2
+    breaker.note(work, error)
+    facts = Facts(proven=breaker.proves(work, error))
+    decided = decide(work, Answer(None, error, 0.0), facts, POLICY)
+    if isinstance(decided, Hold):
+        breaker.hold(work, decided)
+    else:
+        breaker.discard(work)
+    return decided
 
 
-def _verdicts() -> RefusalBreaker:
-    return RefusalBreaker(0.0, 30.0, lambda: 0.0)
+def _succeed(breaker: RefusalBreaker, row: int, job: int, *, reading: bool = False) -> list[Decision]:
+    """A call of a row goes well; gives what that decides about the refusals that were held."""
+    decided: list[Decision] = []
+    for held in breaker.note(_work(row, job, reading=reading), None):
+        decided.append(after_witness(held, job, POLICY))
+        if isinstance(decided[-1], Quarantine):
+            breaker.prove(held)
+    return decided
+
+
+def _breaker() -> RefusalBreaker:
+    return RefusalBreaker(0.0, lambda: 0.0)
 
 
 def test_a_job_of_which_another_row_was_taken_is_not_forbidden() -> None:
-    verdicts = _verdicts()
-    _refuse(verdicts, 1, 1)
-    ((_, decided),) = verdicts.hear(_work(2, 1), None)
+    breaker = _breaker()
+    _refuse(breaker, 1, 1)
+    (decided,) = _succeed(breaker, 2, 1)
     assert isinstance(decided, Defer)
     assert "another row of the same job" in decided.reason
 
 
 def test_a_read_that_goes_well_decides_nothing_about_a_start() -> None:
-    verdicts = _verdicts()
-    _refuse(verdicts, 1, 1)
-    assert verdicts.hear(_work(2, 2, reading=True), None) == []
-    ((_, decided),) = verdicts.hear(_work(3, 3), None)
-    assert decided == Quarantine("run-now was refused", BY_LATER_SUCCESS)
+    breaker = _breaker()
+    held = _refuse(breaker, 1, 1)
+    assert isinstance(held, Hold)
+    assert _succeed(breaker, 2, 2, reading=True) == []
+    assert _succeed(breaker, 3, 3) == [Quarantine(held.reason, BY_LATER_SUCCESS)]
 
 
 def test_what_was_found_true_of_a_job_is_so_for_its_next_row_at_once() -> None:
-    verdicts = _verdicts()
-    assert _refuse(verdicts, 1, 1) is None
-    verdicts.hear(_work(2, 2), None)
-    decided = _refuse(verdicts, 3, 1)
-    assert decided is not None
-    assert decided[1] == Quarantine("run-now was refused", AS_PROVEN)
-    assert verdicts.met == set()
+    breaker = _breaker()
+    held = _refuse(breaker, 1, 1)
+    assert isinstance(held, Hold)
+    _succeed(breaker, 2, 2)
+    assert _refuse(breaker, 3, 1) == Quarantine(held.reason, AS_PROVEN)
+    assert breaker.affected == set()
 
 
 def test_a_success_long_before_is_no_witness() -> None:
-    verdicts = _verdicts()
-    verdicts.hear(_work(1, 9), None)
+    breaker = _breaker()
+    _succeed(breaker, 1, 9)
     for row, job in ((2, 1), (3, 1), (4, 2)):
-        _refuse(verdicts, row, job)
-    assert not verdicts.suspicion
-    assert {type(decided) for _, decided in verdicts.settle(blame=True)} == {Defer}
+        _refuse(breaker, row, job)
+    assert breaker.state is BreakerState.CLOSED
+    witnesses = breaker.witnesses
+    decided = [without_witness(held, witnesses, POLICY, blame=True) for held in breaker.release()]
+    assert len(decided) == 3
+    assert {type(each) for each in decided} == {Defer}
 
 
-def test_a_job_that_had_worked_and_is_forbidden_again_and_again_is_suspicious() -> None:
-    verdicts = _verdicts()
+def test_a_job_that_had_worked_and_is_forbidden_again_and_again_is_suspicious(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pm_dagster.dispatch")
+    breaker = _breaker()
     for job in (1, 2):
-        verdicts.hear(_work(job, job), None)
+        _succeed(breaker, job, job)
     for row in range(10, 16):
-        _refuse(verdicts, row, 1)
-    assert verdicts.suspicion
-    assert verdicts.error is not None
+        _refuse(breaker, row, 1)
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert breaker.error is not None
+    _succeed(breaker, 20, 2)
+    assert [record.message for record in caplog.records] == ["refusal breaker opened", "refusal breaker closed"]
+    assert vars(caplog.records[0])["fields"] == {"rows": 5, "jobs": 1, "pause": 0.0}
 
 
 @pytest.mark.parametrize("says", [unknown(1), forbidden(1)])

@@ -6,23 +6,24 @@ from dataclasses import replace
 
 import pytest
 
-from pm_dagster.dispatch.decisions import (
+from pm_dagster.dispatch.model import (
     Adopt,
     Again,
+    Call,
     Decision,
     Defer,
+    Entry,
+    EntryState,
     FindRun,
     LookUp,
     Quarantine,
     RepairRun,
+    RunSnapshot,
     StartRun,
     Stop,
     Withdraw,
 )
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Call
 from pm_dagster.dispatch.rules import Policy, after_failure, after_find, after_look_up, first_step
-from pm_dagster.dispatch.run_state import RunSnapshot
 from pm_dagster.dispatch.waiting_job import Branch
 from pm_dagster.errors import AuthenticationFailed, Refused, Throttled, WorkspaceUnavailable
 

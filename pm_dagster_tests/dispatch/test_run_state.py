@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.dispatch.run_state import RunSnapshot, Standing
+from pm_dagster.dispatch.model import RunSnapshot, Standing
 
 
 def run(life: str | None, result: str | None = None, **more: str) -> RunSnapshot:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.model import RunSnapshot
 from pm_dagster.errors import Refused
 from pm_dagster.launcher.deployed_job import ClusterRun, DeployedJob, TaskOutput, TaskRun
 from pm_dagster_tests.fakes.runs import Fault

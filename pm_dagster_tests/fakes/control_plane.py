@@ -8,9 +8,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.corrections import KnownRun, correction, names_only_our_run
-from pm_dagster.dispatch.ledger_entry import Asked, Entry, EntryState, idempotency_token
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, Intent, Outcome, SignOfLife, taken_at_once
+from pm_dagster.dispatch.in_doubt import TO_CLOSE, is_in_doubt, rescued
+from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, TokenSubject, idempotency_token
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, Intent, SignOfLife, taken_at_once
+from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, looks_alike, untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.errors import ProcessManagerError
@@ -30,7 +31,6 @@ from pm_dagster_tests.fakes.records import (
 __all__ = ["InMemoryControlPlane", "InMemoryDatabase", "Row"]
 
 _UNRESOLVED = (EntryState.SENDING, EntryState.ACCEPTED)
-_ANSWERED = (EntryState.ACCEPTED, EntryState.QUARANTINED)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 
 
@@ -136,12 +136,12 @@ class InMemoryControlPlane:
             for record in self._ours([intent.entry.entry_id]):
                 words, asks = self._corrected(record)
                 if words:
-                    if not intent.entry.ambiguous:
+                    if not is_in_doubt(intent.entry):
                         self._take_corrected(record, words, asks)
                 elif self._may_send(record, intent):
                     commit(record, intent)
                     granted.add(record.entry.entry_id)
-                elif not intent.entry.ambiguous:
+                elif not is_in_doubt(intent.entry):
                     withdraw(record)
         return granted
 
@@ -160,11 +160,11 @@ class InMemoryControlPlane:
         """Write the control table; entries closed before are told again."""
         self._meet("close")
         for record in self._ours(entry_ids):
-            words, asks = self._corrected(record) if record.entry.state in _ANSWERED else ("", None)
+            words, asks = self._corrected(record) if record.entry.state in TO_CLOSE else ("", None)
             run_id = record.accepted_run_id
             if words and not (run_id is not None and names_only_our_run(record.entry, asks, run_id)):
                 supersede(record, words)
-            elif record.entry.state in _ANSWERED:
+            elif record.entry.state in TO_CLOSE:
                 self._close_one(record)
         named = self._named(entry_ids)
         told = [r for r in named if r.superseded or r.entry.state in (EntryState.SCHEDULED, EntryState.QUARANTINED)]
@@ -286,7 +286,7 @@ class InMemoryControlPlane:
 
     def _may_send(self, record: Record, intent: Intent) -> bool:
         state = record.entry.state
-        if state is EntryState.SENDING and intent.entry.ambiguous:
+        if state is EntryState.SENDING and is_in_doubt(intent.entry):
             return True
         return state in (EntryState.CLAIMED, EntryState.SENDING) and self._waits(record.entry.run_id)
 
@@ -314,10 +314,9 @@ class InMemoryControlPlane:
         """The entries as the ledger and the control table have them; one in SENDING may have taken effect."""
         entries = [
             replace(
-                record.entry,
+                rescued(record.entry),
                 waiting=self._waits(record.entry.run_id),
                 earlier_run_ids=self.database.earlier_runs(record.entry),
-                ambiguous=record.entry.ambiguous or record.entry.state is EntryState.SENDING,
                 note=self.database.note(record.entry),
             )
             for record in records
@@ -353,7 +352,7 @@ class InMemoryControlPlane:
     def _token(self, wanted: Entry, generation: int) -> str:
         if not wanted.job_id:
             return ""
-        asked = Asked(wanted.job_id, wanted.parameters, self.database.rows[wanted.run_id].raw.since)
+        asked = TokenSubject(wanted.job_id, wanted.parameters, self.database.rows[wanted.run_id].raw.since)
         return idempotency_token("test", self._settings.control_table, wanted.run_id, generation, asked)
 
     def _close_one(self, record: Record) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from pm_dagster.dispatch.ledger_entry import Entry
-from pm_dagster.dispatch.ports import Event, Outcome
+from pm_dagster.dispatch.model import Entry, Outcome
+from pm_dagster.dispatch.ports import Event
 from pm_dagster.dispatch.waiting_job import RawRow
 
 

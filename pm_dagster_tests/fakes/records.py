@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from pm_dagster.dispatch.corrections import KnownRun
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Change, Closed, Event, Intent, Outcome
+from pm_dagster.dispatch.in_doubt import TO_SEND, intent_committed
+from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome
+from pm_dagster.dispatch.ports import Change, Closed, Event, Intent
 from pm_dagster.dispatch.waiting_job import Branch, WaitingJob
 from pm_dagster_tests.fakes.database import Record, Row
 
@@ -25,18 +25,13 @@ def refused(run_id: int, branch: Branch) -> Entry:
 
 def commit(record: Record, intent: Intent) -> None:
     """A call is about to be made."""
-    record.entry = replace(
-        record.entry,
-        state=EntryState.SENDING,
-        fresh_run=record.entry.fresh_run or intent.fresh_run,
-        sent_repair_id=intent.latest_repair_id,
-        intent_at=record.entry.intent_at or datetime.now(UTC),
-    )
+    sent = intent_committed(record.entry, fresh_run=intent.fresh_run, latest_repair_id=intent.latest_repair_id)
+    record.entry = replace(sent, intent_at=sent.intent_at or datetime.now(UTC))
 
 
 def withdraw(record: Record) -> None:
     """The row is no longer wanted; what may have taken effect is never withdrawn."""
-    if record.entry.state in (EntryState.CLAIMED, EntryState.SENDING):
+    if record.entry.state in TO_SEND:
         record.entry = replace(record.entry, state=EntryState.WITHDRAWN)
         record.open, record.outcome = False, Outcome.WITHDRAWN
         record.reason = "the row left WAITING before anything was sent"

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.ports import Call
-from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.model import Call, RunSnapshot
 from pm_dagster.errors import ProcessManagerError, Refused
 
 _BAD_REQUEST, _NOT_FOUND = 400, 404

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.model import RunSnapshot
 from pm_dagster.dispatch.waiting_job import INT64_MAX
 from pm_dagster.errors import ForeignAnswer, ProcessManagerError, Refused, WorkspaceUnavailable
 from pm_dagster_tests.hostile.adapter_calls import CALLS, RUN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.model import RunSnapshot
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.launcher.deployed_job import ClusterRun, DeployedJob, End, TaskRun, choose_job, end_of, token_of
 from pm_dagster_tests.fakes.cluster_jobs import NAME

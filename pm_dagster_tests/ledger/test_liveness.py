@@ -10,7 +10,7 @@ from contextlib import closing
 import psycopg2
 import pytest
 
-from pm_dagster.dispatch.ledger_entry import EntryState
+from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import Intent
 from pm_dagster.errors import ControlPlaneUnavailable
 from pm_dagster.ledger import session

@@ -10,8 +10,8 @@ from threading import Barrier
 import psycopg2
 import pytest
 
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent, Outcome
+from pm_dagster.dispatch.model import Entry, EntryState, Outcome
+from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent
 from pm_dagster.dispatch.waiting_job import WaitingJob
 from pm_dagster.ledger.statements import LOCK_RUNS
 from pm_dagster_tests.contracts.steps import accepted, claim_one, ids, seen, send

@@ -13,7 +13,7 @@ from typing import TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.model import Call
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster_tests.model.oracle import Oracle
 from pm_dagster_tests.model.puppet import Clock

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.model import Call
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ProcessManagerError

@@ -12,9 +12,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.ledger_entry import EntryState
-from pm_dagster.dispatch.ports import Call, ControlPlane
-from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.model import Call, EntryState, RunSnapshot
+from pm_dagster.dispatch.ports import ControlPlane
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import (
     AuthenticationFailed,

@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.model import Call, Entry, EntryState
 from pm_dagster_tests.model.worlds import FILE_NAME, SETTINGS, EntryNow, ModelWorld, RowNow, RunNow
 
 #: The ledger says of these that something is still to be done.

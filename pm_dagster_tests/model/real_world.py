@@ -17,7 +17,8 @@ from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.dispatch.ports import Call, ControlPlane, DatabricksRuns
+from pm_dagster.dispatch.model import Call
+from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.ledger.redrive import redrive

@@ -9,10 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from pm_dagster.dispatch.corrections import KnownRun
-from pm_dagster.dispatch.ledger_entry import Entry
-from pm_dagster.dispatch.ports import Backlog, Call, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
-from pm_dagster.dispatch.run_state import RunSnapshot
+from pm_dagster.dispatch.model import Call, Entry, KnownRun, RunSnapshot
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
 from pm_dagster.errors import Refused, WorkspaceUnavailable

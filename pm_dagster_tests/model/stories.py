@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.model import Call
 from pm_dagster_tests.model.machine import DispatchMachine
 from pm_dagster_tests.model.worlds import JOBS
 

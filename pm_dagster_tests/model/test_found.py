@@ -12,8 +12,8 @@ from datetime import timedelta
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.ledger_entry import Entry, EntryState
-from pm_dagster.dispatch.ports import Call, Change, Intent
+from pm_dagster.dispatch.model import Call, Entry, EntryState
+from pm_dagster.dispatch.ports import Change, Intent
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable

@@ -16,15 +16,18 @@ import pytest
 from psycopg2 import sql
 
 from pm_dagster.databricks.transport import OneAttempt
-from pm_dagster.dispatch import call_execution as attempts
-from pm_dagster.dispatch import decisions as steps
-from pm_dagster.dispatch import rules as decisions
-from pm_dagster.dispatch import service as dispatch
-from pm_dagster.dispatch import worker as sending
-from pm_dagster.dispatch.call_execution import Work
-from pm_dagster.dispatch.ledger_entry import Asked, Entry, idempotency_token
+from pm_dagster.dispatch import rules, service, worker
+from pm_dagster.dispatch.model import (
+    Adopt,
+    Decision,
+    Entry,
+    Quarantine,
+    RunSnapshot,
+    TokenSubject,
+    Work,
+    idempotency_token,
+)
 from pm_dagster.dispatch.ports import DatabricksRuns
-from pm_dagster.dispatch.run_state import RunSnapshot
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.errors import Refused
 from pm_dagster.ledger import closing, control_plane, control_statements, statements
@@ -36,13 +39,13 @@ Patch = pytest.MonkeyPatch
 
 
 def _another_token_each_time(patch: Patch) -> None:
-    call, numbers = attempts._call, itertools.count()
+    call, numbers = worker._call, itertools.count()
 
     def send(work: Work, runs: DatabricksRuns) -> object:
         token = f"token {next(numbers)}"
         return call(replace(work, entry=replace(work.entry, idempotency_token=token)), runs)
 
-    patch.setattr(attempts, "_call", send)
+    patch.setattr(worker, "_call", send)
 
 
 def _no_intent(patch: Patch) -> None:
@@ -62,7 +65,7 @@ def _history_not_compared(patch: Patch) -> None:
         del entry, run, others
         return None
 
-    patch.setattr(decisions, "_newer_repair", newer)
+    patch.setattr(rules, "_newer_repair", newer)
 
 
 def _generation_too_early(patch: Patch) -> None:
@@ -70,7 +73,7 @@ def _generation_too_early(patch: Patch) -> None:
 
 
 def _generation_never(patch: Patch) -> None:
-    def the_first(environment: str, table: str, run_id: int, generation: int, asked: Asked) -> str:
+    def the_first(environment: str, table: str, run_id: int, generation: int, asked: TokenSubject) -> str:
         del generation
         return idempotency_token(environment, table, run_id, 1, asked)
 
@@ -106,22 +109,22 @@ def _dead_are_forgotten(patch: Patch) -> None:
 
 
 def _failed_in_doubt(patch: Patch) -> None:
-    def in_doubt(entry: Entry, call: object, error: object, reason: str, policy: object) -> steps.Decision:
+    def in_doubt(entry: Entry, call: object, error: object, reason: str, policy: object) -> Decision:
         del entry, call, error, policy
-        return steps.Quarantine(reason)
+        return Quarantine(reason)
 
-    patch.setattr(decisions, "_in_doubt", in_doubt)
+    patch.setattr(rules, "_refused_in_doubt", in_doubt)
 
 
 def _decided_by_text(patch: Patch) -> None:
-    after = decisions._after_refused_repair
+    after = rules._after_refused_repair
 
-    def read(entry: Entry, error: Refused, reason: str, refusals: int, policy: decisions.Policy) -> steps.Decision:
+    def read(entry: Entry, error: Refused, reason: str, refusals: int, policy: rules.Policy) -> Decision:
         if "is active" in reason:
-            return steps.Adopt(entry.previous_run_id or 0, None, reason)
+            return Adopt(entry.previous_run_id or 0, None, reason)
         return after(entry, error, reason, refusals, policy)
 
-    patch.setattr(decisions, "_after_refused_repair", read)
+    patch.setattr(rules, "_after_refused_repair", read)
 
 
 def _closed_in_any_status(patch: Patch) -> None:
@@ -147,7 +150,7 @@ def _bad_row_raises(patch: Patch) -> None:
             raise ValueError(refused[0].reason)
         return jobs, refused
 
-    patch.setattr(dispatch, "sort_rows", strict)
+    patch.setattr(service, "sort_rows", strict)
 
 
 def _unscrubbed(patch: Patch) -> None:
@@ -155,12 +158,12 @@ def _unscrubbed(patch: Patch) -> None:
 
 
 def _parameters_pasted(patch: Patch) -> None:
-    call = attempts._call
+    call = worker._call
 
     def send(work: Work, runs: DatabricksRuns) -> object:
         return call(replace(work, entry=replace(work.entry, parameters=_pasted(work.entry.parameters))), runs)
 
-    patch.setattr(attempts, "_call", send)
+    patch.setattr(worker, "_call", send)
 
 
 def _pasted(parameters: Mapping[str, str]) -> dict[str, str]:
@@ -168,10 +171,10 @@ def _pasted(parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def _no_deadline(patch: Patch) -> None:
-    def ending(self: sending.Sender) -> bool:
+    def ending(self: worker.Worker) -> bool:
         return self._failure is not None or self._stop.is_set()
 
-    patch.setattr(sending.Sender, "_ending", ending)
+    patch.setattr(worker.Worker, "_ending", ending)
 
 
 def _in_sql(patch: Patch, module: ModuleType, name: str, rule: str, instead: str) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.ports import Call, ControlPlane, DatabricksRuns
+from pm_dagster.dispatch.model import Call
+from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
 
 JOBS = (7, 8)
 UNKNOWN_JOB = 99

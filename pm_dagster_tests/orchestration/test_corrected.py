@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.model import Call
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.errors import WorkspaceUnavailable
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane

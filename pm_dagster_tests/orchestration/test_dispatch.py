@@ -6,7 +6,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from pm_dagster.dispatch.ports import Call, Outcome
+from pm_dagster.dispatch.model import Call, Outcome
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.orchestration import names
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane

@@ -7,7 +7,7 @@ import traceback
 import dagster as dg
 import pytest
 
-from pm_dagster.dispatch.ports import Call
+from pm_dagster.dispatch.model import Call
 from pm_dagster.errors import (
     AuthenticationFailed,
     ConfigurationError,
