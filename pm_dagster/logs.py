@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from pm_dagster.config.masking import scrubbed
-from pm_dagster.text import visible
+from pm_dagster.text import escape_controls
 
 #: The parent of all our loggers; nothing else of ``logging`` is touched.
 ROOT = "pm_dagster"
@@ -79,7 +79,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line or lines."""
         first = f"{_time(record)} {record.levelname} {event_text(record)}"
-        return "\n".join([first, *(f"    {visible(line)}" for line in _trace(record).splitlines())])
+        return "\n".join([first, *(f"    {escape_controls(line)}" for line in _trace(record).splitlines())])
 
 
 class JsonFormatter(logging.Formatter):
@@ -102,7 +102,7 @@ class JsonFormatter(logging.Formatter):
 def event_text(record: logging.LogRecord) -> str:
     """The event and its fields on one line, such as ``retrying what="reading the vault" pause=0.5``."""
     parts = (f"{name}={_shown(value)}" for name, value in _fields_of(record).items())
-    return " ".join([visible(_message(record)), *parts])
+    return " ".join([escape_controls(_message(record)), *parts])
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -139,5 +139,5 @@ def _masked(value: object) -> Any:  # noqa: ANN401 of whatever kind it was
 
 
 def _shown(value: object) -> str:
-    text = visible(str(value))
+    text = escape_controls(str(value))
     return text if _PLAIN.fullmatch(text) else '"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"'))

@@ -1,18 +1,14 @@
-"""Text from outside, as it may be shown on a terminal and in a log.
-
-Put here: what is escaped, and how it ends within our sentences. Keep out: secrets (``workspace.scrub``), and where it
-is shown.
-"""
+"""Texts for people: control characters escaped, counts, full stops. Secrets are ``config.masking``'s."""
 
 from __future__ import annotations
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """``text`` on one line, with escapes for what does not print: control characters, marks that turn the direction.
 
-    So a text can neither begin a line of its own nor move the cursor nor change what stands beside it.
+    So a text from outside cannot begin a line of its own, move the cursor or change what stands beside it.
     """
-    return text if text.isprintable() else "".join(map(_visible, text))
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def counted(number: int, noun: str) -> str:
@@ -36,5 +32,5 @@ def clause(text: str) -> str:
 _ENDS = (".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f")
 
 
-def _visible(char: str) -> str:
+def _escaped(char: str) -> str:
     return char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pm_dagster.text import visible
+from pm_dagster.text import escape_controls
 
 _WIDTH_WITHOUT_TERMINAL = 100
 #: Narrower, a table would be a column of single letters.
@@ -59,7 +59,7 @@ class Screen(Console):
 
 def text(value: str, style: str = "") -> Text:
     """A text from anywhere, fit for a terminal."""
-    return Text(visible(value), style=style)
+    return Text(escape_controls(value), style=style)
 
 
 def console(*, stderr: bool = False) -> Screen:
@@ -92,7 +92,7 @@ def _plain(value: object) -> object:
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
     """A table of rows; None is shown as nothing."""
     result = Table(
-        title=title and visible(title),
+        title=title and escape_controls(title),
         title_justify="left",
         title_style="bold",
         box=None,

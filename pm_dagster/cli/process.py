@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.errors import ProcessManagerError
-from pm_dagster.text import visible
+from pm_dagster.text import escape_controls
 
 
 @contextmanager
@@ -54,14 +54,14 @@ def say_why(error: Exception, *, in_full: bool) -> None:
     """Say in one line on standard error why a command could not be done; ``in_full`` where the error came from, too."""
     if in_full:
         lines = "".join(traceback.format_exception(error)).splitlines()
-        _say("\n".join(map(visible, scrubbed("\n".join(lines)).splitlines())))
+        _say("\n".join(map(escape_controls, scrubbed("\n".join(lines)).splitlines())))
     words = " ".join(scrubbed(str(error)).split())
     if isinstance(error, ProcessManagerError):
-        _say(f"pm: {visible(words)}")
+        _say(f"pm: {escape_controls(words)}")
         return
     more = "" if in_full else "; PM_DEBUG=1 shows where it came from"
     what = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    _say(f"pm: {_kind(error)}: {visible(what)}{more}")
+    _say(f"pm: {_kind(error)}: {escape_controls(what)}{more}")
 
 
 def _kind(error: Exception) -> str:

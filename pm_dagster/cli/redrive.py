@@ -14,7 +14,7 @@ from pm_dagster.cli.output import Column, console, json_option, print_json, tabl
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ProcessManagerError
-from pm_dagster.text import counted, visible
+from pm_dagster.text import counted, escape_controls
 
 if TYPE_CHECKING:
     from pm_dagster.ledger.redrive import Which
@@ -105,7 +105,7 @@ def _say_done(done: list[int], kept: dict[int, str], settings: Settings, *, name
     for run_id in done if named else ():
         click.echo(f"{run_id}: back to {settings.status_waiting}; the next dispatch takes it")
     for run_id, reason in list(kept.items())[: None if named else _SHOWN]:
-        click.echo(visible(f"{run_id}: left alone; {reason}"))
+        click.echo(escape_controls(f"{run_id}: left alone; {reason}"))
     if not named and len(kept) > _SHOWN:
         click.echo(f"... and {len(kept) - _SHOWN} more were left alone")
 

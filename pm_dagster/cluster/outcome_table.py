@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pm_dagster.cluster.outcome_lines import Line
-from pm_dagster.text import visible
+from pm_dagster.text import escape_controls
 
 SHOWN = 60
 _REASON_WIDTH = 90
@@ -22,12 +22,12 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def _cells(line: Line) -> tuple[str, ...]:
-    reason = visible(line.reason)
+    reason = escape_controls(line.reason)
     return (
         "-" if line.run_id is None else str(line.run_id),
         line.branch,
         line.outcome,
-        visible(line.status or ""),
+        escape_controls(line.status or ""),
         "" if line.databricks_run_id is None else str(line.databricks_run_id),
         reason if len(reason) <= _REASON_WIDTH else f"{reason[: _REASON_WIDTH - 3]}...",
     )

@@ -32,7 +32,7 @@ _LONG_SECRET, _PIECE = 20, 8
 _in_use: dict[str, str] = {}
 
 
-def mask_from_now_on(name: str, secret: str) -> None:
+def register_secret(name: str, secret: str) -> None:
     """Mask ``secret`` in every text from now on, until another one takes its ``name``."""
     _in_use[name] = secret
 

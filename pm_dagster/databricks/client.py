@@ -21,7 +21,7 @@ from pm_dagster.databricks.client_secret import OurTokens
 from pm_dagster.databricks.managed_identity import ManagedIdentity
 from pm_dagster.databricks.sign_in import MANAGED_IDENTITY, WAYS, arguments, sign_in
 from pm_dagster.errors import ConfigurationError, ProcessManagerError
-from pm_dagster.net.exception_chain import causes
+from pm_dagster.net.exception_chain import exception_chain
 from pm_dagster.net.hosts import is_here
 from pm_dagster.net.token_endpoint import failure
 
@@ -118,7 +118,7 @@ def _finds_host(environment: Mapping[str, str]) -> bool:
 
 
 def _failure(error: Exception, environment: Mapping[str, str], way: str | None) -> ProcessManagerError:
-    for cause in causes(error):
+    for cause in exception_chain(error):
         if isinstance(cause, (requests.ConnectionError, requests.Timeout)):
             return failure(environment.get("DATABRICKS_HOST") or "the workspace", cause)
     secrets = [value for name, value in environment.items() if "SECRET" in name or "TOKEN" in name]

@@ -1,4 +1,4 @@
-"""The ClusterJobs port over the official SDK.
+"""The DeployedJobs port over the official SDK.
 
 Works with databricks-sdk from 0.30 (API 2.1) to the newest (API 2.2): only what all know is used.
 """
@@ -12,14 +12,14 @@ from databricks.sdk.service.jobs import BaseJob, RunOutput, RunTask
 from pm_dagster.databricks import sdk_check as fitness
 from pm_dagster.databricks.jobs_service import JobsService, identifier, snapshot
 from pm_dagster.dispatch.model import Standing
-from pm_dagster.launcher.deployed_job import ClusterRun, DeployedJob, TaskOutput, TaskRun
+from pm_dagster.launcher.deployed_job import DeployedJob, DeployedRun, TaskOutput, TaskRun
 
 #: The most that a page may hold (https://docs.databricks.com/api/workspace/jobs/list).
 _PAGE = 100
 
 
-class SdkClusterJobs(JobsService):
-    """See ``pm_dagster.launcher.deployed_job.ClusterJobs``."""
+class SdkDeployedJobs(JobsService):
+    """See ``pm_dagster.launcher.deployed_job.DeployedJobs``."""
 
     def rehearse(self) -> None:
         """See ``fitness``."""
@@ -50,14 +50,14 @@ class SdkClusterJobs(JobsService):
 
         return identifier(self._guarded(call), "run-now", "run_id")
 
-    def look_up(self, run_id: int) -> ClusterRun:
+    def look_up(self, run_id: int) -> DeployedRun:
         """runs/get, all pages."""
         pages = self._pages(run_id, include_history=False)
         first = pages[0]
 
-        def call() -> ClusterRun:
+        def call() -> DeployedRun:
             tasks = tuple(_task_run(task) for page in pages for task in page.tasks or [])
-            return ClusterRun(snapshot(run_id, first), tasks, int(first.start_time or 0), int(first.end_time or 0))
+            return DeployedRun(snapshot(run_id, first), tasks, int(first.start_time or 0), int(first.end_time or 0))
 
         return self._guarded(call, answered=True)
 

@@ -36,7 +36,7 @@ from pm_dagster.errors import (
     WorkspaceUnavailable,
 )
 from pm_dagster.net import tls
-from pm_dagster.net.exception_chain import causes
+from pm_dagster.net.exception_chain import exception_chain
 from pm_dagster.net.hosts import is_plainly_here
 from pm_dagster.net.response_body import read_body
 from pm_dagster.net.token_endpoint import as_it_is
@@ -232,7 +232,7 @@ def _routing(config: Config) -> dict[str, str]:
 
 def _never_connected(error: BaseException) -> bool:
     """True when the request certainly was not sent: no TCP connection came about."""
-    return any(isinstance(cause, (NewConnectionError, requests.ConnectTimeout)) for cause in causes(error))
+    return any(isinstance(cause, (NewConnectionError, requests.ConnectTimeout)) for cause in exception_chain(error))
 
 
 def _query(query: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -85,7 +85,7 @@ class TaskRun:
 
 
 @dataclass(frozen=True)
-class ClusterRun:
+class DeployedRun:
     """A run with its tasks, as one ``runs/get`` showed it."""
 
     state: RunSnapshot
@@ -130,7 +130,7 @@ class TaskOutput:
     truncated: bool = False
 
 
-class ClusterJobs(Protocol):
+class DeployedJobs(Protocol):
     """The Jobs API as far as starting a deployed job and following its run go: one HTTP attempt for each page.
 
     Every method raises WorkspaceUnavailable, Throttled, AuthenticationFailed or Refused, and nothing else.
@@ -142,7 +142,7 @@ class ClusterJobs(Protocol):
     def start(self, job_id: int, idempotency_token: str) -> int:
         """run-now with the job's own settings and queueing; the id of the run that exists, if the token was used."""
 
-    def look_up(self, run_id: int) -> ClusterRun:
+    def look_up(self, run_id: int) -> DeployedRun:
         """runs/get with all tasks. Raises Refused with ``gone`` when the run does not exist."""
 
     def active_runs(self, job_id: int) -> list[int]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pm_dagster.errors import NeverAgain, ProcessManagerError, Unavailable
-from pm_dagster.launcher.deployed_job import ClusterJobs, ClusterRun, End, choose_job
-from pm_dagster.launcher.run_outcome import ClusterOutcome, Ended, outcome_of
+from pm_dagster.launcher.deployed_job import DeployedJobs, DeployedRun, End, choose_job
+from pm_dagster.launcher.run_outcome import Ended, LaunchOutcome, outcome_of
 from pm_dagster.net.retry import Retry, asked_pause, exponential, retry
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class _InDoubt(Exception):
     """There is no answer, and a run may have been started."""
 
 
-class ClusterDispatch:
+class Launch:
     """One start of the deployed job and the wait for its end. ``log`` hears of the run and of each change of state.
 
     ``clock`` and ``sleep`` count seconds. What ends the wait from outside, such as an interruption, may come out of any
@@ -55,7 +55,7 @@ class ClusterDispatch:
 
     def __init__(
         self,
-        jobs: ClusterJobs,
+        jobs: DeployedJobs,
         order: Order,
         log: logging.Logger,
         clock: Callable[[], float] = time.monotonic,
@@ -67,7 +67,7 @@ class ClusterDispatch:
         self._run_id: int | None = None
         self._told = ""
 
-    def run(self) -> ClusterOutcome:
+    def run(self) -> LaunchOutcome:
         """Start, wait, report.
 
         Raises Unavailable only while certainly no run exists, so that calling it again loses none, and NeverAgain while
@@ -142,9 +142,9 @@ class ClusterDispatch:
             end = End.SUCCEEDED if run and run.end is End.SUCCEEDED else end
         return Ended(job_id, run_id, end, waited, run, lost, cancelled)
 
-    def _wait(self, run_id: int, until: float) -> tuple[ClusterRun | None, str]:
+    def _wait(self, run_id: int, until: float) -> tuple[DeployedRun | None, str]:
         """The run as last seen, ended unless time was up; and why it cannot be followed any more, if so."""
-        run: ClusterRun | None = None
+        run: DeployedRun | None = None
         while True:
             pause = self._order.poll_seconds
             try:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from pm_dagster.dispatch.model import Standing
 from pm_dagster.dispatch.report import report_in
 from pm_dagster.errors import ProcessManagerError
-from pm_dagster.launcher.deployed_job import ClusterJobs, ClusterRun, End, TaskOutput, TaskRun
+from pm_dagster.launcher.deployed_job import DeployedJobs, DeployedRun, End, TaskOutput, TaskRun
 
 T = TypeVar("T")
 #: runs/get-output allows 20 calls a second to all clients of a workspace together.
@@ -43,7 +43,7 @@ class Ended:
     run_id: int
     end: End
     waited: float
-    run: ClusterRun | None = None
+    run: DeployedRun | None = None
     lost: str = ""
     cancelled: bool = False
 
@@ -59,7 +59,7 @@ class TaskWords:
 
 
 @dataclass(frozen=True)
-class ClusterOutcome:
+class LaunchOutcome:
     """How it went. ``reason`` is a sentence for people, ``words`` what the tasks said.
 
     ``page_url`` links to the run's page, ``task_pages`` to those of its task runs by their ids.
@@ -88,20 +88,20 @@ class ClusterOutcome:
         return self.ended.waited if own is None else own
 
 
-def outcome_of(ended: Ended, jobs: ClusterJobs, retrying: Retrying, log: logging.Logger) -> ClusterOutcome:
+def outcome_of(ended: Ended, jobs: DeployedJobs, retrying: Retrying, log: logging.Logger) -> LaunchOutcome:
     """The outcome with all that can be learned about it."""
     tasks = ended.run.latest_tasks if ended.run else ()
     ran = [task for task in tasks if task.start_ms and task.state.standing is not Standing.ACTIVE][:_OUTPUTS]
     words = tuple(_words_of(task, jobs, retrying, log) for task in ran)
     reason = jobs.scrub(_reason(ended, jobs, log)) + _errors(words)
     pages = {run_id: jobs.page_url(ended.job_id, run_id) for run_id in (ended.run_id, *(t.state.run_id for t in tasks))}
-    outcome = ClusterOutcome(ended, reason, pages[ended.run_id], pages, words)
+    outcome = LaunchOutcome(ended, reason, pages[ended.run_id], pages, words)
     if outcome.succeeded and outcome.report is None:
         log.warning("The output of Databricks run %s has no report of a dispatch.", ended.run_id)
     return outcome
 
 
-def _words_of(task: TaskRun, jobs: ClusterJobs, retrying: Retrying, log: logging.Logger) -> TaskWords:
+def _words_of(task: TaskRun, jobs: DeployedJobs, retrying: Retrying, log: logging.Logger) -> TaskWords:
     try:
         output = retrying("runs/get-output", lambda: jobs.output(task.state.run_id))
     except ProcessManagerError as error:
@@ -114,12 +114,12 @@ def _words_of(task: TaskRun, jobs: ClusterJobs, retrying: Retrying, log: logging
     return TaskWords(task.task_key, error_text, _tail(output, jobs), report_in(output.logs))
 
 
-def _tail(output: TaskOutput, jobs: ClusterJobs) -> str:
+def _tail(output: TaskOutput, jobs: DeployedJobs) -> str:
     lines = output.logs.rstrip().splitlines()[-_TAIL_LINES:]
     return jobs.scrub("\n".join(lines))[-_TAIL_LENGTH:]
 
 
-def _reason(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:
+def _reason(ended: Ended, jobs: DeployedJobs, log: logging.Logger) -> str:
     subject = f"Databricks run {ended.run_id}"
     state = ended.run.state if ended.run else None
     if ended.end is End.SUCCEEDED:
@@ -161,7 +161,7 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _in_the_way(ended: Ended, jobs: ClusterJobs, log: logging.Logger) -> str:
+def _in_the_way(ended: Ended, jobs: DeployedJobs, log: logging.Logger) -> str:
     """Which run was active, as far as the workspace still shows it."""
     try:
         others = jobs.active_runs(ended.job_id)[:_NAMED]

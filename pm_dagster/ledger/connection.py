@@ -18,7 +18,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.ledger.connect_failure import connect_failure
 from pm_dagster.ledger.parameters import parameters
-from pm_dagster.net import watchdog as core_time_limit
+from pm_dagster.net.watchdog import shutdown_after
 
 _CONNECT_TIMEOUT_SECONDS = 10
 #: A peer that vanished without a word is noticed after about 30 s: by keepalives while nothing is under way, by the
@@ -84,7 +84,7 @@ def time_limit(connection: Connection, seconds: float) -> AbstractContextManager
     For a peer that takes what is sent and never answers, such as a pooler or a server that hangs: the server's own
     time-outs do not reach us through it, and to the kernel the connection is well.
     """
-    return core_time_limit.time_limit(connection.fileno, seconds, psycopg2.Error)
+    return shutdown_after(connection.fileno, seconds, psycopg2.Error)
 
 
 def _lenient(base: Callable[..., object]) -> Callable[[Any, Any], object]:

@@ -1,4 +1,4 @@
-"""What stands behind an exception of a library. Put here: finding it. Keep out: what it means."""
+"""The exceptions behind an exception of a library, wherever the library keeps them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 _HOLDERS = ("inner_exception", "reason")
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and every one that it holds as an argument, a reason or a cause, each once."""
+def exception_chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception itself and each one that it holds as an argument, reason, cause or context, each once."""
     seen: set[int] = set()
     pending: list[Any] = [error]
     while pending:
-        cause = pending.pop()
-        if not isinstance(cause, BaseException) or id(cause) in seen:
+        found = pending.pop()
+        if not isinstance(found, BaseException) or id(found) in seen:
             continue
-        yield cause
-        seen.add(id(cause))
-        held = [getattr(cause, name, None) for name in _HOLDERS]
-        pending += [*cause.args, *held, cause.__cause__, cause.__context__]
+        yield found
+        seen.add(id(found))
+        held = [getattr(found, name, None) for name in _HOLDERS]
+        pending += [*found.args, *held, found.__cause__, found.__context__]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import requests
 
 from pm_dagster.errors import WorkspaceUnavailable
-from pm_dagster.net.watchdog import time_limit
+from pm_dagster.net.watchdog import shutdown_after
 
 #: Unpacked. The longest answers that the Jobs API documents, a page of 100 tasks or of 25 runs, are far below a tenth.
 MOST_BYTES = 16 * 2**20
@@ -23,7 +23,7 @@ def read_body(response: requests.Response, seconds: float) -> bytes:
     """
     parts: list[bytes] = []
     size = 0
-    with time_limit(response.raw.fileno, seconds, ValueError), response:
+    with shutdown_after(response.raw.fileno, seconds, ValueError), response:
         for part in response.iter_content(_CHUNK_BYTES):
             parts.append(part)
             size += len(part)

@@ -9,7 +9,7 @@ import ssl
 import traceback
 
 from pm_dagster.errors import ConfigurationError
-from pm_dagster.net.exception_chain import causes
+from pm_dagster.net.exception_chain import exception_chain
 
 #: urllib3 below 2 compares host names itself, and raises this instead of ssl's own.
 _OTHER_MISMATCH = "CertificateError"
@@ -17,7 +17,7 @@ _OTHER_MISMATCH = "CertificateError"
 
 def untrusted(error: BaseException) -> str | None:
     """Why the other side's certificate was refused, None when it was not: then nothing was sent to it."""
-    for cause in causes(error):
+    for cause in exception_chain(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return cause.verify_message.rstrip(".") or "its certificate cannot be verified"
         if type(cause).__name__ == _OTHER_MISMATCH:
@@ -39,7 +39,7 @@ def no_session(error: BaseException) -> str | None:
     An error of TLS after the handshake is another matter: by then the request may have been sent, and have had its
     effect.
     """
-    for cause in causes(error):
+    for cause in exception_chain(error):
         if isinstance(cause, ssl.SSLError) and _in_handshake(cause):
             return (cause.reason or type(cause).__name__).replace("_", " ").lower()
     return None

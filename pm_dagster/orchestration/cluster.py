@@ -12,9 +12,9 @@ from typing import Protocol
 import dagster as dg
 
 from pm_dagster.config.settings import Settings, settings_from
-from pm_dagster.launcher.deployed_job import ClusterJobs, token_of
-from pm_dagster.launcher.launch import ClusterDispatch, Order
-from pm_dagster.launcher.run_outcome import ClusterOutcome
+from pm_dagster.launcher.deployed_job import DeployedJobs, token_of
+from pm_dagster.launcher.launch import Launch, Order
+from pm_dagster.launcher.run_outcome import LaunchOutcome
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.assets import mm_run_wait_vw
 from pm_dagster.orchestration.cluster_metadata import cluster_metadata
@@ -25,7 +25,7 @@ from pm_dagster.orchestration.retries import RETRY, translated
 class ClusterWorkspace(Protocol):
     """A workspace that has not been connected to yet."""
 
-    def cluster_jobs(self, settings: Settings) -> ClusterJobs:
+    def deployed_jobs(self, settings: Settings) -> DeployedJobs:
         """The Jobs API of the workspace."""
 
 
@@ -63,7 +63,7 @@ def run_deployed_job(
     context.log_event(dg.AssetMaterialization(names.ON_CLUSTER, metadata=metadata))
 
 
-def _dispatched(context: dg.OpExecutionContext, config: ClusterConfig, databricks: ClusterWorkspace) -> ClusterOutcome:
+def _dispatched(context: dg.OpExecutionContext, config: ClusterConfig, databricks: ClusterWorkspace) -> LaunchOutcome:
     # Nothing of the database: whoever only starts the job needs no way into it.
     settings = settings_from(os.environ)
     order = Order(
@@ -75,7 +75,7 @@ def _dispatched(context: dg.OpExecutionContext, config: ClusterConfig, databrick
         tries=settings.call_tries,
         backoff_seconds=settings.call_backoff_seconds,
     )
-    return ClusterDispatch(databricks.cluster_jobs(settings), order, context.log).run()
+    return Launch(databricks.deployed_jobs(settings), order, context.log).run()
 
 
 @dg.job(

@@ -12,8 +12,8 @@ import dagster as dg
 
 from pm_dagster.dispatch.report import COUNTED
 from pm_dagster.dispatch.waiting_job import Branch
-from pm_dagster.launcher.deployed_job import ClusterRun, TaskRun
-from pm_dagster.launcher.run_outcome import ClusterOutcome
+from pm_dagster.launcher.deployed_job import DeployedRun, TaskRun
+from pm_dagster.launcher.run_outcome import LaunchOutcome
 from pm_dagster.orchestration.metadata import cell
 
 #: Keys of the report line and, beside them, those of ``dispatched_jobs``, so that the plots of both look alike.
@@ -29,7 +29,7 @@ _NUMBERS = {
 }
 
 
-def cluster_metadata(outcome: ClusterOutcome) -> dict[str, Any]:
+def cluster_metadata(outcome: LaunchOutcome) -> dict[str, Any]:
     """Metadata of ``process_manager_on_cluster``, for a success and a failure alike; the keys are a contract."""
     ended = outcome.ended
     return {
@@ -67,7 +67,7 @@ def _share(api_seconds: object, seconds: object) -> float | None:
     return min(1.0, round(api_seconds / seconds, 3)) if seconds > 0 else 0.0
 
 
-def _words(outcome: ClusterOutcome) -> dict[str, Any]:
+def _words(outcome: LaunchOutcome) -> dict[str, Any]:
     """What the tasks of a failed run said, under their names."""
     errors = {f"error of {task.task_key}": task.error for task in outcome.words if task.error}
     tails = {f"last lines of {task.task_key}": _verbatim(task.tail) for task in outcome.words if task.tail}
@@ -79,7 +79,7 @@ def _verbatim(text: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md("\n".join(f"    {line}" for line in text.splitlines()))
 
 
-def tasks_table(run: ClusterRun | None, pages: Mapping[int, str]) -> str:
+def tasks_table(run: DeployedRun | None, pages: Mapping[int, str]) -> str:
     """A Markdown table of the last attempt of each task."""
     tasks = run.latest_tasks if run else ()
     if not tasks:

@@ -17,11 +17,11 @@ from pm_dagster.config.credentials import WORKSPACE, resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.client import signed_in
-from pm_dagster.databricks.deployed_jobs import SdkClusterJobs
+from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
 from pm_dagster.databricks.runs import SdkRuns
 from pm_dagster.dispatch.ports import DatabricksRuns
 from pm_dagster.errors import ConfigurationError
-from pm_dagster.launcher.deployed_job import ClusterJobs
+from pm_dagster.launcher.deployed_job import DeployedJobs
 
 _MESSAGE_LIMIT = 500
 
@@ -72,6 +72,6 @@ class WorkspaceResource(dg.ConfigurableResource["WorkspaceResource"]):
         """The runs of the workspace. Raises as ``client``."""
         return SdkRuns(self.client(settings), settings)
 
-    def cluster_jobs(self, settings: Settings) -> ClusterJobs:
+    def deployed_jobs(self, settings: Settings) -> DeployedJobs:
         """The deployed jobs of the workspace. Raises as ``client``."""
-        return SdkClusterJobs(self.client(settings), settings)
+        return SdkDeployedJobs(self.client(settings), settings)

@@ -10,7 +10,7 @@ from logging.handlers import BufferingHandler
 
 import pytest
 
-from pm_dagster.config.masking import MASK, mask_from_now_on
+from pm_dagster.config.masking import MASK, register_secret
 from pm_dagster.logs import ROOT, configure, fields
 from pm_dagster_tests.security.scanner import forms
 from pm_dagster_tests.security.test_scanner import SECRET
@@ -20,9 +20,9 @@ _log = logging.getLogger(f"{ROOT}.made_up")
 
 @pytest.fixture(autouse=True)
 def _secret() -> Iterator[None]:
-    mask_from_now_on("of these tests", SECRET)
+    register_secret("of these tests", SECRET)
     yield
-    mask_from_now_on("of these tests", "")
+    register_secret("of these tests", "")
 
 
 def _lines(level: str, log: Callable[[], object], *, as_json: bool = False) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.config.masking import mask_from_now_on, scrubbed
+from pm_dagster.config.masking import register_secret, scrubbed
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def test_a_secret_that_contains_another_goes_whole() -> None:
 
 
 def test_a_secret_in_use_goes_from_every_text_until_another_takes_its_place() -> None:
-    mask_from_now_on("a name", "s3cret-one")
+    register_secret("a name", "s3cret-one")
     assert scrubbed("a s3cret-one b") == "a *** b"
-    mask_from_now_on("a name", "s3cret-two")
+    register_secret("a name", "s3cret-two")
     assert scrubbed("s3cret-one s3cret-two") == "s3cret-one ***"
 
 

@@ -11,12 +11,12 @@ sys.path.insert(0, sys.argv[1])
 
 from pm_dagster.config.settings import settings_from
 from pm_dagster.databricks.client import workspace_client
-from pm_dagster.databricks.deployed_jobs import SdkClusterJobs
+from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
 from pm_dagster.databricks.sdk_check import sdk_version
 from pm_dagster.errors import Refused
 
 
-def _ended(jobs: SdkClusterJobs, run_id: int) -> str | None:
+def _ended(jobs: SdkDeployedJobs, run_id: int) -> str | None:
     deadline = time.monotonic() + 20
     while (result := jobs.look_up(run_id).state.result_state) is None and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -25,7 +25,7 @@ def _ended(jobs: SdkClusterJobs, run_id: int) -> str | None:
 
 def _tell(job_id: int) -> dict[str, object]:
     settings = settings_from(os.environ)
-    jobs = SdkClusterJobs(workspace_client(os.environ, settings), settings)
+    jobs = SdkDeployedJobs(workspace_client(os.environ, settings), settings)
     (deployed,) = jobs.find_jobs("ingest")
     run_id = jobs.start(deployed.job_id, "a token")
     again = jobs.start(deployed.job_id, "a token")

@@ -19,7 +19,7 @@ from pm_dagster.config.credentials.errors import NoSuchSecret
 from pm_dagster.config.credentials.references import VaultSecret
 from pm_dagster.errors import ConfigurationError, ProcessManagerError, Throttled, Unavailable
 from pm_dagster.net import tls
-from pm_dagster.net.exception_chain import causes
+from pm_dagster.net.exception_chain import exception_chain
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _CLIENT_ERROR, _SERVER_ERROR = 400, 500
@@ -102,5 +102,5 @@ def _no_answer(error: Exception, host: str) -> ProcessManagerError:
 
 def _unknown_name(error: BaseException) -> bool:
     """True when the name server knows no such host; a name server that does not answer is something else."""
-    found = next((cause for cause in causes(error) if isinstance(cause, socket.gaierror)), None)
+    found = next((cause for cause in exception_chain(error) if isinstance(cause, socket.gaierror)), None)
     return found is not None and found.errno == socket.EAI_NONAME

@@ -24,9 +24,9 @@ from pm_dagster.config.credentials.references import (
     reference_in,
     store_in,
 )
-from pm_dagster.config.credentials.store_precedence import Wanted
+from pm_dagster.config.credentials.store_precedence import StorePrecedence
 from pm_dagster.config.credentials.variables import DATABASE, IN_STORE, SECRETS, STORE, WORKSPACE
-from pm_dagster.config.masking import mask_from_now_on
+from pm_dagster.config.masking import register_secret
 from pm_dagster.config.settings import as_meant, settings_from
 from pm_dagster.errors import ConfigurationError, ProcessManagerError, Unavailable
 from pm_dagster.ledger.parameters import url_parameters
@@ -104,7 +104,7 @@ class _LookUp:
         if isinstance(store, Scope) or any(isinstance(reference, ScopeSecret) for reference in self._pending.values()):
             self._sort(WORKSPACE)
             variables = (*variables, *WORKSPACE)
-        wanted = Wanted(self.values)
+        wanted = StorePrecedence(self.values)
         self._read(scopes=False)
         if isinstance(store, Vault):
             self._fill(store, [name for name in WORKSPACE if name in variables], wanted)
@@ -118,13 +118,13 @@ class _LookUp:
             # What was not looked at may still be a reference, and must not take the place of its secret.
             looked_at = name in self.sources or name not in (*DATABASE, *WORKSPACE)
             if looked_at and self.values.get(name) and name not in self.failures:
-                mask_from_now_on(name, self.values[name])
+                register_secret(name, self.values[name])
         try:
             in_url = url_parameters(self.values.get("PM_POSTGRES_URL", "")).get("password")
         except ConfigurationError:
             in_url = None
         if in_url:
-            mask_from_now_on("PM_POSTGRES_URL", in_url)
+            register_secret("PM_POSTGRES_URL", in_url)
 
     def _store(self) -> Store | None:
         if not self._tidy(STORE):
@@ -176,7 +176,7 @@ class _LookUp:
         for name in now:
             del self._pending[name]
 
-    def _fill(self, store: Store, variables: Sequence[str], wanted: Wanted) -> None:
+    def _fill(self, store: Store, variables: Sequence[str], wanted: StorePrecedence) -> None:
         try:
             there = self._readers.keys(store) if isinstance(store, Scope) else None
             for name in variables:

@@ -17,7 +17,7 @@ _URL, _HOST = "PM_POSTGRES_URL", "PM_POSTGRES_HOST"
 _PLACES = (_HOST, "PGHOST", "PGSERVICE")
 
 
-class Wanted:
+class StorePrecedence:
     """What was set before any store was asked: a store completes it and overrides nothing of it."""
 
     def __init__(self, given: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The ClusterJobs port in memory: jobs, runs that go by a script, and faults before or after the effect."""
+"""The DeployedJobs port in memory: jobs, runs that go by a script, and faults before or after the effect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pm_dagster.dispatch.model import RunSnapshot
 from pm_dagster.errors import Refused
-from pm_dagster.launcher.deployed_job import ClusterRun, DeployedJob, TaskOutput, TaskRun
+from pm_dagster.launcher.deployed_job import DeployedJob, DeployedRun, TaskOutput, TaskRun
 from pm_dagster_tests.fakes.runs import Fault
 
 NAME = "Process_Manager"
@@ -52,8 +52,8 @@ class Run:
         return self.ahead[0][0] not in _OVER
 
 
-class InMemoryClusterJobs:
-    """See ``launcher.deployed_job.ClusterJobs``. ``calls`` is the log of what was asked, by the port's names."""
+class InMemoryDeployedJobs:
+    """See ``launcher.deployed_job.DeployedJobs``. ``calls`` is the log of what was asked, by the port's names."""
 
     def __init__(self, *jobs: Job) -> None:
         self.jobs = list(jobs)
@@ -86,7 +86,7 @@ class InMemoryClusterJobs:
         self._end("start", fault)
         return self._tokens[idempotency_token]
 
-    def look_up(self, run_id: int) -> ClusterRun:
+    def look_up(self, run_id: int) -> DeployedRun:
         """runs/get; time passes by being looked at."""
         self._begin("look_up")
         run = self._run(run_id)
@@ -98,7 +98,7 @@ class InMemoryClusterJobs:
         start = 0 if state[0] in ("SKIPPED", "QUEUED") else _START_MS
         task = TaskRun("main", RunSnapshot(run.task_run_id, None, life, state[1]), 0, start, end)
         message = run.job.message
-        return ClusterRun(RunSnapshot(run_id, run.job.job_id, *state, message=message), (task,), _START_MS, end)
+        return DeployedRun(RunSnapshot(run_id, run.job.job_id, *state, message=message), (task,), _START_MS, end)
 
     def active_runs(self, job_id: int) -> list[int]:
         """runs/list."""

@@ -7,9 +7,9 @@ import pytest
 from pm_dagster.dispatch.report import Report, report_line
 from pm_dagster.errors import Refused
 from pm_dagster.launcher.deployed_job import End, TaskOutput
-from pm_dagster_tests.fakes.cluster_jobs import CANCELED, FAILED, RUNNING, SUCCESS, State
+from pm_dagster_tests.fakes.deployed_jobs import CANCELED, FAILED, RUNNING, SUCCESS, State
 from pm_dagster_tests.fakes.runs import Fault
-from pm_dagster_tests.launcher.cluster_bench import JOB, NO_ANSWER, bench
+from pm_dagster_tests.launcher.launch_bench import JOB, NO_ANSWER, bench
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from databricks.sdk import WorkspaceClient
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.deployed_jobs import SdkClusterJobs
+from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
 from pm_dagster.errors import AuthenticationFailed, ProcessManagerError, Refused, WorkspaceUnavailable
 from pm_dagster.launcher.deployed_job import DeployedJob, End
 from pm_dagster_tests.databricks.tiny_server import TOKEN, Asked, Reply, TinyServer, json_reply
@@ -18,8 +18,8 @@ BIG = 2**60 + 1
 ME = "/api/2.0/preview/scim/v2/Me"
 
 
-def jobs(server: TinyServer) -> SdkClusterJobs:
-    return SdkClusterJobs(WorkspaceClient(config=server.config()), Settings(http_timeout_seconds=30.0))
+def jobs(server: TinyServer) -> SdkDeployedJobs:
+    return SdkDeployedJobs(WorkspaceClient(config=server.config()), Settings(http_timeout_seconds=30.0))
 
 
 def run(**more: Any) -> Reply:  # noqa: ANN401

@@ -17,9 +17,9 @@ from pm_dagster.errors import (
     WorkspaceUnavailable,
 )
 from pm_dagster.launcher.deployed_job import End
-from pm_dagster_tests.fakes.cluster_jobs import CANCELED, RUNNING, SUCCESS, InMemoryClusterJobs, Job
+from pm_dagster_tests.fakes.deployed_jobs import CANCELED, RUNNING, SUCCESS, InMemoryDeployedJobs, Job
 from pm_dagster_tests.fakes.runs import Fault
-from pm_dagster_tests.launcher.cluster_bench import (
+from pm_dagster_tests.launcher.launch_bench import (
     JOB,
     LOST_ANSWER,
     NEVER_SENT,
@@ -38,7 +38,7 @@ def test_a_job_given_by_id_is_not_looked_for() -> None:
 
 
 def test_a_refusal_starts_nothing() -> None:
-    at = Bench(InMemoryClusterJobs(Job(1), Job(2)))
+    at = Bench(InMemoryDeployedJobs(Job(1), Job(2)))
     with pytest.raises(ConfigurationError):
         at.run()
     assert at.jobs.calls == ["find_jobs"]
@@ -235,7 +235,7 @@ def test_a_run_whose_id_was_never_heard_is_cancelled_as_well(when: str) -> None:
     assert run.ahead == [("TERMINATING", None), CANCELED]
 
 
-def _raise_once(jobs: InMemoryClusterJobs, call: str) -> Any:  # noqa: ANN401
+def _raise_once(jobs: InMemoryDeployedJobs, call: str) -> Any:  # noqa: ANN401
     def on_call(name: str) -> None:
         if name == call:
             jobs.on_call = lambda _name: None

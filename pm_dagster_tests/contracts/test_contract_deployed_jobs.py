@@ -1,4 +1,4 @@
-"""What every ClusterJobs promises: the fake, and the adapter over the SDK against the local workspace."""
+"""What every DeployedJobs promises: the fake, and the adapter over the SDK against the local workspace."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.deployed_jobs import SdkClusterJobs
+from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
 from pm_dagster.errors import Refused
-from pm_dagster.launcher.deployed_job import ClusterJobs, End, TaskOutput, end_of
+from pm_dagster.launcher.deployed_job import DeployedJobs, End, TaskOutput, end_of
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
-from pm_dagster_tests.fakes import cluster_jobs as fake
+from pm_dagster_tests.fakes import deployed_jobs as fake
 
 JOB, QUEUEING_JOB = 2**53 + 11, 2**53 + 13
 NAME = "Process_Manager"
@@ -23,8 +23,8 @@ class FakeBench:
     """The fake with two jobs whose runs last: one has no queue."""
 
     def __init__(self) -> None:
-        self.fake = fake.InMemoryClusterJobs(fake.Job(JOB), fake.Job(QUEUEING_JOB, "queueing", queue=True))
-        self.jobs: ClusterJobs = self.fake
+        self.fake = fake.InMemoryDeployedJobs(fake.Job(JOB), fake.Job(QUEUEING_JOB, "queueing", queue=True))
+        self.jobs: DeployedJobs = self.fake
 
     def add_job(self, name: str) -> int:
         """Another job."""
@@ -55,7 +55,7 @@ class LocalBench:
         workspace.state.add_job(NAME, job_id=JOB, seconds=None, max_concurrent_runs=1, queue=False)
         workspace.state.add_job("queueing", job_id=QUEUEING_JOB, seconds=None, max_concurrent_runs=1, queue=True)
         client = WorkspaceClient(config=Config(host=workspace.host, token=workspace.token))
-        self.jobs: ClusterJobs = SdkClusterJobs(client, Settings())
+        self.jobs: DeployedJobs = SdkDeployedJobs(client, Settings())
 
     def add_job(self, name: str) -> int:
         """Another job."""

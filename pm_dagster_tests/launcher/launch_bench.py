@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pm_dagster.errors import WorkspaceUnavailable
-from pm_dagster.launcher.launch import ClusterDispatch, Order
-from pm_dagster.launcher.run_outcome import ClusterOutcome
-from pm_dagster_tests.fakes.cluster_jobs import RUNNING, InMemoryClusterJobs, Job, State
+from pm_dagster.launcher.launch import Launch, Order
+from pm_dagster.launcher.run_outcome import LaunchOutcome
+from pm_dagster_tests.fakes.deployed_jobs import RUNNING, InMemoryDeployedJobs, Job, State
 from pm_dagster_tests.fakes.runs import Fault
 
 JOB = 2**53 + 5
@@ -26,17 +26,17 @@ class Interrupted(BaseException):
 class Bench:
     """A job, an order, and a clock that only sleeping moves."""
 
-    jobs: InMemoryClusterJobs
+    jobs: InMemoryDeployedJobs
     order: Order = field(default_factory=lambda: Order("token", deadline_seconds=60, poll_seconds=5))
     now: float = 0.0
     naps: list[float] = field(default_factory=list)
     interrupt_at: float = float("inf")
     lines: list[str] = field(default_factory=list)
 
-    def run(self, **changes: Any) -> ClusterOutcome:  # noqa: ANN401
+    def run(self, **changes: Any) -> LaunchOutcome:  # noqa: ANN401
         """Start and wait."""
         order = replace(self.order, **changes)
-        return ClusterDispatch(self.jobs, order, self._log(), lambda: self.now, self._sleep).run()
+        return Launch(self.jobs, order, self._log(), lambda: self.now, self._sleep).run()
 
     def _sleep(self, seconds: float) -> None:
         self.naps.append(seconds)
@@ -55,7 +55,7 @@ class Bench:
 
 def bench(*states: State, **job: Any) -> Bench:  # noqa: ANN401
     """A bench with one job that goes through these states."""
-    return Bench(InMemoryClusterJobs(Job(JOB, states=states or (RUNNING,), **job)))
+    return Bench(InMemoryDeployedJobs(Job(JOB, states=states or (RUNNING,), **job)))
 
 
 def run_ids(at: Bench) -> list[int]:

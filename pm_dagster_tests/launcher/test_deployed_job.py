@@ -6,8 +6,8 @@ import pytest
 
 from pm_dagster.dispatch.model import RunSnapshot
 from pm_dagster.errors import ConfigurationError
-from pm_dagster.launcher.deployed_job import ClusterRun, DeployedJob, End, TaskRun, choose_job, end_of, token_of
-from pm_dagster_tests.fakes.cluster_jobs import NAME
+from pm_dagster.launcher.deployed_job import DeployedJob, DeployedRun, End, TaskRun, choose_job, end_of, token_of
+from pm_dagster_tests.fakes.deployed_jobs import NAME
 
 
 def seen(
@@ -111,7 +111,7 @@ def test_the_last_attempt_of_each_task_counts() -> None:
         return TaskRun(key, seen("RUNNING"), number, start)
 
     tasks = (attempt("b", 0, 5), attempt("a", 1, 0), attempt("a", 0, 7), attempt("c", 0, 9), attempt("c", 0, 8))
-    run = ClusterRun(seen("RUNNING"), tasks)
+    run = DeployedRun(seen("RUNNING"), tasks)
     assert [(task.task_key, task.attempt_number, task.start_ms) for task in run.latest_tasks] == [
         ("b", 0, 5),
         ("a", 1, 0),
@@ -124,7 +124,7 @@ def test_the_last_attempt_of_each_task_counts() -> None:
 )
 def test_a_duration_takes_both_ends(start: int, end: int, seconds: float | None) -> None:
     assert TaskRun("a", seen("RUNNING"), 0, start, end).seconds == seconds
-    assert ClusterRun(seen("RUNNING"), (), start, end).seconds == seconds
+    assert DeployedRun(seen("RUNNING"), (), start, end).seconds == seconds
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_a_duration_takes_both_ends(start: int, end: int, seconds: float | None)
 def test_a_run_in_a_state_that_nobody_knows_ends_with_its_end_time(
     state: RunSnapshot, end_ms: int, end: End | None
 ) -> None:
-    assert ClusterRun(state, (), 5000, end_ms).end is end
+    assert DeployedRun(state, (), 5000, end_ms).end is end
