@@ -61,7 +61,7 @@ def asked_pause(error: Exception) -> float:
 
 def retry(
     work: Callable[[], T],
-    policy: Retry = BRIEFLY,
+    policy: Retry | None = None,
     *,
     what: str,
     sleep: Callable[[float], object] = time.sleep,
@@ -71,7 +71,7 @@ def retry(
 
     Args:
         work: What is done; it may run several times.
-        policy: How often and after which errors.
+        policy: How often and after which errors; ``BRIEFLY`` by default.
         what: What is tried, in words for the log. Each further try is logged as ``retrying``.
         sleep: Waits for so many seconds. ``Event.wait`` of a stop event cuts the pauses short; an exception that it
             raises ends the tries.
@@ -83,6 +83,7 @@ def retry(
     Raises:
         Exception: The last error of ``work``.
     """
+    policy = policy or BRIEFLY
     began = clock()
     for number, planned in enumerate(policy.pauses, start=2):
         try:

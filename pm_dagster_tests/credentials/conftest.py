@@ -8,12 +8,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pm_dagster.config import entra
-from pm_dagster.config import masking as scrub
+from pm_dagster.config import entra, masking
 from pm_dagster.config.credentials import key_vault
 from pm_dagster.config.settings import Settings
 from pm_dagster.ledger.migrate import initialise
-from pm_dagster.net import retry as patience
+from pm_dagster.net import retry
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.credentials import entra_site, internet
@@ -27,7 +26,7 @@ from pm_dagster_tests.credentials.world import DATABASE_HOST, JOB, VAULT_HOST, W
 @pytest.fixture(autouse=True)
 def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test reads is not masked in the next."""
-    monkeypatch.setattr(scrub, "_in_use", {})
+    monkeypatch.setattr(masking, "_in_use", {})
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
         directory = Entra("")
         vault = Vault(VAULT_HOST, directory)
         net.sites |= {entra_site.HOST: directory.site, VAULT_HOST: vault.site}
-        patch.setattr(patience, "_PAUSES", (0.01, 0.01))
+        patch.setattr(retry, "BRIEFLY", retry.Retry(pauses=(0.01, 0.01)))
         made = Cloud(folder=tmp_path, net=net, entra=directory, vault=vault, patch=patch)
         directory.client_secret = made.secret()
         _forget()
