@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from pm_dagster.orchestration import assets, automation, checks, cluster, graph
+from pm_dagster.orchestration import automation, checks, cluster, dispatch_graph
 from pm_dagster.orchestration.resources import ControlTableResource, dispatch_session
 from pm_dagster.orchestration.workspace import WorkspaceResource
 
@@ -21,7 +21,12 @@ def build_definitions(**overrides: Any) -> dg.Definitions:  # noqa: ANN401 resou
         **overrides,
     }
     return dg.Definitions(
-        assets=[assets.mm_run_wait_vw, assets.waiting_jobs, graph.dispatched_jobs, cluster.process_manager_on_cluster],
+        assets=[
+            dispatch_graph.mm_run_wait_vw,
+            dispatch_graph.waiting_jobs,
+            dispatch_graph.dispatched_jobs,
+            cluster.process_manager_on_cluster,
+        ],
         asset_checks=[checks.no_quarantined_rows],
         jobs=[automation.process_manager(), cluster.process_manager_on_cluster_job],
         sensors=[automation.waiting_jobs_sensor],

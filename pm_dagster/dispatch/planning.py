@@ -26,7 +26,7 @@ from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, Dat
 from pm_dagster.dispatch.service import Claimed, Dispatch
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, row_key, sort_rows
-from pm_dagster.errors import ProcessManagerError
+from pm_dagster.errors import ProcessManagerError, WorkspaceUnavailable
 
 #: Who asks for a plan sits and waits for it.
 _LONGEST_SECONDS = 60.0
@@ -81,8 +81,14 @@ def plan(
     dispatch = Dispatch(PlanningControl(control, known), runs, patient)
     claimed = dispatch.claim(dispatch.read(limit), limit)
     if claimed.repair:
-        runs.reach()
-    return _lines(claimed, *dispatch.foresee(claimed.new + claimed.repair))
+        runs.connect()
+    failure = None
+    try:
+        dispatch.look_up_repairs(claimed.new + claimed.repair)
+    except WorkspaceUnavailable as error:
+        failure = error
+    calls = {work.entry.entry_id: work.step for work in dispatch.progress.prepared}
+    return _lines(claimed, {**calls, **dispatch.progress.outcomes}, failure)
 
 
 def _lines(
@@ -200,13 +206,13 @@ class ReadingRuns:
     """A workspace that is connected to when it is first asked, and in which nothing is started."""
 
     def __init__(self, connect: Callable[[], DatabricksRuns]) -> None:
-        self._connect = connect
+        self._open = connect
 
     @cached_property
     def _runs(self) -> DatabricksRuns:
-        return self._connect()
+        return self._open()
 
-    def reach(self) -> None:
+    def connect(self) -> None:
         """Connect now, before threads ask. Raises what connecting raises."""
         _ = self._runs
 

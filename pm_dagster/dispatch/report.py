@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pm_dagster.dispatch.model import Outcome, RowOutcome
+from pm_dagster.dispatch.model import Entry, EntryState, Outcome, RowOutcome
 from pm_dagster.dispatch.ports import Closed
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow
 
@@ -17,6 +17,7 @@ from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow
 _LINE_BEGINS = "process_manager report "
 #: The outcomes that are counted for each branch, in the order of the report.
 COUNTED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.DEFERRED, Outcome.QUARANTINED)
+_ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
 
 
 @dataclass(frozen=True)
@@ -77,28 +78,58 @@ class Report:
         }
 
 
-def refused_rows(refused: Iterable[RefusedRow]) -> list[ReportRow]:
-    """Report lines of rows that never became waiting jobs."""
-    return [ReportRow(row.run_id, row.branch, Outcome.QUARANTINED, row.reason, since=row.row.since) for row in refused]
+def report_rows(
+    refused: Iterable[RefusedRow],
+    entries: Sequence[Entry],
+    outcomes: Mapping[int, RowOutcome],
+    closed: Iterable[Closed],
+) -> list[ReportRow]:
+    """A line for each row of a dispatch.
 
-
-def outcome_rows(outcomes: Iterable[RowOutcome], closed: Sequence[Closed]) -> list[ReportRow]:
-    """Report lines of rows that were sent, with what closing wrote."""
+    Args:
+        refused: Rows that never became waiting jobs.
+        entries: The entries that the dispatch had in hand.
+        outcomes: What was decided, by entry id.
+        closed: What closing wrote, also for entries whose answer an earlier dispatch had recorded.
+    """
     by_id = {item.entry_id: item for item in closed}
-    return [_outcome_row(outcome, by_id.get(outcome.entry.entry_id)) for outcome in outcomes]
+    rows = [ReportRow(row.run_id, row.branch, Outcome.QUARANTINED, row.reason, since=row.row.since) for row in refused]
+    rows += [_decided(outcome, by_id.get(entry_id)) for entry_id, outcome in outcomes.items()]
+    in_hand = {entry.entry_id: entry for entry in entries}
+    for entry_id, item in by_id.items():
+        if entry_id not in outcomes and entry_id in in_hand and item.outcome in _ANSWERED:
+            rows.append(_answered_earlier(in_hand[entry_id], item, item.outcome))
+    rows += [
+        ReportRow(entry.run_id, entry.branch, Outcome.DEFERRED, entry.reason)
+        for entry in entries
+        if entry.state is EntryState.DEFERRED
+    ]
+    return rows
 
 
-def _outcome_row(outcome: RowOutcome, closed: Closed | None) -> ReportRow:
-    entry = outcome.entry
+def _decided(outcome: RowOutcome, closed: Closed | None) -> ReportRow:
     return ReportRow(
-        run_id=entry.run_id,
-        branch=entry.branch,
+        run_id=outcome.entry.run_id,
+        branch=outcome.entry.branch,
         outcome=outcome.outcome,
         reason=outcome.reason,
         databricks_run_id=outcome.run_id,
         repair_id=outcome.repair_id,
         page_url=closed.page_url if closed else None,
         control_status=closed.control_status if closed else None,
+    )
+
+
+def _answered_earlier(entry: Entry, closed: Closed, outcome: Outcome) -> ReportRow:
+    return ReportRow(
+        run_id=entry.run_id,
+        branch=entry.branch,
+        outcome=outcome,
+        reason=f"{closed.reason} (answer recorded by an earlier dispatch)",
+        databricks_run_id=closed.accepted_run_id,
+        repair_id=closed.accepted_repair_id,
+        page_url=closed.page_url,
+        control_status=closed.control_status,
     )
 
 

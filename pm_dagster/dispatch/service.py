@@ -1,26 +1,30 @@
-"""One pass over the waiting jobs: read, claim, send, close. The same under Dagster, in ``pm`` and on a cluster.
+"""One dispatch: its steps over the waiting rows, and the driver that runs them in order.
 
-Put here: the order of the steps and what passes between them. Keep out: how a step is decided (``decisions``) or sent
-(``sending``). Each step may be run again, in this process or another: it continues from the ledger.
+    read -> claim -> send -> close -> report
+                  (look up repairs -> repair)
+
+``pm dispatch`` and the cluster's program call ``Dispatch.run``, the driver. Dagster gives each step an op of its own,
+with the look-up of repairs apart, and ``pm plan`` runs the steps over ports that write nothing (``planning``). Each
+step may be run again, in this process or in another: it continues from the ledger. ``rules`` decide a row, ``worker``
+makes its calls.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field
 
+from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.circuit_breaker import CircuitBreaker, RefusalBreaker
 from pm_dagster.dispatch.in_doubt import TO_SEND, has_intent
 from pm_dagster.dispatch.model import (
     Call,
-    Decision,
     Entry,
     EntryState,
-    Outcome,
     RepairRun,
     RowOutcome,
     RunSnapshot,
@@ -29,60 +33,81 @@ from pm_dagster.dispatch.model import (
 )
 from pm_dagster.dispatch.ports import Closed, ControlPlane, DatabricksRuns
 from pm_dagster.dispatch.rate_limiter import RateLimiter
-from pm_dagster.dispatch.report import Report, outcome_rows, refused_rows
+from pm_dagster.dispatch.report import Report, report_rows
 from pm_dagster.dispatch.rules import Policy, first_step
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key, sort_rows, within
 from pm_dagster.dispatch.worker import Limits, Sent, Worker
-from pm_dagster.errors import WorkspaceUnavailable
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.logs import fields
 
-#: So often a row that is corrected again and again is taken anew within one dispatch.
+_log = logging.getLogger(__name__)
+
+#: A row that is corrected again and again is claimed anew at most so often within one dispatch.
 _MOST_GENERATIONS = 3
-_ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
-#: So often the next rows are read in place of those that could not be had: each time all that is left is a race with
-#: other dispatches, or a row that was changed since it was read.
+#: At most so many further reads replace rows that could not be claimed. What is missing after them is lost to other
+#: dispatches, or was changed since it was read.
 _MOST_READS = 8
 
 
-@dataclass(frozen=True)
+@dataclass
 class Claimed:
-    """What a dispatch took: entries by branch, and the rows it refused. ``taken_over`` counts a dead dispatcher's.
+    """What a claim brought.
 
-    ``rows`` are all that were looked at, ``further`` those of them that were read in place of others.
+    Attributes:
+        entries: The entries to work on: rows that were taken, and entries rescued from a dead dispatcher.
+        refused: Rows that break their own rules; they are marked FAILED.
+        rows: All rows that were looked at, in their order.
+        further: Those of ``rows`` that were read in place of rows that could not be claimed.
+        missing: Jobs that could not be claimed: somebody else holds, took or changed them.
     """
 
-    new: list[Entry]
-    repair: list[Entry]
-    refused: list[RefusedRow]
-    taken_over: int
-    rows: Sequence[RawRow] = ()
-    further: Sequence[RawRow] = ()
-
-
-@dataclass
-class _Taken:
-    """What became of rows that a dispatch wanted: taken, refused, or had by somebody else."""
-
-    entries: list[Entry]
-    refused: list[RefusedRow]
-    missing: list[WaitingJob]
+    entries: list[Entry] = field(default_factory=list)
+    refused: list[RefusedRow] = field(default_factory=list)
+    rows: list[RawRow] = field(default_factory=list)
+    further: list[RawRow] = field(default_factory=list)
+    missing: list[WaitingJob] = field(default_factory=list)
 
     @property
-    def count(self) -> int:
-        """The entries that can be sent; one that was put off takes no place of another."""
+    def new(self) -> list[Entry]:
+        """The entries that need a new run."""
+        return [entry for entry in self.entries if entry.branch is Branch.NEW]
+
+    @property
+    def repair(self) -> list[Entry]:
+        """The entries whose previous run is to be repaired."""
+        return [entry for entry in self.entries if entry.branch is Branch.REPAIR]
+
+    @property
+    def sendable(self) -> int:
+        """How many entries can be sent; one that was put off takes no place of another."""
         return sum(entry.state is not EntryState.DEFERRED for entry in self.entries)
 
-    def add(self, more: _Taken) -> None:
-        """Count the others in."""
+    @property
+    def rescued(self) -> int:
+        """How many entries a dead dispatcher had left."""
+        return sum(entry.taken_over for entry in self.entries)
+
+    def add(self, more: Claimed) -> None:
+        """Take in what a later claim brought."""
         self.entries += more.entries
         self.refused += more.refused
+        self.rows += more.rows
         self.missing += more.missing
 
 
 @dataclass(frozen=True)
 class RepairTarget:
-    """An entry whose run was looked up and that needs a call: a repair naming ``latest_repair_id``, or a fresh run.
+    """An entry whose run was looked up and that needs a call: what one op hands to the next.
 
-    ``run_job_id`` and ``page_url`` are what the look-up gave of that run.
+    Attributes:
+        entry_id: The entry in the ledger.
+        run_id: The control plane's id of the row.
+        previous_run_id: The Databricks run that was looked up.
+        latest_repair_id: What a repair has to name; None when the run was never repaired.
+        fresh_run: Whether a new run is started instead of a repair, because there is nothing left to repair.
+        reason: Why it is a fresh run.
+        run_job_id: The Databricks job of the run, as the workspace said.
+        page_url: The run's page, as the workspace said.
     """
 
     entry_id: int
@@ -108,7 +133,16 @@ def policy_of(settings: Settings) -> Policy:
 
 
 class Dispatch:
-    """One dispatch. ``stop`` ends it early and cleanly; ``on_outcome`` hears of each row as it is decided."""
+    """One dispatch and its steps.
+
+    Args:
+        control: The control table and the ledger, as one dispatcher sees them.
+        runs: The Jobs API of the workspace.
+        settings: Limits, rates, deadline and names.
+        stop: When set, the dispatch ends early: calls in flight are awaited and recorded, the rest is left.
+        clock: Seconds that only grow; the deadline counts from the moment this object is made.
+        on_outcome: Is told of each row when its outcome is decided.
+    """
 
     def __init__(
         self,
@@ -137,43 +171,70 @@ class Dispatch:
         backoff = settings.call_backoff_seconds
         self._breaker = CircuitBreaker(settings.concurrency, settings.call_tries, backoff, clock)
         self._refusals = RefusalBreaker(backoff, clock)
-        self._followed: list[int] = []
+        #: What the steps of this process brought, also those that failed: an op that is retried decides nothing anew.
+        self.progress = Sent()
+        #: What the claims of this process refused.
+        self._refused: list[RefusedRow] = []
+        #: Entries that this process claimed and did not touch since, by id.
+        self._untouched: dict[int, Entry] = {}
+        #: All entries that this process has in hand, and those of them that it closed, by id.
+        self._in_hand: set[int] = set()
+        self._closed: set[int] = set()
+
+    def run(self, limit: int | None = None, rows: Sequence[RawRow] | None = None) -> Report:
+        """All steps in order, both branches at once.
+
+        Args:
+            limit: The most rows to take; the configured limit by default.
+            rows: The waiting rows, where they were read elsewhere.
+
+        Raises:
+            ProcessManagerError: What a step raises. Rows that were closed until then stay closed.
+        """
+        limit = limit or self._settings.dispatch_limit
+        claimed = self.claim(self.read(limit) if rows is None else rows, limit)
+        entries = claimed.new + claimed.repair
+        sent = self.send(entries)
+        closed = self.close(entries, sent)
+        return self.report(claimed, sent, closed)
 
     def read(self, limit: int | None = None) -> list[RawRow]:
-        """The rows that wait, oldest first; ``limit`` defaults to the configured one. Takes nothing."""
+        """Step: the rows that wait, oldest first, at most ``limit`` (the configured one by default). Takes nothing."""
         return self.control.waiting(limit or self._settings.dispatch_limit)
 
     def claim(self, rows: Sequence[RawRow], limit: int | None = None) -> Claimed:
-        """Take the rows, refuse those that break their own rules, and take over what a dead dispatcher left.
+        """Step: take the rows, refuse those that break their own rules, rescue what a dead dispatcher left.
 
-        At most ``limit`` rows are taken, which defaults to as many as ``rows`` has. Where fewer could be had, because
-        others hold or took them or they are refused, the next ones are read, so that no row keeps back those behind it.
+        At most ``limit`` rows are taken, by default as many as ``rows`` has. Where fewer can be had, because others
+        hold or took them or they are refused, the next ones are read: no row keeps back those behind it.
         """
-        inherited = self.control.take_over(self._settings.dispatch_limit)
+        _log.info("dispatch started", extra=fields(rows=len(rows), limit=limit))
+        rescued = self.control.take_over(self._settings.dispatch_limit)
         wanted = limit or len(_keys(rows))
         looked_at = within(rows, wanted)
-        taken = self._take(looked_at)
-        further: list[RawRow] = []
+        claimed = self._take(looked_at)
         # A read that gave fewer than it might has left nothing behind.
-        cut_off = len(_keys(looked_at)) >= wanted
+        more_behind = len(_keys(looked_at)) >= wanted
         for _ in range(_MOST_READS):
-            short = wanted - taken.count
-            if short <= 0 or not cut_off or self._over():
+            short = wanted - claimed.sendable
+            if short <= 0 or not more_behind or self._over():
                 break
-            more = within(self.control.waiting(short, _keys([*looked_at, *further])), short)
-            taken.add(self._take(more))
-            further += more
-            cut_off = len(more) >= short
-        short = wanted - taken.count
-        if short > 0 and taken.missing:
-            # Who only looks holds a lock for a moment, too.
-            taken.entries += self.control.claim(taken.missing[:short])
-        entries = inherited + taken.entries
-        by_branch = {branch: [entry for entry in entries if entry.branch is branch] for branch in Branch}
-        seen = [*looked_at, *further]
-        return Claimed(by_branch[Branch.NEW], by_branch[Branch.REPAIR], taken.refused, len(inherited), seen, further)
+            further = within(self.control.waiting(short, _keys(claimed.rows)), short)
+            claimed.add(self._take(further))
+            claimed.further += further
+            more_behind = len(further) >= short
+        short = wanted - claimed.sendable
+        if short > 0 and claimed.missing:
+            # Whoever only looks at a row holds its lock for a moment, too.
+            claimed.entries += self.control.claim(claimed.missing[:short])
+        claimed.entries = rescued + claimed.entries
+        self._untouched |= {entry.entry_id: entry for entry in claimed.entries}
+        self._in_hand |= {entry.entry_id for entry in claimed.entries}
+        self._refused += claimed.refused
+        _log_claim(claimed)
+        return claimed
 
-    def _take(self, rows: Sequence[RawRow]) -> _Taken:
+    def _take(self, rows: list[RawRow]) -> Claimed:
         """Claim the rows and refuse those that break their own rules, as they are now."""
         jobs, refused = sort_rows(rows)
         if refused:
@@ -186,125 +247,142 @@ class Dispatch:
             by_key = {row_key(row): row for row in rows}
             doubtful = [RefusedRow(job.run_id, job.branch, "", by_key[job.run_id]) for job in missing]
             refused += self.control.refuse(doubtful)
-        return _Taken(entries, refused, missing)
+        return Claimed(entries, refused, list(rows), missing=missing)
 
-    def _over(self) -> bool:
-        return self._stop.is_set() or self._clock() >= self._began + self._settings.deadline_seconds
+    def take_up(self, entry_ids: Collection[int]) -> list[Entry]:
+        """The entries by id: as claimed if this process has not touched them since, else as the ledger has them.
 
-    def resume(self, entry_ids: Collection[int]) -> list[Entry]:
-        """Entries by id, as they stand, if they are this dispatch's or may become so."""
-        return self.control.resume(entry_ids)
+        Entries of others are left out unless they can be rescued now.
+        """
+        untouched = [self._untouched[entry_id] for entry_id in entry_ids if entry_id in self._untouched]
+        others = [entry_id for entry_id in entry_ids if entry_id not in self._untouched]
+        self._in_hand |= set(entry_ids)
+        return untouched + (self.control.resume(others) if others else [])
 
     def send(self, entries: Sequence[Entry]) -> Sent:
-        """Take the entries to their outcome; entries whose answer is already recorded are left as they are.
+        """Step: start or repair what the entries ask for; an entry whose answer is recorded already is left as it is.
 
-        A row that was corrected after a call for it is taken as it is now, once it is known what that call did.
+        A row that was corrected after a call for it is taken as it is now, once it is known what that call did. When
+        the step fails, the rows whose outcome is known are closed.
         """
-        return self._and_followers(self._send(entries), self._send)
+        return self._with_followers(entries, self._send)
 
-    def _send(self, entries: Sequence[Entry], *, prepare_only: bool = False) -> Sent:
-        works = [Work(entry, first_step(entry)) for entry in _unanswered(entries)]
-        return self._worker().send(works, prepare_only=prepare_only)
+    def look_up_repairs(self, entries: Sequence[Entry]) -> tuple[list[RepairTarget], Sent]:
+        """Step: look up the runs of repair entries; gives those that need a call, and what was decided without one.
 
-    def prepare(self, entries: Sequence[Entry]) -> tuple[list[RepairTarget], Sent]:
-        """Look up the runs of repair entries; decide those that need no call, and return the others as targets."""
-        prepare = partial(self._send, prepare_only=True)
-        sent = self._and_followers(prepare(entries), prepare)
+        Fails as ``send`` does.
+        """
+        sent = self._with_followers(entries, self._look_up)
         # The targets say all that the next step needs; the works would be stored with it.
         prepared, sent.prepared = sent.prepared, []
         return [_target(work) for work in prepared], sent
 
-    def foresee(self, entries: Sequence[Entry]) -> tuple[dict[int, Decision | RowOutcome], WorkspaceUnavailable | None]:
-        """Decide the entries up to the point of starting something, which is not done.
+    def repair(self, targets: Sequence[RepairTarget]) -> Sent:
+        """Step: make the call of each target that is still ours and unsent; what was sent already is resolved first.
 
-        Gives the next call of each, or its outcome, by entry id, and why the workspace was asked no further.
+        Fails as ``send`` does.
         """
-        worker, failure = self._worker(), None
-        try:
-            worker.send([Work(entry, first_step(entry)) for entry in entries], prepare_only=True)
-        except WorkspaceUnavailable as error:
-            failure = error
-        steps = {work.entry.entry_id: work.step for work in worker.sent.prepared}
-        return {**steps, **worker.sent.outcomes}, failure
-
-    def send_targets(self, targets: Sequence[RepairTarget]) -> Sent:
-        """Make the call of each target that is still ours and unsent; one that was already sent is resolved first."""
         by_id = {target.entry_id: target for target in targets}
-        works = [_targeted(entry, by_id[entry.entry_id]) for entry in _unanswered(self.resume(by_id))]
-        return self._and_followers(self._worker().send(works), self._send)
 
-    def _and_followers(self, sent: Sent, send: Callable[[Sequence[Entry]], Sent]) -> Sent:
-        """What was sent, and then the rows that turned out to be corrected, as they are now."""
-        part = sent
-        for _ in range(_MOST_GENERATIONS):
-            entries = self._taken_anew([outcome.entry for outcome in part.outcomes.values() if outcome.superseded])
-            if not entries:
-                break
-            sent.followed += entries
-            part = send(entries)
-            sent.add(part)
+        def send(entries: Sequence[Entry]) -> Sent:
+            return self._work([_targeted(entry, by_id.get(entry.entry_id)) for entry in _unanswered(entries)])
+
+        return self._with_followers(self.take_up(by_id), send)
+
+    def _send(self, entries: Sequence[Entry]) -> Sent:
+        return self._work([Work(entry, first_step(entry)) for entry in _unanswered(entries)])
+
+    def _look_up(self, entries: Sequence[Entry]) -> Sent:
+        works = [Work(entry, first_step(entry)) for entry in _unanswered(entries)]
+        return self._work(works, prepare_only=True)
+
+    def _work(self, works: list[Work], *, prepare_only: bool = False) -> Sent:
+        for work in works:
+            self._untouched.pop(work.entry.entry_id, None)
+        worker = self._worker()
+        try:
+            return worker.send(works, prepare_only=prepare_only)
+        finally:
+            self.progress.add(worker.sent)
+
+    def _with_followers(self, entries: Sequence[Entry], send: Callable[[Sequence[Entry]], Sent]) -> Sent:
+        """Send the entries, and then the rows that turned out to be corrected, as they are now."""
+        try:
+            sent = part = send(entries)
+            for _ in range(_MOST_GENERATIONS):
+                former = [outcome.entry for outcome in part.outcomes.values() if outcome.superseded]
+                followers = self._claim_anew(former)
+                if not followers:
+                    break
+                sent.followed += followers
+                part = send(followers)
+                sent.add(part)
+        except BaseException:
+            self.close_early()
+            raise
         return sent
 
-    def _taken_anew(self, former: Sequence[Entry]) -> list[Entry]:
+    def _claim_anew(self, former: Sequence[Entry]) -> list[Entry]:
         jobs = [WaitingJob(entry.run_id, entry.job_id, entry.previous_run_id, entry.parameters) for entry in former]
         entries = self.control.claim(jobs) if jobs else []
-        self._followed += [entry.entry_id for entry in entries]
+        self._in_hand |= {entry.entry_id for entry in entries}
+        for entry in entries:
+            _log.info("row corrected, claimed anew", extra=fields(run_id=entry.run_id, entry=entry.entry_id))
         return entries
 
-    def finish(self, entries: Sequence[Entry], sent: Sent) -> list[Closed]:
-        """Close what was sent, and do what rows ask for that were corrected before they were closed; adds to ``sent``.
+    def close_early(self) -> None:
+        """Close what is known before other steps go on: one of them may fail for good, and ``close`` is never reached.
 
-        Gives all that was closed.
+        What cannot be closed now is closed by ``close``, or by the next dispatch.
+        """
+        still_open = self._in_hand - self._closed
+        try:
+            if still_open:
+                self._close(still_open)
+        except ProcessManagerError as error:
+            _log.warning("closing put off", extra=fields(entries=len(still_open), error=scrubbed(str(error))))
+
+    def close(self, entries: Sequence[Entry], sent: Sent) -> list[Closed]:
+        """Step: write the control table for entries whose outcome is known.
+
+        A row that was corrected before it was closed is taken as it is now, sent, and added to ``sent``. Gives all that
+        is closed, whoever closed it.
         """
         known = {entry.entry_id: entry for entry in (*entries, *sent.followed)}
+        self.take_up([entry_id for entry_id in known if entry_id not in self._in_hand])
         # Those that were superseded while they were sent have their followers already.
-        done = {number for number, outcome in sent.outcomes.items() if outcome.superseded}
-        closed = self.close(list(known))
+        followed = {entry_id for entry_id, outcome in sent.outcomes.items() if outcome.superseded}
+        closed = self._close(known)
         for _ in range(_MOST_GENERATIONS):
-            former = {item.entry_id for item in closed if item.superseded} - done
-            done |= former
-            anew = self._taken_anew([known[number] for number in sorted(former)])
-            if not anew:
+            former = {item.entry_id for item in closed if item.superseded} - followed
+            followed |= former
+            followers = self._claim_anew([known[entry_id] for entry_id in sorted(former)])
+            if not followers:
                 break
-            sent.followed += anew
-            sent.add(self.send(anew))
+            sent.followed += followers
+            sent.add(self.send(followers))
             known |= {entry.entry_id: entry for entry in sent.followed}
-            closed = self.close(list(known))
+            closed = self._close(known)
         return closed
 
-    def close(self, entry_ids: Collection[int]) -> list[Closed]:
-        """Write the control table for the entries whose outcome is known."""
-        return self.control.close(entry_ids, lambda: not self._over())
+    def _close(self, entry_ids: Collection[int]) -> list[Closed]:
+        closed = self.control.close(sorted(entry_ids), lambda: not self._over())
+        for item in closed:
+            if item.entry_id not in self._closed:
+                _log_closed(item)
+        self._closed |= {item.entry_id for item in closed}
+        return closed
 
-    def run(self, limit: int | None = None, rows: Sequence[RawRow] | None = None) -> Report:
-        """The whole pass, both branches at once, over ``rows`` where they were read elsewhere, at most ``limit``.
-
-        Raises what its steps raise; rows closed until then stay closed.
-        """
-        limit = limit or self._settings.dispatch_limit
-        claimed = self.claim(self.read(limit) if rows is None else rows, limit)
-        entries = claimed.new + claimed.repair
-        try:
-            sent = self.send(entries)
-        except BaseException:
-            self.close([entry.entry_id for entry in entries] + self._followed)
-            raise
-        closed = self.finish(entries, sent)
-        return self.report(len(claimed.rows), claimed, sent, closed)
-
-    def report(self, read: int, claimed: Claimed, sent: Sent, closed: Sequence[Closed]) -> Report:
-        """Put together what the steps brought."""
-        entries = {entry.entry_id: entry for both in (claimed.new, claimed.repair) for entry in both}
-        earlier = [item for item in closed if item.entry_id not in sent.outcomes]
-        answered = [_remembered(item, entries.get(item.entry_id)) for item in earlier]
-        outcomes = list(sent.outcomes.values()) + [outcome for outcome in answered if outcome is not None]
-        put_off = [entry for entry in claimed.new + claimed.repair if entry.state is EntryState.DEFERRED]
-        outcomes += [RowOutcome(entry, Outcome.DEFERRED, entry.reason) for entry in put_off]
-        return Report(
-            read=read,
+    def report(self, claimed: Claimed, sent: Sent, closed: Sequence[Closed]) -> Report:
+        """Step: what the dispatch did. Outcomes and refusals of steps of this process that failed count as well."""
+        outcomes = self.progress.outcomes | sent.outcomes
+        told = {row.run_id for row in claimed.refused}
+        refused = claimed.refused + [row for row in self._refused if row.run_id not in told]
+        report = Report(
+            read=len(claimed.rows),
             further=list(claimed.further),
-            taken_over=claimed.taken_over,
-            rows=refused_rows(claimed.refused) + outcome_rows(outcomes, closed),
+            taken_over=claimed.rescued,
+            rows=report_rows(refused, claimed.new + claimed.repair, outcomes, closed),
             scheduled=sum(item.state is EntryState.SCHEDULED for item in closed),
             left=len(sent.left),
             calls=sent.calls,
@@ -312,6 +390,11 @@ class Dispatch:
             seconds=self._clock() - self._began,
             throttled=self._limiter.throttled,
         )
+        _log.info("dispatch finished", extra=fields(**report.as_json()))
+        return report
+
+    def _over(self) -> bool:
+        return self._stop.is_set() or self._clock() >= self._began + self._settings.deadline_seconds
 
     def _worker(self) -> Worker:
         limits = Limits(self._settings.concurrency, self._began + self._settings.deadline_seconds)
@@ -338,6 +421,34 @@ def _unanswered(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.state in TO_SEND]
 
 
+def _log_claim(claimed: Claimed) -> None:
+    for entry in claimed.entries:
+        of_the_row = fields(
+            run_id=entry.run_id, entry=entry.entry_id, branch=entry.branch.value, state=entry.state.value
+        )
+        if entry.taken_over:
+            _log.info("rescued", extra=of_the_row)
+        else:
+            _log.debug("claimed", extra=of_the_row)
+    for row in claimed.refused:
+        _log.warning("row refused", extra=fields(run_id=row.run_id, reason=scrubbed(row.reason)))
+    counts = fields(
+        new=len(claimed.new),
+        repair=len(claimed.repair),
+        rescued=claimed.rescued,
+        refused=len(claimed.refused),
+        further_rows=len(claimed.further),
+    )
+    _log.info("rows claimed", extra=counts)
+
+
+def _log_closed(item: Closed) -> None:
+    more = fields(
+        run_id=item.run_id, entry=item.entry_id, control_status=item.control_status, superseded=item.superseded
+    )
+    _log.debug("row closed", extra=more)
+
+
 def _target(work: Work) -> RepairTarget:
     step = work.step
     return RepairTarget(
@@ -352,23 +463,16 @@ def _target(work: Work) -> RepairTarget:
     )
 
 
-def _targeted(entry: Entry, target: RepairTarget) -> Work:
-    if has_intent(entry) or entry.previous_run_id != target.previous_run_id:
+def _targeted(entry: Entry, target: RepairTarget | None) -> Work:
+    """The call that the look-up decided; a fresh look-up where it is not known that it still holds."""
+    if target is None or has_intent(entry) or entry.previous_run_id != target.previous_run_id:
         return Work(entry, first_step(entry))
     step = StartRun(target.reason) if target.fresh_run else RepairRun(target.latest_repair_id)
     return Work(entry, step, seen=_seen(target))
 
 
 def _seen(target: RepairTarget) -> RunSnapshot | None:
-    """The looked-up run as far as it is told of: its state may be another by now."""
+    """The run as far as the look-up is told of: its state may be another by now."""
     if target.previous_run_id is None or target.run_job_id is None:
         return None
     return RunSnapshot(target.previous_run_id, target.run_job_id, None, None, page_url=target.page_url)
-
-
-def _remembered(item: Closed, entry: Entry | None) -> RowOutcome | None:
-    """The outcome of an entry whose answer an earlier dispatch recorded and this one only closed."""
-    if entry is None or item.outcome is None or item.outcome not in _ANSWERED:
-        return None
-    reason = f"{item.reason} (answer recorded by an earlier dispatch)"
-    return RowOutcome(replace(entry), item.outcome, reason, item.accepted_run_id, item.accepted_repair_id)

@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -87,6 +87,14 @@ class Sent:
     left: list[Entry] = field(default_factory=list)
     calls: int = 0
     api_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, parts: Iterable[Sent]) -> Sent:
+        """One result of several stretches of sending."""
+        whole = cls()
+        for part in parts:
+            whole.add(part)
+        return whole
 
     def add(self, other: Sent) -> None:
         """Take in what a later stretch brought."""

@@ -16,9 +16,9 @@ from pm_dagster.launcher.deployed_job import DeployedJobs, token_of
 from pm_dagster.launcher.launch import Launch, Order
 from pm_dagster.launcher.run_outcome import LaunchOutcome
 from pm_dagster.orchestration import names
-from pm_dagster.orchestration.assets import mm_run_wait_vw
 from pm_dagster.orchestration.cluster_metadata import cluster_metadata
 from pm_dagster.orchestration.config import ClusterConfig
+from pm_dagster.orchestration.dispatch_graph import mm_run_wait_vw
 from pm_dagster.orchestration.retries import RETRY, translated
 
 

@@ -1,19 +1,30 @@
-"""What the ops hand to each other, as DataFrames: claimed entries and repair targets.
+"""The DataFrames of a dispatch: waiting rows, claimed entries and repair targets, to pandas and back.
 
-Put here: columns and their way back. Only ids travel between ops; the ledger has the rest and the last word.
+Ids are nullable 64-bit integers: a float would lose digits above 2^53. What an op gets is a table that people can read;
+the ledger has the rest of each entry, and the last word.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pm_dagster.dispatch.model import Entry, EntryState
 from pm_dagster.dispatch.service import Claimed, RepairTarget
-from pm_dagster.dispatch.waiting_job import Branch, sort_rows
-from pm_dagster.waiting_frame import from_frame
+from pm_dagster.dispatch.waiting_job import INT64_MAX, Branch, RawRow, sort_rows
 
+IDS = ("run_id", "job_id", "previous_run_id")
+SINCE, PRESENT, INVALID = "since", "in_control_table", "invalid"
+FIXED = (*IDS, SINCE, PRESENT, INVALID)
+#: A job parameter named like one of our own columns gets this in front.
+PREFIX = "parameters."
+#: What a timestamp of pandas 1.5 can hold, whole years.
+_FIRST_YEAR, _LAST_YEAR = 1678, 2261
 _ENTRY = {
     "entry_id": "Int64",
     "run_id": "Int64",
@@ -32,6 +43,80 @@ _TARGET = {
     "run_job_id": "Int64",
     "page_url": "object",
 }
+
+
+def waiting_frame(rows: Sequence[RawRow]) -> pd.DataFrame:
+    """The rows in their order, a column for each id and each job parameter.
+
+    Job parameters become text, as the workspace would get them; a null stays null. A value that its column cannot hold
+    is kept as it came in ``invalid``, a mapping of column to value.
+    """
+    columns: dict[str, Any] = {name: _ids([getattr(row, name) for row in rows]) for name in IDS}
+    moments: Any = [row.since if _fits_moment(row.since) else None for row in rows]
+    columns[SINCE] = pd.Series(pd.to_datetime(moments, utc=True))
+    columns |= {_column(name): _texts([row.parameters.get(name) for row in rows]) for name in _names(rows)}
+    columns[PRESENT] = np.array([row.in_control_table for row in rows], dtype=bool)
+    columns[INVALID] = pd.Series([_misfits(row) or None for row in rows], dtype=object)
+    return pd.DataFrame(columns)
+
+
+def rows_from(frame: pd.DataFrame) -> list[RawRow]:
+    """The rows that ``waiting_frame`` was given."""
+    parameters = {column: _name(column) for column in frame.columns if column not in FIXED}
+    return [_row(record, parameters) for record in frame.astype(object).to_dict("records")]
+
+
+def _row(record: Mapping[Any, Any], parameters: Mapping[str, str]) -> RawRow:
+    kept: Mapping[str, Any] = record[INVALID] if isinstance(record[INVALID], dict) else {}
+    ids = {name: kept.get(name, _null_or(int, record[name])) for name in IDS}
+    moment = kept.get(SINCE, _null_or(pd.Timestamp.to_pydatetime, record[SINCE]))
+    texts = {name: _null_or(str, record[column]) for column, name in parameters.items()}
+    return RawRow(**ids, parameters=texts, since=moment, in_control_table=bool(record[PRESENT]))
+
+
+def _misfits(row: RawRow) -> dict[str, object]:
+    """The values of a row that the typed columns cannot hold."""
+    values = {name: getattr(row, name) for name in IDS}
+    misfits = {name: value for name, value in values.items() if value is not None and not _fits_id(value)}
+    if row.since is not None and not _fits_moment(row.since):
+        misfits[SINCE] = row.since
+    return misfits
+
+
+def _fits_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -INT64_MAX - 1 <= value <= INT64_MAX
+
+
+def _fits_moment(value: object) -> bool:
+    aware = isinstance(value, datetime) and value.tzinfo is not None
+    return aware and isinstance(value, datetime) and _FIRST_YEAR <= value.year <= _LAST_YEAR
+
+
+def _ids(values: Sequence[object]) -> Any:  # noqa: ANN401 pandas' stubs differ between its versions
+    numbers = [int(value) if _fits_id(value) else 0 for value in values]  # type: ignore[call-overload]
+    mask = np.array([not _fits_id(value) for value in values], dtype=bool)
+    return pd.arrays.IntegerArray(np.array(numbers, dtype="int64"), mask)
+
+
+def _texts(values: Sequence[object]) -> Any:  # noqa: ANN401 same
+    # Not the Arrow-backed kind: it is not there with pandas 1.5.
+    return pd.array([pd.NA if value is None else str(value) for value in values], dtype=pd.StringDtype("python"))
+
+
+def _names(rows: Sequence[RawRow]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.parameters))
+
+
+def _column(name: str) -> str:
+    return f"{PREFIX}{name}" if name in FIXED or name.startswith(PREFIX) else name
+
+
+def _name(column: str) -> str:
+    return column.removeprefix(PREFIX)
+
+
+def _null_or(convert: Callable[[Any], Any], value: object) -> Any:  # noqa: ANN401 the value of a cell
+    return None if value is None or value is pd.NA or value is pd.NaT or value != value else convert(value)  # noqa: PLR0124
 
 
 def _frame(records: Sequence[dict[str, Any]], types: dict[str, str]) -> pd.DataFrame:
@@ -70,14 +155,10 @@ def targets_from(frame: pd.DataFrame) -> list[RepairTarget]:
 
 def claimed_from(waiting_jobs: pd.DataFrame, new: pd.DataFrame, repair: pd.DataFrame) -> Claimed:
     """What was claimed and refused, for the report; the entries carry their ids and nothing to send."""
-    entries = {
-        branch: [_entry(record, branch) for record in _records(frame)]
+    rows = rows_from(waiting_jobs)
+    entries = [
+        Entry(**record, branch=branch, state=EntryState.CLAIMED, parameters={}, idempotency_token="")
         for branch, frame in ((Branch.NEW, new), (Branch.REPAIR, repair))
-    }
-    _, refused = sort_rows(from_frame(waiting_jobs))
-    inherited = sum(entry.taken_over for both in entries.values() for entry in both)
-    return Claimed(entries[Branch.NEW], entries[Branch.REPAIR], refused, inherited)
-
-
-def _entry(record: dict[str, Any], branch: Branch) -> Entry:
-    return Entry(**record, branch=branch, state=EntryState.CLAIMED, parameters={}, idempotency_token="")
+        for record in _records(frame)
+    ]
+    return Claimed(entries, refused=sort_rows(rows)[1], rows=rows)

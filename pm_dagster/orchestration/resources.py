@@ -6,7 +6,7 @@ needs no restart; they are in no resource config, so no UI, run or event can sho
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -18,10 +18,8 @@ from pydantic import Field
 from pm_dagster.config.credentials import DATABASE, resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
-from pm_dagster.dispatch.model import RowOutcome
 from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
 from pm_dagster.dispatch.service import Dispatch
-from pm_dagster.dispatch.waiting_job import RefusedRow
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.orchestration import names
@@ -122,19 +120,12 @@ class DispatchSession:
     def __init__(self, table: ControlTable, workspace: Workspace) -> None:
         self._table = table
         self._workspace = workspace
-        #: What the ops of this process decided; a retried op does not decide again what it decided before.
-        self.decided: dict[int, RowOutcome] = {}
-        #: What the claim of this process refused, also of rows that were read in place of others.
-        self.refused: Sequence[RefusedRow] = ()
 
     @cached_property
     def dispatch(self) -> Dispatch:
         """The dispatch, made when first used: signing in to the workspace may fail, and then the op is retried."""
         settings = self._table.settings
-        return Dispatch(self._table.control, self._workspace.runs(settings), settings, on_outcome=self._note)
-
-    def _note(self, outcome: RowOutcome) -> None:
-        self.decided[outcome.entry.entry_id] = outcome
+        return Dispatch(self._table.control, self._workspace.runs(settings), settings)
 
 
 @dg.resource(

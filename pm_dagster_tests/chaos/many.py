@@ -118,6 +118,7 @@ def _stepwise(environment: dict[str, str], out: str, err: str) -> None:
     dispatcher.become(environment, out, err)
     from pm_dagster.cli import connections  # noqa: PLC0415 imported in the fork, with its own environment
     from pm_dagster.dispatch.service import Dispatch  # noqa: PLC0415
+    from pm_dagster.dispatch.worker import Sent  # noqa: PLC0415
     from pm_dagster.errors import ProcessManagerError  # noqa: PLC0415
 
     settings = connections.settings()
@@ -126,10 +127,9 @@ def _stepwise(environment: dict[str, str], out: str, err: str) -> None:
             dispatch = Dispatch(control, connections.workspace_runs(settings), settings)
             claimed = dispatch.claim(dispatch.read())
             new, repair = ([entry.entry_id for entry in part] for part in (claimed.new, claimed.repair))
-            dispatch.send(dispatch.resume(new))
-            targets, _ = dispatch.prepare(dispatch.resume(repair))
-            dispatch.send_targets(targets)
-            dispatch.resume(new + repair)
-            dispatch.close(new + repair)
+            started = dispatch.send(dispatch.take_up(new))
+            targets, settled = dispatch.look_up_repairs(dispatch.take_up(repair))
+            repaired = dispatch.repair(targets)
+            dispatch.close(claimed.entries, Sent.of([started, settled, repaired]))
     except ProcessManagerError as error:
         raise SystemExit(f"pm: {error}") from None

@@ -280,7 +280,7 @@ def test_a_row_that_leaves_waiting_before_it_is_sent_is_not_sent(stage: Stage) -
     claimed = dispatch.claim(dispatch.read())
     stage.database.rows[1].status = "RUNNING"
     sent = dispatch.send(claimed.new)
-    dispatch.close([entry.entry_id for entry in claimed.new])
+    dispatch.close(claimed.new, sent)
     assert [outcome.outcome for outcome in sent.outcomes.values()] == [Outcome.WITHDRAWN]
     assert (stage.runs.calls, stage.database.statuses()) == ([], {1: "RUNNING"})
 
@@ -304,26 +304,26 @@ def test_prepared_repairs_are_sent_once_however_often_asked(stage: Stage) -> Non
         stage.database.add(number, previous_run_id=stage.runs.failed_run())
     dispatch = stage.dispatch()
     claimed = dispatch.claim(dispatch.read())
-    targets, sent = dispatch.prepare(claimed.repair)
+    targets, sent = dispatch.look_up_repairs(claimed.repair)
     assert (len(targets), len(sent.outcomes), stage.runs.count(Call.REPAIR)) == (5, 0, 0)
-    dispatch.send_targets(targets)
-    dispatch.send_targets(targets)
+    sent.add(dispatch.repair(targets))
+    dispatch.repair(targets)
     assert stage.runs.count(Call.REPAIR) == 5
-    assert len(dispatch.close([entry.entry_id for entry in claimed.repair])) == 5
+    assert len(dispatch.close(claimed.repair, sent)) == 5
 
 
 def test_a_target_of_a_run_that_is_not_the_rows_any_more_is_looked_up_again(stage: Stage) -> None:
     """Targets may be hours old when a run is executed again; the row has failed with another run since."""
     stage.database.add(1, previous_run_id=stage.runs.failed_run())
     first = stage.dispatch()
-    targets, _ = first.prepare(first.claim(first.read()).repair)
+    targets, _ = first.look_up_repairs(first.claim(first.read()).repair)
     first.control.end()
     later_run = stage.runs.failed_run(repairs=2)
     stage.database.add(1, previous_run_id=later_run)
     second = stage.dispatch()
     second.claim(second.read())
     second.control.end()
-    stage.dispatch().send_targets(targets)
+    stage.dispatch().repair(targets)
     assert stage.runs.count(Call.REPAIR) == 1
     assert len(stage.runs.runs[later_run].repairs) == 3
 

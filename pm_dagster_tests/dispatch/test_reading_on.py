@@ -92,6 +92,6 @@ def test_answers_of_an_earlier_dispatch_are_put_together_in_one_go(stage: Stage)
         for number in range(count)
     ]
     began = time.monotonic()
-    report = stage.dispatch().report(count, Claimed(entries, [], [], 0), Sent(), closed)
+    report = stage.dispatch().report(Claimed(entries), Sent(), closed)
     assert time.monotonic() - began < 5
     assert len(report.rows) == count

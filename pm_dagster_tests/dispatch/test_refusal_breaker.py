@@ -400,10 +400,10 @@ def test_the_stretches_of_one_dispatch_share_what_was_seen(alone: Court) -> None
     alone.database.add(3, 3, alone.runs.failed_run(3))
     dispatch = Dispatch(InMemoryControlPlane(alone.database, alone.settings), alone.runs, alone.settings)
     claimed = dispatch.claim(dispatch.read())
-    dispatch.send(claimed.new)
+    sent = dispatch.send(claimed.new)
     alone.runs.says = lambda call, _run: Refused("HTTP 403 X", status=403) if call is Call.GET_RUN else None
-    dispatch.prepare(claimed.repair)
-    dispatch.close([entry.entry_id for entry in claimed.new + claimed.repair])
+    dispatch.look_up_repairs(claimed.repair)
+    dispatch.close(claimed.new + claimed.repair, sent)
     assert alone.statuses() == ["SCHEDULED", "SCHEDULED", "FAILED"]
 
 

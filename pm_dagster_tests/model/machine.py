@@ -14,6 +14,7 @@ from hypothesis.stateful import precondition, rule
 from pm_dagster.dispatch.model import Call
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import RawRow
+from pm_dagster.dispatch.worker import Sent
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster_tests.model.everybody import KIND, LONG, NUMBER, Everybody
 from pm_dagster_tests.model.puppet import Killed, Puppet, Stop
@@ -178,8 +179,10 @@ class DispatchMachine(Everybody):
 def _in_ops(dispatch: Dispatch, rows: Sequence[RawRow] | None = None) -> None:
     """The stretches of ``pm_dagster.orchestration``, each of which may be the only one that goes through."""
     claimed = dispatch.claim(dispatch.read() if rows is None else rows)
-    entries = claimed.new + claimed.repair
-    dispatch.send(claimed.new)
-    targets, _ = dispatch.prepare(claimed.repair)
-    dispatch.send_targets(targets)
-    dispatch.close([entry.entry_id for entry in entries])
+    started = dispatch.send(claimed.new)
+    dispatch.close_early()
+    targets, settled = dispatch.look_up_repairs(claimed.repair)
+    dispatch.close_early()
+    repaired = dispatch.repair(targets)
+    dispatch.close_early()
+    dispatch.close(claimed.entries, Sent.of([started, settled, repaired]))

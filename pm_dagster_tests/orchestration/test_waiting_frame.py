@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pm_dagster.dispatch.waiting_job import RawRow, sort_rows
-from pm_dagster.waiting_frame import from_frame, to_frame
+from pm_dagster.orchestration.frames import rows_from, waiting_frame
 
 _SINCE = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 _ROWS = [
@@ -23,31 +23,31 @@ _ROWS = [
 
 
 def test_rows_come_back_as_they_were() -> None:
-    assert from_frame(to_frame(_ROWS)) == _ROWS
+    assert rows_from(waiting_frame(_ROWS)) == _ROWS
 
 
 def test_rows_come_back_from_storage_as_they_were() -> None:
-    assert from_frame(pickle.loads(pickle.dumps(to_frame(_ROWS)))) == _ROWS  # noqa: S301 our own bytes
+    assert rows_from(pickle.loads(pickle.dumps(waiting_frame(_ROWS)))) == _ROWS  # noqa: S301 our own bytes
 
 
 def test_the_same_rows_are_refused_before_and_after() -> None:
-    assert sort_rows(from_frame(to_frame(_ROWS))) == sort_rows(_ROWS)
+    assert sort_rows(rows_from(waiting_frame(_ROWS))) == sort_rows(_ROWS)
 
 
 @pytest.mark.parametrize("rows", [_ROWS, _ROWS[:1], []])
 def test_the_columns_have_their_types_whatever_the_rows(rows: list[RawRow]) -> None:
-    frame = to_frame(rows)
+    frame = waiting_frame(rows)
     assert [str(frame[name].dtype) for name in ("run_id", "job_id", "previous_run_id")] == ["Int64"] * 3
     assert isinstance(frame["since"].dtype, pd.DatetimeTZDtype)
     assert frame["in_control_table"].dtype == bool
-    assert from_frame(frame) == rows
+    assert rows_from(frame) == rows
 
 
 def test_a_job_parameter_may_be_named_like_a_column() -> None:
     rows = [RawRow(1, 7, None, {"run_id": "5", "parameters.run_id": "6", "since": None})]
-    assert from_frame(to_frame(rows)) == rows
+    assert rows_from(waiting_frame(rows)) == rows
 
 
 def test_a_parameter_that_is_no_text_becomes_what_the_workspace_would_get() -> None:
     rows = [RawRow(1, 7, None, {"RUN_ID": 2**60 + 1})]
-    assert from_frame(to_frame(rows))[0].parameters == {"RUN_ID": str(2**60 + 1)}
+    assert rows_from(waiting_frame(rows))[0].parameters == {"RUN_ID": str(2**60 + 1)}
