@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import ControlPlane
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase, Row
@@ -80,6 +81,11 @@ class InMemoryWorld:
         """End the dispatcher without a goodbye."""
         assert isinstance(control, InMemoryControlPlane)
         self.database.alive.discard(control._me)
+
+    def stored(self, entry_id: int) -> tuple[EntryState, bool]:
+        """State and ambiguity of an entry."""
+        entry = self.database.ledger[entry_id].entry
+        return entry.state, entry.ambiguous
 
     def pass_time(self, seconds: float) -> None:
         """Let waits run down."""

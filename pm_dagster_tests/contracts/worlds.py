@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import ControlPlane
 
 
@@ -48,6 +49,9 @@ class World(Protocol):
 
     def die(self, control: ControlPlane) -> None:
         """End the dispatcher without a goodbye."""
+
+    def stored(self, entry_id: int) -> tuple[EntryState, bool]:
+        """State and ambiguity of an entry, as the ledger has them."""
 
     def pass_time(self, seconds: float) -> None:
         """Let waits recorded in the ledger run down."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
@@ -543,3 +544,98 @@ def test_a_run_that_another_took_between_the_reading_and_the_recording_is_passed
     assert report.scheduled == 1
     told = [event.kind for record in stage.database.ledger.values() for event in record.events]
     assert told.count("passed over") == 1
+
+
+AWAY = WorkspaceUnavailable("nobody there", maybe_applied=False)
+PATIENT = replace(SETTINGS, concurrency=4, call_tries=2, call_backoff_seconds=1.0)
+
+
+def _outage(stage: Stage, clock: _Clock) -> tuple[Dispatch, list[Entry]]:
+    """A dispatch of eight rows whose first stretch of sending met a workspace that is away, and what it claimed."""
+    for number in range(1, 9):
+        stage.database.add(number)
+    dispatch = stage.dispatch(PATIENT, stop=clock, clock=clock)
+    claimed = dispatch.claim(dispatch.read())
+    stage.fault(Call.RUN_NOW, *[AWAY] * 100)
+    with pytest.raises(WorkspaceUnavailable):
+        dispatch.send(claimed.new)
+    return dispatch, dispatch.resume([entry.entry_id for entry in claimed.new])
+
+
+def test_a_later_stretch_remembers_an_outage_and_sends_single_calls(stage: Stage) -> None:
+    """As an op does that Dagster retries; the first stretch sends as many calls at once as fit in flight."""
+    clock = _Clock()
+    dispatch, entries = _outage(stage, clock)
+    first = stage.runs.count(Call.RUN_NOW)
+    assert first >= PATIENT.concurrency
+    clock.now += 5.0
+    with pytest.raises(WorkspaceUnavailable):
+        dispatch.send(entries)
+    assert 1 <= stage.runs.count(Call.RUN_NOW) - first <= PATIENT.call_tries
+    assert set(stage.database.statuses().values()) == {"WAITING"}
+
+
+def test_a_later_stretch_goes_on_at_once_when_the_outage_is_over(stage: Stage) -> None:
+    clock = _Clock()
+    dispatch, entries = _outage(stage, clock)
+    stage.runs.faults[Call.RUN_NOW] = []
+    began = clock.now
+    sent = dispatch.send(entries)
+    dispatch.finish(entries, sent)
+    assert clock.now - began < 1.0
+    assert set(stage.database.statuses().values()) == {"SCHEDULED"}
+    assert len(stage.runs.runs) == 8
+
+
+def _events(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, object]]:
+    """The fields of the newest log event of each name."""
+    return {record.message: vars(record)["fields"] for record in caplog.records if "fields" in vars(record)}
+
+
+def test_each_transition_of_a_row_is_logged(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="pm_dagster.dispatch")
+    stage.database.add(1)
+    stage.run()
+    events = _events(caplog)
+    (entry_id,) = stage.database.ledger
+    about = {"run_id": 1, "entry": entry_id, "call": "run-now"}
+    assert events["intent committed"] == about
+    assert about.items() <= events["call decided"].items()
+    assert (events["call decided"]["decision"], events["call decided"]["pause"]) == ("Accept", 0.0)
+    assert about.items() <= events["row accepted"].items()
+    assert {record.levelname for record in caplog.records if record.name.endswith("worker")} == {"DEBUG"}
+
+
+def test_what_is_unusual_is_logged_at_info_or_warning(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pm_dagster.dispatch")
+    stage.database.add(1)
+    stage.database.add(2, job_id=999)
+    stage.fault(Call.RUN_NOW, Throttled("slow", retry_after=0.0), WorkspaceUnavailable("lost"))
+    stage.run(replace(SETTINGS, concurrency=1))
+    levels = {record.message: record.levelname for record in caplog.records}
+    assert levels["throttled"] == "WARNING"
+    assert levels["call in doubt"] == "INFO"
+    events = _events(caplog)
+    assert events["throttled"]["pause"] == 1.0
+    assert events["refusal held"]["run_id"] == events["row quarantined"]["run_id"] == 2
+    assert str(events["row quarantined"]["rule"]).startswith("the Jobs API")
+
+
+def test_a_row_that_is_left_for_later_is_logged_with_its_pause(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pm_dagster.dispatch")
+    stage.database.add(1)
+    stage.fault(Call.RUN_NOW, None, Refused("busy", status=409))
+    stage.database.add(2)
+    stage.run(replace(SETTINGS, concurrency=1, settle_seconds=40.0))
+    deferred = _events(caplog)["row deferred"]
+    assert (deferred["run_id"], deferred["pause"]) == (2, 40.0)
+
+
+def test_an_outage_that_stops_the_sending_is_logged(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="pm_dagster.dispatch")
+    _outage(stage, _Clock())
+    names = [record.message for record in caplog.records]
+    assert "circuit breaker opened" in names
+    assert "single call" in names
+    assert names[-1] == "sending stopped"
+    assert _events(caplog)["sending stopped"]["error"] == "WorkspaceUnavailable"

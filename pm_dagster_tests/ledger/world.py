@@ -12,6 +12,7 @@ import psycopg2
 from psycopg2 import sql
 
 from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import ControlPlane
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
@@ -107,6 +108,13 @@ class PostgresWorld:
         connection.close()
         alive = "SELECT FROM pg_stat_activity WHERE pid = %s"
         eventually(lambda: not self.ask(alive, pid), "the server forgets the closed connection")
+
+    def stored(self, entry_id: int) -> tuple[EntryState, bool]:
+        """State and ambiguity of an entry, as the ledger has them."""
+        ((state, ambiguous),) = self.ask(
+            "SELECT state, ambiguous FROM process_manager.entry WHERE entry_id = %s", entry_id
+        )
+        return EntryState(state), ambiguous
 
     def pass_time(self, seconds: float) -> None:
         """Let waits recorded in the ledger run down."""
