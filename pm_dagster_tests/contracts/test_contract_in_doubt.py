@@ -83,7 +83,9 @@ def _resolve(_world: World, control: ControlPlane, entry: Entry) -> None:
 
 def _withdraw(world: World, control: ControlPlane, entry: Entry) -> None:
     world.set_status(entry.run_id, "CANCELED")
-    control.intend([Intent(entry)])
+    # Only a call in doubt is made again although the row left WAITING: it says what the first one did.
+    granted = {entry.entry_id} if call_state_of(entry) is CallState.IN_DOUBT else set()
+    assert control.intend([Intent(entry)]) == granted
 
 
 _HAPPENS: dict[CallEvent, Callable[[World, ControlPlane, Entry], None]] = {
@@ -119,6 +121,9 @@ def test_the_ledger_takes_each_transition(
     assert stored(world, entry) is state
     _HAPPENS[event](world, control, entry)
     assert stored(world, entry) is TRANSITIONS[state, event]
+    if TRANSITIONS[state, event] is CallState.IN_DOUBT:
+        # In no other state would it be left alone by a claim.
+        assert world.stored(entry.entry_id) == (EntryState.SENDING, True)
 
 
 @pytest.mark.parametrize("state", CallState, ids=lambda each: each.value)
@@ -149,4 +154,4 @@ def test_a_call_that_is_put_off_stays_in_doubt_until_it_is_resolved(world: World
     control.record([Change(entry.entry_id, ANSWER, later, Outcome.DEFERRED, reason="later", defer_seconds=600.0)])
     expected = CallState.NOT_SENT if state is CallState.SENT else CallState.IN_DOUBT
     assert stored(world, entry) is expected is TRANSITIONS[state, CallEvent.REFUSAL]
-    assert world.stored(entry.entry_id)[0] is (later or EntryState.SENDING)
+    assert world.stored(entry.entry_id)[0] is (EntryState.DEFERRED if state is CallState.SENT else EntryState.SENDING)
