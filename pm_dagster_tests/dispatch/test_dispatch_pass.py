@@ -559,7 +559,7 @@ def _outage(stage: Stage, clock: _Clock) -> tuple[Dispatch, list[Entry]]:
     stage.fault(Call.RUN_NOW, *[AWAY] * 100)
     with pytest.raises(WorkspaceUnavailable):
         dispatch.send(claimed.new)
-    return dispatch, dispatch.resume([entry.entry_id for entry in claimed.new])
+    return dispatch, dispatch.take_up([entry.entry_id for entry in claimed.new])
 
 
 def test_a_later_stretch_remembers_an_outage_and_sends_single_calls(stage: Stage) -> None:
@@ -581,7 +581,7 @@ def test_a_later_stretch_goes_on_at_once_when_the_outage_is_over(stage: Stage) -
     stage.runs.faults[Call.RUN_NOW] = []
     began = clock.now
     sent = dispatch.send(entries)
-    dispatch.finish(entries, sent)
+    dispatch.close(entries, sent)
     assert clock.now - began < 1.0
     assert set(stage.database.statuses().values()) == {"SCHEDULED"}
     assert len(stage.runs.runs) == 8
