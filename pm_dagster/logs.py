@@ -22,6 +22,8 @@ from pm_dagster.text import escape_controls
 
 #: The parent of all our loggers; nothing else of ``logging`` is touched.
 ROOT = "pm_dagster"
+# Unless somebody asks for them, events go nowhere; without a handler Python itself would print the warnings.
+logging.getLogger(ROOT).addHandler(logging.NullHandler())
 #: A value that reads the same without quotation marks.
 _PLAIN = re.compile(r"[\w./:@+*-]+")
 

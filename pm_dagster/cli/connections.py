@@ -70,7 +70,7 @@ def workspace_runs(of: Settings) -> SdkRuns:
 
 def client(environment: Mapping[str, str], of: Settings) -> WorkspaceClient:
     """The workspace, signed in to as these variables say."""
-    from pm_dagster.databricks.client import workspace_client  # noqa: PLC0415
+    from pm_dagster.databricks.sign_in import workspace_client  # noqa: PLC0415
 
     return workspace_client(environment, of)
 

@@ -22,8 +22,8 @@ from pm_dagster.cluster.report_file import ReportFile
 from pm_dagster.config.credentials import resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
-from pm_dagster.databricks.client import workspace_client
 from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.databricks.sign_in import workspace_client
 from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.report import Report, report_line
 from pm_dagster.dispatch.service import Dispatch

@@ -1,7 +1,8 @@
 """Takes secrets out of text before it is logged, stored or shown.
 
-Which secrets there are, ``pm_dagster.config.credentials`` says when it reads them,
-because a secret can turn up in a text that knows nothing of where it came from.
+The secrets that are read (``config.credentials``) are registered for the whole process. Besides the loggers this is the
+only state that a process has once: an error of a library or a line of a traceback can hold a secret and knows nothing
+of the settings, the workspace or the database that it came from. Nothing reads a secret back from here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import html
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from urllib.parse import quote, quote_plus
@@ -28,18 +30,25 @@ _SHORTEST_SECRET = 4
 #: Of a secret at least this long, a beginning or end of ``_PIECE`` characters is masked as well: whoever wrote the text
 #: may have cut it. A shorter one may share as much with a word that people have to read.
 _LONG_SECRET, _PIECE = 20, 8
-#: The secrets in use in this process, the last one of each name: only to be masked, never to be used again.
-_in_use: dict[str, str] = {}
+#: The secrets that were registered, the newest last. Rotated ones fall out when as many came after them: every text
+#: is searched for all.
+_registered: dict[str, None] = {}
+_MOST_REGISTERED = 64
+_registering = threading.Lock()
 
 
-def register_secret(name: str, secret: str) -> None:
-    """Mask ``secret`` in every text from now on, until another one takes its ``name``."""
-    _in_use[name] = secret
+def register_secret(secret: str) -> None:
+    """Mask ``secret`` in every text from now on, whichever of several workspaces or databases it belongs to."""
+    with _registering:
+        _registered.pop(secret, None)
+        _registered[secret] = None
+        for oldest in list(_registered)[:-_MOST_REGISTERED]:
+            del _registered[oldest]
 
 
 def scrubbed(text: str, secrets: Iterable[str | None] = ()) -> str:
-    """``text`` without the secrets given or in use, and without anything that has the form of a credential."""
-    known = {secret for secret in (*secrets, *_in_use.values()) if secret and len(secret) >= _SHORTEST_SECRET}
+    """``text`` without the secrets given or registered, and without anything that has the form of a credential."""
+    known = {secret for secret in (*secrets, *tuple(_registered)) if secret and len(secret) >= _SHORTEST_SECRET}
     # The longest first: one that contains another would be left in part.
     for written in sorted({form for secret in known for form in _forms(secret)}, key=len, reverse=True):
         text = text.replace(written, MASK)
@@ -49,7 +58,7 @@ def scrubbed(text: str, secrets: Iterable[str | None] = ()) -> str:
     return _ACCESS_TOKEN.sub(MASK, text)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=2 * _MOST_REGISTERED)
 def _forms(secret: str) -> frozenset[str]:
     """A secret as other programs write it: an error can echo what was sent, in the form in which it was sent."""
     raw = secret.encode("utf-8", "surrogateescape")

@@ -1,12 +1,13 @@
-"""What every adapter over the Jobs API shares: the connection, reading a run page by page, and which errors may leave.
+"""What both adapters over the Jobs API share: the connection, reading page by page, and which errors may leave.
 
-Put here: what two adapters need alike. Keep out: single calls (``runs``, ``cluster_job``) and HTTP (``transport``).
+The single calls are in ``runs`` (what a dispatch asks) and ``deployed_jobs`` (what the launcher asks).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
@@ -15,7 +16,6 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.jobs import JobsAPI, Run
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.paging import Pages
 from pm_dagster.databricks.sdk_check import Canned, Http, ours, sdk_version
 from pm_dagster.databricks.transport import OneAttempt
 from pm_dagster.dispatch.model import RunSnapshot
@@ -32,6 +32,9 @@ from pm_dagster.errors import (
 T = TypeVar("T")
 _AZURE_HOST = re.compile(r"^adb-(\d+)\.\d+\.")
 _FORBIDDEN = 403
+#: At 25 runs a page, what a job starts in hours at the highest rate that the Jobs API takes.
+_MOST_PAGES = 10_000
+_LONGEST_READING_SECONDS = 120.0
 #: What everybody with good credentials may ask. Of jobs, each is shown those that he may see, perhaps none:
 #: https://docs.databricks.com/api/workspace/jobs/list. Not every workspace has the first.
 _ME = ("/api/2.0/preview/scim/v2/Me",)
@@ -137,6 +140,37 @@ class JobsService:
             maybe_applied=False,
             status=refusal.status,
         )
+
+
+class Pages:
+    """For one reading: what a service class of the SDK takes as its client, with pages that come to an end.
+
+    ``do`` raises WorkspaceUnavailable for a page that was read before, and for pages without end.
+    """
+
+    def __init__(self, http: Http, clock: Callable[[], float] = time.monotonic) -> None:
+        self._http = http
+        self._cfg = http._cfg  # noqa: SLF001 the name by which the SDK asks for it
+        self._clock = clock
+        self._end = clock() + _LONGEST_READING_SECONDS
+        self._seen: set[str] = set()
+
+    def do(
+        self,
+        method: str,
+        path: str | None = None,
+        query: Mapping[str, Any] | None = None,
+        **more: Any,  # noqa: ANN401
+    ) -> dict[str, Any]:
+        """One attempt; raises as that of ``OneAttempt``."""
+        token = (query or {}).get("page_token")
+        if token is not None:
+            if repr(token) in self._seen:
+                raise WorkspaceUnavailable(f"the workspace gives the same page of {path} again and again", status=200)
+            self._seen.add(repr(token))
+        if len(self._seen) > _MOST_PAGES or self._clock() > self._end:
+            raise WorkspaceUnavailable(f"the workspace gives page after page of {path} without an end", status=200)
+        return self._http.do(method, path, query=query, **more)
 
 
 def identifier(value: object, call: str, name: str) -> int:

@@ -1,32 +1,50 @@
-"""How we sign in to the workspace: which way the variables describe, and the SDK's configuration for it.
+"""Signing in to the workspace: a client from environment variables, the same for Dagster, ``pm`` and the cluster.
 
-Put here: the choice among the ways, and what contradicts what. Keep out: the ways themselves (the SDK has them, and
-``managed_identity.py`` the one that it lacks) and failures of signing in (``client.py``).
+Which way the variables describe, what contradicts what, what makes a host usable, and what a failed sign-in means. The
+ways themselves are the SDK's and those of ``credentials_strategies``. References to secrets are replaced in the
+variables that come in here (``config.credentials``).
 
 The SDK's Config reads the process environment for every attribute that it is not given. There, a variable may hold a
-reference to a secret, so all that belongs to the chosen way is given, and what belongs to other ways is given as empty.
+reference to a secret, or belong to another workspace, so all that belongs to the chosen way is given, and what belongs
+to other ways, or is set in the process and not in these variables, is given as empty.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import requests
+from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
-from pm_dagster.errors import ConfigurationError
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.config.settings import Settings
+from pm_dagster.databricks.credentials_strategies import (
+    AZURE_SECRET,
+    MANAGED_IDENTITY,
+    OAUTH,
+    ClientSecret,
+    ManagedIdentity,
+)
+from pm_dagster.errors import ConfigurationError, ProcessManagerError
+from pm_dagster.net.exception_chain import exception_chain
+from pm_dagster.net.hosts import is_here
+from pm_dagster.net.token_endpoint import failure
 
 AUTH_TYPE = "DATABRICKS_AUTH_TYPE"
-MANAGED_IDENTITY = "azure-msi"
 _PROFILE = "DATABRICKS_CONFIG_PROFILE"
 _USE_MSI = "ARM_USE_MSI"
 #: The ways that need certain variables, each with the SDK's word for the family of attributes that it uses.
 _FAMILY_OF = {
     "pat": "pat",
     "basic": "basic",
-    "oauth-m2m": "oauth",
-    "azure-client-secret": "azure",
+    OAUTH: "oauth",
+    AZURE_SECRET: "azure",
     MANAGED_IDENTITY: "azure",
     "azure-cli": "azure",
 }
@@ -35,6 +53,111 @@ WAYS = (
     "DATABRICKS_TOKEN (pat); or DATABRICKS_CLIENT_ID, DATABRICKS_CLIENT_SECRET (oauth-m2m); or ARM_CLIENT_ID,"
     " ARM_CLIENT_SECRET, ARM_TENANT_ID (azure-client-secret); or ARM_USE_MSI=true (azure-msi); or `az login`"
 )
+_MESSAGE_LIMIT = 500
+#: The ways for which nothing has to be found out about the host: no token of theirs comes through the SDK.
+_KNOWN_WAYS = ("pat", "basic", OAUTH, AZURE_SECRET, MANAGED_IDENTITY)
+#: Without DATABRICKS_HOST the SDK can find the workspace by these.
+_HOSTED_BY = ("DATABRICKS_CONFIG_PROFILE", "DATABRICKS_AZURE_RESOURCE_ID", "DATABRICKS_RUNTIME_VERSION")
+#: The SDK's words when no provider, or not the chosen one, has what it needs.
+_NOTHING_FITS = "cannot configure default credentials"
+_NO_HOST = "no workspace is configured: set DATABRICKS_HOST (and DATABRICKS_TOKEN or other DATABRICKS_*/ARM_*)"
+_IN_CLEAR = (
+    "DATABRICKS_HOST is {host}: our token would travel readable for everybody on the way; use https,"
+    " or set PM_ALLOW_HTTP=true"
+)
+
+
+class _WithoutMetadata(Config):
+    """Asks the host nothing about itself, which newer SDKs (0.162, not yet 0.83) do whenever they are configured.
+
+    With a host that is down that would be a wait and a warning before anything else is tried.
+    """
+
+    def _resolve_host_metadata(self) -> None:
+        """The SDK's hook."""
+
+
+def check_host(host: str | None, *, allow_http: bool = False) -> None:
+    """Raise ConfigurationError for a host that the SDK would take as it is and fail with on every call.
+
+    Also for one to which a token would travel in clear, unless it is on this machine or ``allow_http`` is true.
+    """
+    if not host:
+        raise ConfigurationError(_NO_HOST)
+    url = host if "://" in host else f"https://{host}"
+    if not _is_scheme_and_host(url):
+        shown = "(its value is not shown)" if set("@?#") & set(host) else host
+        message = f"DATABRICKS_HOST must be scheme and host only, such as https://adb-1.2.azuredatabricks.net: {shown}"
+        raise ConfigurationError(message)
+    if urlsplit(url).scheme == "http" and not allow_http and not is_here(urlsplit(url).hostname or ""):
+        raise ConfigurationError(_IN_CLEAR.format(host=host))
+
+
+def _is_scheme_and_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return False
+    return bool(usable) and not (parts.query or parts.fragment or parts.path.strip("/") or "@" in parts.netloc)
+
+
+def workspace_client(environment: Mapping[str, str], settings: Settings) -> WorkspaceClient:
+    """A client that signs in as the variables say; makes no call for a personal access token.
+
+    Raises as ``signed_in``.
+    """
+    return WorkspaceClient(config=signed_in(environment, settings))
+
+
+def signed_in(environment: Mapping[str, str], settings: Settings) -> Config:
+    """The SDK's configuration, with host and credentials from these variables.
+
+    Raises ConfigurationError when host or credentials are missing or contradict each other, WorkspaceUnavailable when
+    the workspace does not say how to sign in.
+    """
+    host = environment.get("DATABRICKS_HOST")
+    if host or not _finds_host(environment):
+        check_host(host, allow_http=settings.allow_http)
+    way = sign_in(environment)
+    given = arguments(environment, way)
+    strategy = ManagedIdentity() if way == MANAGED_IDENTITY else ClientSecret(allow_http=settings.allow_http)
+    timeout = settings.http_timeout_seconds
+    configure = _WithoutMetadata if way in _KNOWN_WAYS else Config
+    try:
+        config = configure(
+            credentials_strategy=strategy, http_timeout_seconds=timeout, retry_timeout_seconds=1, **given
+        )
+    except ProcessManagerError:
+        raise
+    except Exception as error:  # noqa: BLE001 credential providers raise what they like
+        raise _failure(error, environment, way) from None
+    check_host(config.host, allow_http=settings.allow_http)
+    return config
+
+
+def _finds_host(environment: Mapping[str, str]) -> bool:
+    if any(environment.get(name) for name in _HOSTED_BY):
+        return True
+    # A user without an entry in passwd and without HOME has no folder for profiles, or has one that it may not enter.
+    with suppress(RuntimeError, OSError):
+        return Path(environment.get("DATABRICKS_CONFIG_FILE") or "~/.databrickscfg").expanduser().exists()
+    return False
+
+
+def _failure(error: Exception, environment: Mapping[str, str], way: str | None) -> ProcessManagerError:
+    for cause in exception_chain(error):
+        if isinstance(cause, (requests.ConnectionError, requests.Timeout)):
+            return failure(environment.get("DATABRICKS_HOST") or "the workspace", cause)
+    secrets = [value for name, value in environment.items() if "SECRET" in name or "TOKEN" in name]
+    first_line = scrubbed(str(error), secrets).splitlines()[0][:_MESSAGE_LIMIT]
+    if _NOTHING_FITS in first_line and way is None:
+        return ConfigurationError(f"no complete way to sign in to the workspace is set; it takes {WAYS}")
+    if _NOTHING_FITS in first_line:
+        return ConfigurationError(
+            f"signing in by {way} is not possible with the variables that are set; it takes {WAYS}"
+        )
+    return ConfigurationError(f"the workspace credentials cannot be used: {first_line}")
 
 
 def sign_in(environment: Mapping[str, str]) -> str | None:
@@ -68,7 +191,10 @@ def is_configured(environment: Mapping[str, str]) -> bool:
 
 
 def arguments(environment: Mapping[str, str], way: str | None) -> dict[str, Any]:
-    """The SDK's attributes for that way, from these variables and no others."""
+    """The SDK's attributes for that way, from these variables and no others.
+
+    The process environment is looked at for the names alone that the SDK would read from it.
+    """
     family = _FAMILY_OF.get(way or "")
     given: dict[str, Any] = {}
     for attribute in Config.attributes():
@@ -77,7 +203,8 @@ def arguments(environment: Mapping[str, str], way: str | None) -> dict[str, Any]
         foreign = bool(family and attribute.auth and attribute.auth != family)
         value = "" if foreign else environment.get(attribute.env, "")
         if value or foreign or os.environ.get(attribute.env):
-            given[attribute.name] = value
+            # Nothing, in the attribute's type: the SDK would make a number of an empty text, and fail.
+            given[attribute.name] = value or attribute.transform()
     return given | ({"auth_type": way} if way else {})
 
 
@@ -97,11 +224,11 @@ def _is_true(environment: Mapping[str, str]) -> bool:
 def _azure(environment: Mapping[str, str]) -> str | None:
     secret = bool(environment.get("ARM_CLIENT_SECRET"))
     if secret and _is_true(environment):
-        raise _several("ARM_CLIENT_SECRET, ARM_USE_MSI", ["azure-client-secret", MANAGED_IDENTITY])
+        raise _several("ARM_CLIENT_SECRET, ARM_USE_MSI", [AZURE_SECRET, MANAGED_IDENTITY])
     if secret and not environment.get("ARM_CLIENT_ID"):
         raise ConfigurationError("ARM_CLIENT_SECRET is set without ARM_CLIENT_ID: set both to sign in to the workspace")
     if secret:
-        return "azure-client-secret"
+        return AZURE_SECRET
     if _is_true(environment):
         return MANAGED_IDENTITY
     # A tenant or client id alone helps the identity of a GitHub workflow, or Azure CLI.
@@ -114,7 +241,7 @@ def _oauth(environment: Mapping[str, str]) -> str | None:
     if secret and not identified:
         raise ConfigurationError("DATABRICKS_CLIENT_SECRET is set without DATABRICKS_CLIENT_ID: set both to sign in")
     # A client id alone belongs to the SDK's ways with a token of another identity provider.
-    return "oauth-m2m" if secret else None
+    return OAUTH if secret else None
 
 
 def _several(names: str, ways: list[str]) -> ConfigurationError:

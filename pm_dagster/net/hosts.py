@@ -1,4 +1,4 @@
-"""Which hosts are on this machine. Put here: that question. Keep out: what may be sent to them (``client.py``)."""
+"""Which hosts are on this machine."""
 
 from __future__ import annotations
 

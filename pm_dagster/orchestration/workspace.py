@@ -16,9 +16,9 @@ from databricks.sdk.credentials_provider import CredentialsStrategy
 from pm_dagster.config.credentials import WORKSPACE, resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.client import signed_in
 from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
 from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.dispatch.ports import DatabricksRuns
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.launcher.deployed_job import DeployedJobs

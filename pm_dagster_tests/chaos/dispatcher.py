@@ -25,7 +25,7 @@ _IMPORTED = [
     "pm_dagster.cli.redrive",
     "pm_dagster.config.credentials",
     "pm_dagster.ledger.control_plane",
-    "pm_dagster.databricks.client",
+    "pm_dagster.databricks.sign_in",
     "pm_dagster.databricks.runs",
 ]
 _context = get_context("forkserver")

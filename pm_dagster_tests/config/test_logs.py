@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable
 from logging.handlers import BufferingHandler
 
 import pytest
 
+from pm_dagster.config import masking
 from pm_dagster.config.masking import MASK, register_secret
 from pm_dagster.logs import ROOT, configure, fields
 from pm_dagster_tests.security.scanner import forms
@@ -19,10 +22,9 @@ _log = logging.getLogger(f"{ROOT}.made_up")
 
 
 @pytest.fixture(autouse=True)
-def _secret() -> Iterator[None]:
-    register_secret("of these tests", SECRET)
-    yield
-    register_secret("of these tests", "")
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_registered", {})
+    register_secret(SECRET)
 
 
 def _lines(level: str, log: Callable[[], object], *, as_json: bool = False) -> list[str]:
@@ -130,3 +132,9 @@ def test_arguments_that_do_not_fit_lose_no_event() -> None:
     (line,) = _lines("info", lambda: _log.info("no place", SECRET))
     assert "no place" in line
     assert SECRET not in line
+
+
+def test_without_an_entry_nothing_is_printed() -> None:
+    text = "import logging, pm_dagster.logs; logging.getLogger('pm_dagster.made_up').warning('breaker opened')"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""

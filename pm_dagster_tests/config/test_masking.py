@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from pm_dagster.config import masking
 from pm_dagster.config.masking import register_secret, scrubbed
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_registered", {})
 
 
 @pytest.mark.parametrize(
@@ -33,11 +39,19 @@ def test_a_secret_that_contains_another_goes_whole() -> None:
     assert "tail" not in scrubbed("x secrettail y", ["secret", "secrettail"])
 
 
-def test_a_secret_in_use_goes_from_every_text_until_another_takes_its_place() -> None:
-    register_secret("a name", "s3cret-one")
+def test_a_registered_secret_goes_from_every_text_the_one_before_it_too() -> None:
+    register_secret("s3cret-one")
     assert scrubbed("a s3cret-one b") == "a *** b"
-    register_secret("a name", "s3cret-two")
-    assert scrubbed("s3cret-one s3cret-two") == "s3cret-one ***"
+    register_secret("s3cret-two")
+    assert scrubbed("s3cret-one s3cret-two") == "*** ***"
+
+
+def test_the_oldest_are_forgotten_when_many_came_after_them() -> None:
+    for number in range(64):
+        register_secret(f"s3cret-{number:02}")
+    register_secret("s3cret-00")
+    register_secret("s3cret-64")
+    assert scrubbed("s3cret-00 s3cret-01 s3cret-64") == "*** s3cret-01 ***"
 
 
 def test_other_words_stay() -> None:

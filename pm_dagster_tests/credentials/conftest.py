@@ -26,7 +26,7 @@ from pm_dagster_tests.credentials.world import DATABASE_HOST, JOB, VAULT_HOST, W
 @pytest.fixture(autouse=True)
 def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test reads is not masked in the next."""
-    monkeypatch.setattr(masking, "_in_use", {})
+    monkeypatch.setattr(masking, "_registered", {})
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from azure.core.pipeline.policies import RetryPolicy
 
 from pm_dagster.config.credentials import key_vault, resolved
 from pm_dagster.errors import ConfigurationError, Unavailable
-from pm_dagster.net import retry as patience
+from pm_dagster.net import retry
 from pm_dagster_tests.credentials import entra_site
 from pm_dagster_tests.credentials.internet import Reply
 from pm_dagster_tests.credentials.vault_site import refusal
@@ -129,7 +129,7 @@ def test_a_vault_that_keeps_stumbling(vault: Cloud, trouble: Reply, words: str) 
 
 
 def test_a_pause_of_an_hour_is_not_slept_through(vault: Cloud) -> None:
-    vault.patch.setattr(patience, "_LONGEST_PAUSE", 0.01)
+    vault.patch.setattr(retry, "BRIEFLY", retry.Retry(longest_pause=0.01))
     vault.vault.trouble = [refusal(429, "Throttled", "Too many", Retry_After="3600")] * 3
     with pytest.raises(Unavailable, match="throttles"):
         _read()

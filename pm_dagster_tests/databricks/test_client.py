@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.client import check_host, workspace_client
+from pm_dagster.databricks.sign_in import check_host, workspace_client
 from pm_dagster.errors import ConfigurationError, WorkspaceUnavailable
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.client import signed_in
-from pm_dagster.databricks.sign_in import is_configured, sign_in
+from pm_dagster.databricks.sign_in import is_configured, sign_in, signed_in
 from pm_dagster.errors import ConfigurationError
 
 _HOST = {"DATABRICKS_HOST": "https://adb-1.2.azuredatabricks.net"}
@@ -94,4 +93,23 @@ def test_the_given_variables_count_and_not_those_of_the_process(monkeypatch: pyt
     config = signed_in(_HOST | _PAT, Settings())
     assert (config.host, config.auth_type) == (_HOST["DATABRICKS_HOST"], "pat")
     assert config.authenticate() == {"Authorization": "Bearer made-up-token"}
+    assert not config.azure_client_secret
+
+
+def test_what_the_process_says_of_another_workspace_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {
+        "DATABRICKS_TOKEN": "their-token",
+        "DATABRICKS_RATE_LIMIT": "7",
+        "DATABRICKS_DEBUG_HEADERS": "true",
+        "DATABRICKS_CLUSTER_ID": "theirs",
+        "ARM_CLIENT_SECRET": "their-secret",
+        "ARM_CLIENT_ID": "their-id",
+    }
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    config = signed_in(_HOST | {"DATABRICKS_TOKEN": "our-token"}, Settings())
+    assert config.authenticate() == {"Authorization": "Bearer our-token"}
+    assert not (config.rate_limit)
+    assert not (config.debug_headers)
+    assert not (config.cluster_id)
     assert not config.azure_client_secret

@@ -38,7 +38,7 @@ def test_a_page_that_comes_again_ends_the_reading(server: RawServer, call: str) 
 
 
 def test_pages_without_end_end(server: RawServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pm_dagster.databricks.paging._MOST_PAGES", 20)
+    monkeypatch.setattr("pm_dagster.databricks.jobs_service._MOST_PAGES", 20)
     numbers = iter(range(10_000))
     server.answer = lambda _line: [json_answer({**RUN, "runs": [], "next_page_token": str(next(numbers))})]
     for call in ("look_up", "find_started"):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.client import signed_in
+from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.orchestration.resources import ControlTableResource
 from pm_dagster.orchestration.workspace import WorkspaceResource, databricks_client_resource
 

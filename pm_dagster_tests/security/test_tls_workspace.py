@@ -10,7 +10,7 @@ import pytest
 from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.client import workspace_client
+from pm_dagster.databricks.sign_in import workspace_client
 from pm_dagster.databricks.transport import OneAttempt
 from pm_dagster.errors import ConfigurationError, ProcessManagerError, WorkspaceUnavailable
 from pm_dagster_tests.security.tls_site import NAME, WRONG, tls_server

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.client import signed_in
+from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.databricks.transport import OneAttempt
 from pm_dagster.errors import (
     AuthenticationFailed,

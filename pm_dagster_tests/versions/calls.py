@@ -10,9 +10,9 @@ import time
 sys.path.insert(0, sys.argv[1])
 
 from pm_dagster.config.settings import settings_from
-from pm_dagster.databricks.client import workspace_client
 from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
 from pm_dagster.databricks.sdk_check import sdk_version
+from pm_dagster.databricks.sign_in import workspace_client
 from pm_dagster.errors import Refused
 
 

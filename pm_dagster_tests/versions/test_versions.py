@@ -94,7 +94,7 @@ def test_refusals_of_everybody(world: ClusterWorld) -> None:
 def test_our_own_calls_are_led_to_their_workspace(name: str) -> None:
     """On a host that serves several, the service classes name it by themselves."""
     program = (
-        "import os; from pm_dagster.config.settings import Settings; from pm_dagster.databricks.client import *;"
+        "import os; from pm_dagster.config.settings import Settings; from pm_dagster.databricks.sign_in import *;"
         "from pm_dagster.databricks.runs import SdkRuns;"
         "print(SdkRuns(workspace_client(os.environ, Settings()), Settings()).check())"
     )

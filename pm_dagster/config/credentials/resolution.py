@@ -118,13 +118,13 @@ class _LookUp:
             # What was not looked at may still be a reference, and must not take the place of its secret.
             looked_at = name in self.sources or name not in (*DATABASE, *WORKSPACE)
             if looked_at and self.values.get(name) and name not in self.failures:
-                register_secret(name, self.values[name])
+                register_secret(self.values[name])
         try:
             in_url = url_parameters(self.values.get("PM_POSTGRES_URL", "")).get("password")
         except ConfigurationError:
             in_url = None
         if in_url:
-            register_secret("PM_POSTGRES_URL", in_url)
+            register_secret(in_url)
 
     def _store(self) -> Store | None:
         if not self._tidy(STORE):
@@ -199,8 +199,8 @@ class _LookUp:
     def _scopes(self) -> SecretScopes:
         """The workspace's scopes, signed in to with what does not come from a scope itself."""
         # The SDK takes half a second to import, and most commands need only the database.
-        from pm_dagster.databricks.client import signed_in  # noqa: PLC0415
         from pm_dagster.databricks.secret_scopes import SecretScopes  # noqa: PLC0415
+        from pm_dagster.databricks.sign_in import signed_in  # noqa: PLC0415
 
         unknown = {*self._pending, *self.failures}
         known = {name: value for name, value in self.values.items() if name not in unknown}
