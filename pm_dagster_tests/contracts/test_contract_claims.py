@@ -5,27 +5,27 @@ from __future__ import annotations
 from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import Intent
 from pm_dagster.dispatch.waiting_job import Branch, sort_rows
+from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send
-from pm_dagster_tests.contracts.worlds import World
 
 
-def test_waiting_shows_rows_oldest_first_up_to_the_limit(world: World) -> None:
-    young, old, middle = world.add(age=10), world.add(age=1000), world.add(age=100)
-    control = world.dispatcher()
+def test_waiting_shows_rows_oldest_first_up_to_the_limit(table: ControlTable) -> None:
+    young, old, middle = table.add(age=10), table.add(age=1000), table.add(age=100)
+    control = table.dispatcher()
     assert ids(control) == [old, middle, young]
     assert ids(control, limit=2) == [old, middle]
 
 
-def test_waiting_takes_nothing(world: World) -> None:
-    world.add()
-    first, second = world.dispatcher(), world.dispatcher()
+def test_waiting_takes_nothing(table: ControlTable) -> None:
+    table.add()
+    first, second = table.dispatcher(), table.dispatcher()
     assert ids(first) == ids(first) == ids(second)
     assert len(second.claim(seen(second))) == 1
 
 
-def test_a_claim_carries_the_job_as_it_was_read(world: World) -> None:
-    run_id = world.add(job_id=2**53 + 1, previous=2**60 + 1)
-    entry = claim_one(world.dispatcher())
+def test_a_claim_carries_the_job_as_it_was_read(table: ControlTable) -> None:
+    run_id = table.add(job_id=2**53 + 1, previous=2**60 + 1)
+    entry = claim_one(table.dispatcher())
     assert (entry.run_id, entry.job_id, entry.previous_run_id) == (run_id, 2**53 + 1, 2**60 + 1)
     assert (entry.branch, entry.state, entry.generation) == (Branch.REPAIR, EntryState.CLAIMED, 1)
     assert entry.waiting
@@ -34,9 +34,9 @@ def test_a_claim_carries_the_job_as_it_was_read(world: World) -> None:
     assert entry.parameters == {"RUN_ID": str(run_id), "CNTRT_ID": "7", "FILE_NAME": "orders.csv"}
 
 
-def test_a_row_is_claimed_by_one_of_two_dispatchers(world: World) -> None:
-    world.add()
-    first, second = world.dispatcher(), world.dispatcher()
+def test_a_row_is_claimed_by_one_of_two_dispatchers(table: ControlTable) -> None:
+    table.add()
+    first, second = table.dispatcher(), table.dispatcher()
     jobs = seen(second)
     assert len(first.claim(jobs)) == 1
     assert second.claim(jobs) == []
@@ -44,9 +44,9 @@ def test_a_row_is_claimed_by_one_of_two_dispatchers(world: World) -> None:
     assert second.take_over(10) == []
 
 
-def test_claiming_again_gives_the_same_entry_and_token(world: World) -> None:
-    world.add()
-    control = world.dispatcher()
+def test_claiming_again_gives_the_same_entry_and_token(table: ControlTable) -> None:
+    table.add()
+    control = table.dispatcher()
     jobs = seen(control)
     (first,), (second,) = control.claim(jobs), control.claim(jobs)
     assert (first.entry_id, first.generation, first.idempotency_token) == (
@@ -56,93 +56,93 @@ def test_claiming_again_gives_the_same_entry_and_token(world: World) -> None:
     )
 
 
-def test_claiming_nothing_is_nothing(world: World) -> None:
-    assert world.dispatcher().claim([]) == []
+def test_claiming_nothing_is_nothing(table: ControlTable) -> None:
+    assert table.dispatcher().claim([]) == []
 
 
-def test_a_row_that_left_waiting_is_not_claimed(world: World) -> None:
-    run_id = world.add()
-    control = world.dispatcher()
+def test_a_row_that_left_waiting_is_not_claimed(table: ControlTable) -> None:
+    run_id = table.add()
+    control = table.dispatcher()
     jobs = seen(control)
-    world.set_status(run_id, "RUNNING")
+    table.set_status(run_id, "RUNNING")
     assert control.claim(jobs) == []
 
 
-def test_a_claim_takes_the_row_as_it_is_now(world: World) -> None:
+def test_a_claim_takes_the_row_as_it_is_now(table: ControlTable) -> None:
     """What was read may be hours old when a run is executed again."""
-    run_id = world.add(job_id=1001)
-    control = world.dispatcher()
+    run_id = table.add(job_id=1001)
+    control = table.dispatcher()
     jobs = seen(control)
-    world.correct(run_id, 1002)
+    table.correct(run_id, 1002)
     (entry,) = control.claim(jobs)
     assert entry.job_id == 1002
 
 
-def test_a_row_that_became_unreadable_is_not_claimed(world: World) -> None:
-    run_id = world.add()
-    control = world.dispatcher()
+def test_a_row_that_became_unreadable_is_not_claimed(table: ControlTable) -> None:
+    run_id = table.add()
+    control = table.dispatcher()
     jobs = seen(control)
-    world.correct(run_id, None)
+    table.correct(run_id, None)
     assert control.claim(jobs) == []
 
 
-def test_a_row_that_was_mended_is_not_refused(world: World) -> None:
-    run_id = world.add(job_id=None)
-    control = world.dispatcher()
+def test_a_row_that_was_mended_is_not_refused(table: ControlTable) -> None:
+    run_id = table.add(job_id=None)
+    control = table.dispatcher()
     _, refused = sort_rows(control.waiting(10))
-    world.correct(run_id, 1001)
+    table.correct(run_id, 1001)
     control.refuse(refused)
-    assert world.status(run_id) == "WAITING"
+    assert table.status(run_id) == "WAITING"
     assert claim_one(control).generation == 1
 
 
-def test_tokens_differ_between_rows(world: World) -> None:
-    world.add()
-    world.add()
-    control = world.dispatcher()
+def test_tokens_differ_between_rows(table: ControlTable) -> None:
+    table.add()
+    table.add()
+    control = table.dispatcher()
     assert len({entry.idempotency_token for entry in control.claim(seen(control))}) == 2
 
 
-def test_a_dead_dispatchers_unsent_claim_is_free_at_once(world: World) -> None:
-    run_id = world.add()
-    dead, heir = world.dispatcher(), world.dispatcher()
+def test_a_dead_dispatchers_unsent_claim_is_free_at_once(table: ControlTable) -> None:
+    run_id = table.add()
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     before = claim_one(dead)
-    assert ids(heir) == []
-    world.die(dead)
-    assert ids(heir) == [run_id]
-    after = claim_one(heir)
+    assert ids(rescuer) == []
+    table.die(dead)
+    assert ids(rescuer) == [run_id]
+    after = claim_one(rescuer)
     assert (after.entry_id, after.generation) == (before.entry_id, 1)
     assert after.idempotency_token == before.idempotency_token
 
 
-def test_a_dispatcher_that_left_frees_its_unsent_claims(world: World) -> None:
-    run_id = world.add()
-    leaver, heir = world.dispatcher(), world.dispatcher()
+def test_a_dispatcher_that_left_frees_its_unsent_claims(table: ControlTable) -> None:
+    run_id = table.add()
+    leaver, rescuer = table.dispatcher(), table.dispatcher()
     claim_one(leaver)
     leaver.end()
-    assert ids(heir) == [run_id]
+    assert ids(rescuer) == [run_id]
 
 
-def test_an_end_may_be_said_twice_and_before_the_beginning(world: World) -> None:
-    control = world.dispatcher()
+def test_an_end_may_be_said_twice_and_before_the_beginning(table: ControlTable) -> None:
+    control = table.dispatcher()
     control.end()
-    world.add()
+    table.add()
     claim_one(control)
     control.end()
     control.end()
 
 
-def test_a_sent_row_of_a_dead_dispatcher_is_taken_over_not_claimed_anew(world: World) -> None:
-    world.add()
-    dead, heir = world.dispatcher(), world.dispatcher()
-    jobs = seen(heir)
+def test_a_sent_row_of_a_dead_dispatcher_is_taken_over_not_claimed_anew(table: ControlTable) -> None:
+    table.add()
+    dead, rescuer = table.dispatcher(), table.dispatcher()
+    jobs = seen(rescuer)
     entry = claim_one(dead)
     dead.intend([Intent(entry)])
-    assert heir.take_over(10) == []
-    world.die(dead)
-    assert ids(heir) == []
-    assert heir.claim(jobs) == []
-    (inherited,) = heir.take_over(10)
+    assert rescuer.take_over(10) == []
+    table.die(dead)
+    assert ids(rescuer) == []
+    assert rescuer.claim(jobs) == []
+    (inherited,) = rescuer.take_over(10)
     assert (inherited.entry_id, inherited.state) == (entry.entry_id, EntryState.SENDING)
     assert inherited.idempotency_token == entry.idempotency_token
     assert inherited.ambiguous
@@ -151,69 +151,69 @@ def test_a_sent_row_of_a_dead_dispatcher_is_taken_over_not_claimed_anew(world: W
     assert inherited.intent_at is not None
 
 
-def test_a_taken_over_row_is_taken_over_once(world: World) -> None:
-    world.add()
-    dead, heir, late = world.dispatcher(), world.dispatcher(), world.dispatcher()
+def test_a_taken_over_row_is_taken_over_once(table: ControlTable) -> None:
+    table.add()
+    dead, rescuer, late = table.dispatcher(), table.dispatcher(), table.dispatcher()
     entry = claim_one(dead)
     dead.intend([Intent(entry)])
-    world.die(dead)
-    assert len(heir.take_over(10)) == 1
+    table.die(dead)
+    assert len(rescuer.take_over(10)) == 1
     assert late.take_over(10) == []
 
 
-def test_take_over_finds_rows_that_left_the_view(world: World) -> None:
-    run_id = world.add()
-    dead, heir = world.dispatcher(), world.dispatcher()
+def test_take_over_finds_rows_that_left_the_view(table: ControlTable) -> None:
+    run_id = table.add()
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.intend([Intent(claim_one(dead))])
-    world.set_status(run_id, "RUNNING")
-    world.die(dead)
-    (inherited,) = heir.take_over(10)
+    table.set_status(run_id, "RUNNING")
+    table.die(dead)
+    (inherited,) = rescuer.take_over(10)
     assert not inherited.waiting
 
 
-def test_take_over_keeps_to_its_limit(world: World) -> None:
+def test_take_over_keeps_to_its_limit(table: ControlTable) -> None:
     for _ in range(5):
-        world.add()
-    dead, heir = world.dispatcher(), world.dispatcher()
+        table.add()
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.intend([Intent(entry) for entry in dead.claim(seen(dead))])
-    world.die(dead)
-    assert len(heir.take_over(3)) == 3
+    table.die(dead)
+    assert len(rescuer.take_over(3)) == 3
 
 
-def test_a_dead_dispatchers_answer_is_closed_by_its_heir(world: World) -> None:
-    run_id = world.add()
-    dead, heir = world.dispatcher(), world.dispatcher()
+def test_a_dead_dispatchers_answer_is_closed_by_its_heir(table: ControlTable) -> None:
+    run_id = table.add()
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     entry = claim_one(dead)
     send(dead, entry)
-    world.die(dead)
-    (inherited,) = heir.take_over(10)
+    table.die(dead)
+    (inherited,) = rescuer.take_over(10)
     assert inherited.state is EntryState.ACCEPTED
-    (closed,) = heir.close([inherited.entry_id])
+    (closed,) = rescuer.close([inherited.entry_id])
     assert (closed.state, closed.accepted_run_id, closed.control_status) == (EntryState.SCHEDULED, 5, "SCHEDULED")
-    assert world.status(run_id) == "SCHEDULED"
+    assert table.status(run_id) == "SCHEDULED"
 
 
-def test_the_repair_intent_survives_its_dispatcher(world: World) -> None:
-    world.add(previous=77)
-    dead, heir = world.dispatcher(), world.dispatcher()
+def test_the_repair_intent_survives_its_dispatcher(table: ControlTable) -> None:
+    table.add(previous=77)
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.intend([Intent(claim_one(dead), latest_repair_id=2**53 + 3)])
-    world.die(dead)
-    assert heir.take_over(10)[0].sent_repair_id == 2**53 + 3
+    table.die(dead)
+    assert rescuer.take_over(10)[0].sent_repair_id == 2**53 + 3
 
 
-def test_a_fresh_run_intent_survives_its_dispatcher(world: World) -> None:
-    world.add(previous=77)
-    dead, heir = world.dispatcher(), world.dispatcher()
+def test_a_fresh_run_intent_survives_its_dispatcher(table: ControlTable) -> None:
+    table.add(previous=77)
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.intend([Intent(claim_one(dead), fresh_run=True)])
-    world.die(dead)
-    (inherited,) = heir.take_over(10)
+    table.die(dead)
+    (inherited,) = rescuer.take_over(10)
     assert inherited.fresh_run
     assert inherited.starts_new_run
 
 
-def test_resume_gives_ours_as_they_stand_and_not_anothers(world: World) -> None:
-    world.add()
-    ours, other = world.dispatcher(), world.dispatcher()
+def test_resume_gives_ours_as_they_stand_and_not_anothers(table: ControlTable) -> None:
+    table.add()
+    ours, other = table.dispatcher(), table.dispatcher()
     entry = claim_one(ours)
     assert other.resume([entry.entry_id]) == []
     ours.intend([Intent(entry)])
@@ -223,43 +223,43 @@ def test_resume_gives_ours_as_they_stand_and_not_anothers(world: World) -> None:
     assert ours.resume([10**9]) == []
 
 
-def test_resume_takes_over_a_dead_dispatchers_claim(world: World) -> None:
-    world.add()
-    dead, heir = world.dispatcher(), world.dispatcher()
+def test_resume_takes_over_a_dead_dispatchers_claim(table: ControlTable) -> None:
+    table.add()
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     entry = claim_one(dead)
-    world.die(dead)
-    assert [e.entry_id for e in heir.resume([entry.entry_id])] == [entry.entry_id]
+    table.die(dead)
+    assert [e.entry_id for e in rescuer.resume([entry.entry_id])] == [entry.entry_id]
 
 
-def test_a_claim_resumed_later_takes_the_row_as_it_is_then(world: World) -> None:
+def test_a_claim_resumed_later_takes_the_row_as_it_is_then(table: ControlTable) -> None:
     """A re-execution from failure may come hours later: the row was corrected, or a run of it is to be repaired."""
-    corrected, run_since, broken, gone = (world.add() for _ in range(4))
-    control = world.dispatcher()
+    corrected, run_since, broken, gone = (table.add() for _ in range(4))
+    control = table.dispatcher()
     entries = control.claim(seen(control))
     control.end()
-    world.correct(corrected, 2002)
-    world.name_run(run_since, 555)
-    world.correct(broken, None)
-    world.set_status(gone, "HELD")
-    heir = world.dispatcher()
-    resumed = {entry.run_id: entry for entry in heir.resume([entry.entry_id for entry in entries])}
+    table.correct(corrected, 2002)
+    table.name_run(run_since, 555)
+    table.correct(broken, None)
+    table.set_status(gone, "HELD")
+    rescuer = table.dispatcher()
+    resumed = {entry.run_id: entry for entry in rescuer.resume([entry.entry_id for entry in entries])}
     assert sorted(resumed) == [corrected, run_since, gone]
     assert (resumed[corrected].job_id, resumed[corrected].generation) == (2002, 1)
     assert resumed[corrected].idempotency_token != entries[0].idempotency_token
     assert (resumed[run_since].branch, resumed[run_since].previous_run_id) == (Branch.REPAIR, 555)
     assert not resumed[gone].waiting
-    heir.end()
-    late = world.dispatcher()
+    rescuer.end()
+    late = table.dispatcher()
     late.refuse(sort_rows(late.waiting(10))[1])
-    assert world.status(broken) == "FAILED"
+    assert table.status(broken) == "FAILED"
 
 
-def test_what_was_sent_is_resumed_as_it_was_sent(world: World) -> None:
-    run_id = world.add()
-    control = world.dispatcher()
+def test_what_was_sent_is_resumed_as_it_was_sent(table: ControlTable) -> None:
+    run_id = table.add()
+    control = table.dispatcher()
     entry = claim_one(control)
     control.intend([Intent(entry)])
     control.end()
-    world.correct(run_id, 2002)
-    (resumed,) = world.dispatcher().resume([entry.entry_id])
+    table.correct(run_id, 2002)
+    (resumed,) = table.dispatcher().resume([entry.entry_id])
     assert (resumed.job_id, resumed.idempotency_token) == (1001, entry.idempotency_token)

@@ -21,8 +21,8 @@ from pm_dagster.dispatch.in_doubt import (
 )
 from pm_dagster.dispatch.model import Entry, EntryState, Outcome
 from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent
+from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, seen
-from pm_dagster_tests.contracts.worlds import World
 
 #: What a call cannot meet: no answer without an intent, and nothing is recorded of what is answered.
 IMPOSSIBLE = {
@@ -35,9 +35,9 @@ IMPOSSIBLE = {
 }
 
 
-def brought_to(world: World, control: ControlPlane, state: CallState, previous: int | None) -> Entry:
+def brought_to(table: ControlTable, control: ControlPlane, state: CallState, previous: int | None) -> Entry:
     """An entry of this dispatcher whose call is in this state, as the dispatcher knows it."""
-    world.add(previous=previous)
+    table.add(previous=previous)
     entry = claim_one(control)
     if state is CallState.NOT_SENT:
         return entry
@@ -52,23 +52,23 @@ def brought_to(world: World, control: ControlPlane, state: CallState, previous: 
     return entry
 
 
-def _intend(_world: World, control: ControlPlane, entry: Entry) -> None:
+def _intend(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
     control.intend([Intent(entry)])
 
 
-def _answer(_world: World, control: ControlPlane, entry: Entry) -> None:
+def _answer(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
     control.record([accepted(entry)])
 
 
-def _refuse(_world: World, control: ControlPlane, entry: Entry) -> None:
+def _refuse(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
     control.record([Change(entry.entry_id, ANSWER, state=released(entry, EntryState.CLAIMED))])
 
 
-def _lose(_world: World, control: ControlPlane, entry: Entry) -> None:
+def _lose(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
     control.record([Change(entry.entry_id, ANSWER, ambiguous=True)])
 
 
-def _resolve(_world: World, control: ControlPlane, entry: Entry) -> None:
+def _resolve(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
     found = Change(
         entry.entry_id,
         (Event("adopted", "found"),),
@@ -81,14 +81,14 @@ def _resolve(_world: World, control: ControlPlane, entry: Entry) -> None:
     assert control.record([found]) == set()
 
 
-def _withdraw(world: World, control: ControlPlane, entry: Entry) -> None:
-    world.set_status(entry.run_id, "CANCELED")
+def _withdraw(table: ControlTable, control: ControlPlane, entry: Entry) -> None:
+    table.set_status(entry.run_id, "CANCELED")
     # Only a call in doubt is made again although the row left WAITING: it says what the first one did.
     granted = {entry.entry_id} if call_state_of(entry) is CallState.IN_DOUBT else set()
     assert control.intend([Intent(entry)]) == granted
 
 
-_HAPPENS: dict[CallEvent, Callable[[World, ControlPlane, Entry], None]] = {
+_HAPPENS: dict[CallEvent, Callable[[ControlTable, ControlPlane, Entry], None]] = {
     CallEvent.INTENT: _intend,
     CallEvent.ANSWER: _answer,
     CallEvent.REFUSAL: _refuse,
@@ -98,9 +98,9 @@ _HAPPENS: dict[CallEvent, Callable[[World, ControlPlane, Entry], None]] = {
 }
 
 
-def stored(world: World, entry: Entry) -> CallState:
+def stored(table: ControlTable, entry: Entry) -> CallState:
     """The state of the call by what the ledger has."""
-    state, ambiguous = world.stored(entry.entry_id)
+    state, ambiguous = table.stored(entry.entry_id)
     return call_state(state, ambiguous=ambiguous)
 
 
@@ -114,44 +114,44 @@ def test_each_state_and_event_is_named_or_impossible() -> None:
     ("state", "event"), [pair for pair in TRANSITIONS if pair[1] is not CallEvent.RESCUE], ids=lambda each: each.value
 )
 def test_the_ledger_takes_each_transition(
-    world: World, state: CallState, event: CallEvent, previous: int | None
+    table: ControlTable, state: CallState, event: CallEvent, previous: int | None
 ) -> None:
-    control = world.dispatcher()
-    entry = brought_to(world, control, state, previous)
-    assert stored(world, entry) is state
-    _HAPPENS[event](world, control, entry)
-    assert stored(world, entry) is TRANSITIONS[state, event]
+    control = table.dispatcher()
+    entry = brought_to(table, control, state, previous)
+    assert stored(table, entry) is state
+    _HAPPENS[event](table, control, entry)
+    assert stored(table, entry) is TRANSITIONS[state, event]
     if TRANSITIONS[state, event] is CallState.IN_DOUBT:
         # In no other state would it be left alone by a claim.
-        assert world.stored(entry.entry_id) == (EntryState.SENDING, True)
+        assert table.stored(entry.entry_id) == (EntryState.SENDING, True)
 
 
 @pytest.mark.parametrize("state", CallState, ids=lambda each: each.value)
-def test_who_rescues_an_entry_reads_a_call_without_an_answer_as_in_doubt(world: World, state: CallState) -> None:
-    dead, rescuer = world.dispatcher(), world.dispatcher()
-    entry = brought_to(world, dead, state, None)
+def test_who_rescues_an_entry_reads_a_call_without_an_answer_as_in_doubt(table: ControlTable, state: CallState) -> None:
+    dead, rescuer = table.dispatcher(), table.dispatcher()
+    entry = brought_to(table, dead, state, None)
     assert rescuer.resume([entry.entry_id]) == []
-    world.die(dead)
+    table.die(dead)
     (read,) = rescuer.resume([entry.entry_id])
     assert call_state_of(read) is TRANSITIONS[state, CallEvent.RESCUE]
     assert call_state_of(rescued(entry)) is TRANSITIONS[state, CallEvent.RESCUE]
 
 
 @pytest.mark.parametrize("state", CallState, ids=lambda each: each.value)
-def test_only_a_call_that_was_not_sent_is_claimed_anew(world: World, state: CallState) -> None:
-    dead, other = world.dispatcher(), world.dispatcher()
-    world.add(status="RUNNING")
-    brought_to(world, dead, state, None)
-    world.die(dead)
+def test_only_a_call_that_was_not_sent_is_claimed_anew(table: ControlTable, state: CallState) -> None:
+    dead, other = table.dispatcher(), table.dispatcher()
+    table.add(status="RUNNING")
+    brought_to(table, dead, state, None)
+    table.die(dead)
     assert len(other.claim(seen(other))) == (state is CallState.NOT_SENT)
 
 
 @pytest.mark.parametrize("state", [CallState.SENT, CallState.IN_DOUBT], ids=lambda each: each.value)
-def test_a_call_that_is_put_off_stays_in_doubt_until_it_is_resolved(world: World, state: CallState) -> None:
-    control = world.dispatcher()
-    entry = brought_to(world, control, state, 7)
+def test_a_call_that_is_put_off_stays_in_doubt_until_it_is_resolved(table: ControlTable, state: CallState) -> None:
+    control = table.dispatcher()
+    entry = brought_to(table, control, state, 7)
     later = released(entry, EntryState.DEFERRED)
     control.record([Change(entry.entry_id, ANSWER, later, Outcome.DEFERRED, reason="later", defer_seconds=600.0)])
     expected = CallState.NOT_SENT if state is CallState.SENT else CallState.IN_DOUBT
-    assert stored(world, entry) is expected is TRANSITIONS[state, CallEvent.REFUSAL]
-    assert world.stored(entry.entry_id)[0] is (EntryState.DEFERRED if state is CallState.SENT else EntryState.SENDING)
+    assert stored(table, entry) is expected is TRANSITIONS[state, CallEvent.REFUSAL]
+    assert table.stored(entry.entry_id)[0] is (EntryState.DEFERRED if state is CallState.SENT else EntryState.SENDING)

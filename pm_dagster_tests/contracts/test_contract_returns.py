@@ -6,141 +6,141 @@ from dataclasses import replace
 
 from pm_dagster.dispatch.ports import Change, Event, Intent
 from pm_dagster.dispatch.waiting_job import sort_rows
+from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import claim_one, deferred, ids, quarantined, seen, send
-from pm_dagster_tests.contracts.worlds import World
 
 
-def test_a_deferred_row_comes_back_only_after_its_time(world: World) -> None:
-    run_id = world.add()
-    control = world.dispatcher()
+def test_a_deferred_row_comes_back_only_after_its_time(table: ControlTable) -> None:
+    run_id = table.add()
+    control = table.dispatcher()
     entry = claim_one(control)
-    jobs = seen(world.dispatcher())
+    jobs = seen(table.dispatcher())
     control.record([deferred(entry, 600.0, counts=True)])
     assert ids(control) == []
     assert control.claim(jobs) == []
     assert control.backlog().backing_off == 1
-    world.pass_time(601.0)
+    table.pass_time(601.0)
     assert ids(control) == [run_id]
     again = claim_one(control)
     assert (again.entry_id, again.generation, again.attempts) == (entry.entry_id, 1, 1)
     assert again.idempotency_token == entry.idempotency_token
 
 
-def test_rows_not_tried_yet_come_before_rows_that_come_back(world: World) -> None:
+def test_rows_not_tried_yet_come_before_rows_that_come_back(table: ControlTable) -> None:
     """However many old rows fail again and again, the others have their turn."""
     for _ in range(3):
-        world.add(age=900)
-    control = world.dispatcher()
+        table.add(age=900)
+    control = table.dispatcher()
     control.record([deferred(entry, 0.0) for entry in control.claim(seen(control))])
-    fresh = [world.add(age=100), world.add(age=50)]
+    fresh = [table.add(age=100), table.add(age=50)]
     assert ids(control, limit=2) == fresh
     assert ids(control)[:2] == fresh
     assert len(ids(control)) == 5
 
 
-def test_a_deferral_that_does_not_count_uses_up_no_attempt(world: World) -> None:
-    world.add()
-    control = world.dispatcher()
+def test_a_deferral_that_does_not_count_uses_up_no_attempt(table: ControlTable) -> None:
+    table.add()
+    control = table.dispatcher()
     control.record([deferred(claim_one(control), 0.0)])
     assert claim_one(control).attempts == 0
 
 
-def test_an_unresolved_row_with_a_pause_is_taken_over_only_after_it(world: World) -> None:
-    world.add()
-    control = world.dispatcher()
+def test_an_unresolved_row_with_a_pause_is_taken_over_only_after_it(table: ControlTable) -> None:
+    table.add()
+    control = table.dispatcher()
     entry = claim_one(control)
     control.intend([Intent(entry)])
     pause = Change(entry.entry_id, (Event("deferred"),), reason="5xx", defer_seconds=600.0, ambiguous=True)
     control.record([pause])
     control.end()
-    heir = world.dispatcher()
-    assert heir.take_over(10) == []
-    world.pass_time(601.0)
-    assert len(heir.take_over(10)) == 1
+    rescuer = table.dispatcher()
+    assert rescuer.take_over(10) == []
+    table.pass_time(601.0)
+    assert len(rescuer.take_over(10)) == 1
 
 
-def test_the_generation_rises_when_a_closed_row_waits_again(world: World) -> None:
-    run_id = world.add()
-    control = world.dispatcher()
+def test_the_generation_rises_when_a_closed_row_waits_again(table: ControlTable) -> None:
+    run_id = table.add()
+    control = table.dispatcher()
     first = claim_one(control)
     send(control, first)
     control.close([first.entry_id])
-    world.set_status(run_id, "WAITING")
+    table.set_status(run_id, "WAITING")
     second = claim_one(control)
     assert (second.generation, second.entry_id != first.entry_id) == (2, True)
     assert second.idempotency_token != first.idempotency_token
 
 
-def test_the_generation_rises_after_a_withdrawal(world: World) -> None:
-    run_id = world.add()
-    control = world.dispatcher()
+def test_the_generation_rises_after_a_withdrawal(table: ControlTable) -> None:
+    run_id = table.add()
+    control = table.dispatcher()
     entry = claim_one(control)
-    world.set_status(run_id, "HELD")
+    table.set_status(run_id, "HELD")
     control.intend([Intent(entry)])
-    world.set_status(run_id, "WAITING")
+    table.set_status(run_id, "WAITING")
     assert claim_one(control).generation == 2
 
 
-def test_a_row_read_before_it_was_closed_is_not_claimed_again(world: World) -> None:
-    run_id = world.add()
-    first, late = world.dispatcher(), world.dispatcher()
+def test_a_row_read_before_it_was_closed_is_not_claimed_again(table: ControlTable) -> None:
+    run_id = table.add()
+    first, late = table.dispatcher(), table.dispatcher()
     read_too_early = seen(late)
     entry = claim_one(first)
     send(first, entry)
     first.close([entry.entry_id])
     assert late.claim(read_too_early) == []
     assert late.take_over(10) == []
-    world.set_status(run_id, "WAITING")
+    table.set_status(run_id, "WAITING")
     assert claim_one(late).generation == 2
 
 
-def test_refused_rows_are_marked_failed_with_the_reason(world: World) -> None:
-    run_id = world.add(job_id=None)
-    good = world.add()
-    control = world.dispatcher()
+def test_refused_rows_are_marked_failed_with_the_reason(table: ControlTable) -> None:
+    run_id = table.add(job_id=None)
+    good = table.add()
+    control = table.dispatcher()
     jobs, refused = sort_rows(control.waiting(10))
     assert [row.run_id for row in refused] == [run_id]
     control.refuse(refused)
     control.refuse(refused)
-    assert world.status(run_id) == "FAILED"
+    assert table.status(run_id) == "FAILED"
     assert [entry.run_id for entry in control.claim(jobs)] == [good]
     assert control.backlog().quarantined == 0
 
 
-def test_refusing_a_row_without_an_id_records_nothing(world: World) -> None:
-    world.add(job_id=None)
-    control = world.dispatcher()
+def test_refusing_a_row_without_an_id_records_nothing(table: ControlTable) -> None:
+    table.add(job_id=None)
+    control = table.dispatcher()
     _, refused = sort_rows(control.waiting(10))
     control.refuse([replace(refused[0], run_id=None)])
     control.refuse([])
     assert len(ids(control)) == 1
 
 
-def test_a_refused_row_that_waits_again_is_dispatched(world: World) -> None:
-    run_id = world.add(job_id=None)
-    control = world.dispatcher()
+def test_a_refused_row_that_waits_again_is_dispatched(table: ControlTable) -> None:
+    run_id = table.add(job_id=None)
+    control = table.dispatcher()
     control.refuse(sort_rows(control.waiting(10))[1])
-    world.set_status(run_id, "WAITING")
+    table.set_status(run_id, "WAITING")
     assert ids(control) == [run_id]
 
 
-def test_another_dispatchers_row_cannot_be_refused(world: World) -> None:
-    run_id = world.add(job_id=None)
-    late, owner = world.dispatcher(), world.dispatcher()
+def test_another_dispatchers_row_cannot_be_refused(table: ControlTable) -> None:
+    run_id = table.add(job_id=None)
+    late, owner = table.dispatcher(), table.dispatcher()
     _, refused = sort_rows(late.waiting(10))
-    world.correct(run_id, 1001)
+    table.correct(run_id, 1001)
     entry = claim_one(owner)
     late.refuse(refused)
-    assert world.status(run_id) == "WAITING"
+    assert table.status(run_id) == "WAITING"
     assert owner.intend([Intent(entry)]) == {entry.entry_id}
 
 
-def test_the_backlog_counts_what_a_dispatch_would_take(world: World) -> None:
-    reader, owner = world.dispatcher(), world.dispatcher()
+def test_the_backlog_counts_what_a_dispatch_would_take(table: ControlTable) -> None:
+    reader, owner = table.dispatcher(), table.dispatcher()
     empty = reader.backlog()
     assert (empty.ready, empty.oldest_seconds) == (0, None)
-    world.add(age=1000)
-    world.add(age=10)
+    table.add(age=1000)
+    table.add(age=10)
     counted = reader.backlog()
     assert counted.ready == 2
     assert counted.oldest_seconds is not None
@@ -148,36 +148,36 @@ def test_the_backlog_counts_what_a_dispatch_would_take(world: World) -> None:
     entries = owner.claim(seen(owner))
     assert (reader.backlog().ready, reader.backlog().in_hand) == (0, 2)
     owner.intend([Intent(entries[0])])
-    world.die(owner)
+    table.die(owner)
     assert reader.backlog().ready == 2
 
 
-def test_a_refused_row_that_still_says_waiting_calls_for_a_dispatch(world: World) -> None:
+def test_a_refused_row_that_still_says_waiting_calls_for_a_dispatch(table: ControlTable) -> None:
     """Its dispatcher died before the control table said FAILED: no other row has to come for somebody to look."""
-    run_id = world.add()
-    control = world.dispatcher()
+    run_id = table.add()
+    control = table.dispatcher()
     entry = claim_one(control)
     control.intend([Intent(entry)])
     control.record([quarantined(entry)])
     assert control.backlog().ready == 0
-    world.die(control)
-    heir = world.dispatcher()
-    assert heir.backlog().ready == 1
-    heir.close([left.entry_id for left in heir.take_over(10)])
-    assert (world.status(run_id), heir.backlog().ready) == ("FAILED", 0)
+    table.die(control)
+    rescuer = table.dispatcher()
+    assert rescuer.backlog().ready == 1
+    rescuer.close([left.entry_id for left in rescuer.take_over(10)])
+    assert (table.status(run_id), rescuer.backlog().ready) == ("FAILED", 0)
 
 
-def test_a_heartbeat_may_come_at_any_time(world: World) -> None:
-    control = world.dispatcher()
+def test_a_heartbeat_may_come_at_any_time(table: ControlTable) -> None:
+    control = table.dispatcher()
     control.heartbeat()
-    world.add()
+    table.add()
     claim_one(control)
     control.heartbeat()
     control.heartbeat()
 
 
-def test_who_registers_is_known_by_name_and_lives_before_any_write(world: World) -> None:
-    one, other = world.dispatcher(actor="one"), world.dispatcher(actor="other")
+def test_who_registers_is_known_by_name_and_lives_before_any_write(table: ControlTable) -> None:
+    one, other = table.dispatcher(actor="one"), table.dispatcher(actor="other")
     assert other.signs_of_life(["one", "nobody"]) == {}
     one.register()
     signs = other.signs_of_life(["one", "nobody"])
@@ -187,12 +187,12 @@ def test_who_registers_is_known_by_name_and_lives_before_any_write(world: World)
     assert other.signs_of_life([]) == {}
 
 
-def test_it_is_told_apart_who_left_and_who_died(world: World) -> None:
-    left, dead, witness = world.dispatcher(actor="left"), world.dispatcher(actor="dead"), world.dispatcher()
+def test_it_is_told_apart_who_left_and_who_died(table: ControlTable) -> None:
+    left, dead, witness = table.dispatcher(actor="left"), table.dispatcher(actor="dead"), table.dispatcher()
     left.register()
     dead.register()
     left.end()
-    world.die(dead)
+    table.die(dead)
     signs = witness.signs_of_life(["left", "dead"])
     assert {actor: (sign.alive, sign.left) for actor, sign in signs.items()} == {
         "left": (False, True),
@@ -200,27 +200,27 @@ def test_it_is_told_apart_who_left_and_who_died(world: World) -> None:
     }
 
 
-def test_a_name_lives_while_one_of_its_dispatchers_does(world: World) -> None:
+def test_a_name_lives_while_one_of_its_dispatchers_does(table: ControlTable) -> None:
     """Where each step is a process of its own, a run has several dispatchers one after the other."""
-    first, second = world.dispatcher(actor="run"), world.dispatcher(actor="run")
+    first, second = table.dispatcher(actor="run"), table.dispatcher(actor="run")
     first.register()
     first.end()
     second.register()
-    assert world.dispatcher().signs_of_life(["run"])["run"].alive
-    world.die(second)
-    sign = world.dispatcher().signs_of_life(["run"])["run"]
+    assert table.dispatcher().signs_of_life(["run"])["run"].alive
+    table.die(second)
+    sign = table.dispatcher().signs_of_life(["run"])["run"]
     assert (sign.alive, sign.left) == (False, True)
 
 
-def test_an_old_refusal_does_not_meet_a_new_request(world: World) -> None:
+def test_an_old_refusal_does_not_meet_a_new_request(table: ControlTable) -> None:
     """Its dispatcher died before the control table said it, and the owner took the row back himself."""
-    run_id = world.add()
-    dead, heir = world.dispatcher(), world.dispatcher()
+    run_id = table.add()
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.record([quarantined(claim_one(dead))])
-    world.die(dead)
-    world.set_status(run_id, "CANCELED")
-    heir.close([entry.entry_id for entry in heir.take_over(10)])
-    assert world.status(run_id) == "CANCELED"
-    world.set_status(run_id, "WAITING")
-    assert heir.take_over(10) == []
-    assert claim_one(heir).generation == 2
+    table.die(dead)
+    table.set_status(run_id, "CANCELED")
+    rescuer.close([entry.entry_id for entry in rescuer.take_over(10)])
+    assert table.status(run_id) == "CANCELED"
+    table.set_status(run_id, "WAITING")
+    assert rescuer.take_over(10) == []
+    assert claim_one(rescuer).generation == 2

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pm_dagster.dispatch.ports import Intent
 from pm_dagster.dispatch.waiting_job import sort_rows
+from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send
-from pm_dagster_tests.contracts.worlds import World
 
 
-def test_a_row_that_only_the_view_calls_waiting_is_named_and_not_read(world: World) -> None:
-    world.loosen_view()
-    loose, good = world.add(status="Waiting", age=1000), world.add(age=10)
-    control = world.dispatcher()
+def test_a_row_that_only_the_view_calls_waiting_is_named_and_not_read(table: ControlTable) -> None:
+    table.loosen_view()
+    loose, good = table.add(status="Waiting", age=1000), table.add(age=10)
+    control = table.dispatcher()
     assert ids(control) == ids(control, limit=1) == [good]
     (told,) = control.untakeable(10)
     assert (told.run_id, told.settled) == (loose, False)
@@ -26,84 +26,84 @@ def test_a_row_that_only_the_view_calls_waiting_is_named_and_not_read(world: Wor
     assert [entry.run_id for entry in control.claim(seen(control))] == [good]
 
 
-def test_a_row_that_became_loose_is_named_though_a_dead_dispatcher_had_claimed_it(world: World) -> None:
-    world.loosen_view()
-    run_id = world.add()
-    dead, control = world.dispatcher(), world.dispatcher()
+def test_a_row_that_became_loose_is_named_though_a_dead_dispatcher_had_claimed_it(table: ControlTable) -> None:
+    table.loosen_view()
+    run_id = table.add()
+    dead, control = table.dispatcher(), table.dispatcher()
     claim_one(dead)
-    world.set_status(run_id, "waiting")
+    table.set_status(run_id, "waiting")
     assert control.untakeable(10) == []
-    world.die(dead)
+    table.die(dead)
     assert [row.run_id for row in control.untakeable(10)] == [run_id]
     assert control.backlog().ready == 0
 
 
-def test_the_next_rows_are_those_neither_seen_nor_locked(world: World) -> None:
-    rows = [world.add(age=100 - number) for number in range(5)]
-    control = world.dispatcher()
-    with world.locked(rows[1]):
+def test_the_next_rows_are_those_neither_seen_nor_locked(table: ControlTable) -> None:
+    rows = [table.add(age=100 - number) for number in range(5)]
+    control = table.dispatcher()
+    with table.locked(rows[1]):
         assert [row.run_id for row in control.waiting(2, rows[:1])] == [rows[2], rows[3]]
         assert ids(control, limit=2) == rows[:2], "a first read asks for no lock"
     assert [row.run_id for row in control.waiting(2, rows[:1])] == [rows[1], rows[2]]
     assert control.waiting(10, rows) == []
 
 
-def test_reading_the_next_rows_takes_nothing(world: World) -> None:
-    run_id = world.add()
-    first, second = world.dispatcher(), world.dispatcher()
+def test_reading_the_next_rows_takes_nothing(table: ControlTable) -> None:
+    run_id = table.add()
+    first, second = table.dispatcher(), table.dispatcher()
     assert [row.run_id for row in first.waiting(1, [])] == [run_id]
     assert len(second.claim(seen(second))) == 1
     assert first.waiting(1, []) == []
 
 
-def test_rows_that_are_all_locked_are_not_ready_but_counted(world: World) -> None:
-    held, free = world.add(age=100), world.add()
-    control = world.dispatcher()
-    with world.locked(held):
+def test_rows_that_are_all_locked_are_not_ready_but_counted(table: ControlTable) -> None:
+    held, free = table.add(age=100), table.add()
+    control = table.dispatcher()
+    with table.locked(held):
         assert control.held([held, free]) == {held}
         assert control.backlog().ready > 0
         assert [entry.run_id for entry in control.claim(seen(control))] == [free]
-        backlog = world.dispatcher().backlog()
+        backlog = table.dispatcher().backlog()
         assert (backlog.ready, backlog.locked, backlog.oldest_seconds) == (0, 1, None)
         assert backlog.untakeable == 0
     assert control.held([held]) == set()
-    assert world.dispatcher().backlog().ready == 1
+    assert table.dispatcher().backlog().ready == 1
 
 
-def test_an_answer_whose_row_is_locked_calls_for_no_dispatch(world: World) -> None:
-    run_id = world.add()
-    dead, heir = world.dispatcher(), world.dispatcher()
+def test_an_answer_whose_row_is_locked_calls_for_no_dispatch(table: ControlTable) -> None:
+    run_id = table.add()
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     send(dead, claim_one(dead))
-    world.die(dead)
-    with world.locked(run_id):
-        assert (heir.backlog().ready, heir.backlog().locked) == (0, 1)
-        left = heir.take_over(10)
-        heir.close([entry.entry_id for entry in left])
+    table.die(dead)
+    with table.locked(run_id):
+        assert (rescuer.backlog().ready, rescuer.backlog().locked) == (0, 1)
+        left = rescuer.take_over(10)
+        rescuer.close([entry.entry_id for entry in left])
         assert len(left) == 1
-    assert heir.close([entry.entry_id for entry in left])[0].control_status == "SCHEDULED"
+    assert rescuer.close([entry.entry_id for entry in left])[0].control_status == "SCHEDULED"
 
 
-def test_a_call_in_doubt_calls_for_a_dispatch_whoever_holds_its_row(world: World) -> None:
-    run_id = world.add()
-    dead, heir = world.dispatcher(), world.dispatcher()
+def test_a_call_in_doubt_calls_for_a_dispatch_whoever_holds_its_row(table: ControlTable) -> None:
+    run_id = table.add()
+    dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.intend([Intent(claim_one(dead))])
-    world.die(dead)
-    with world.locked(run_id):
-        assert heir.backlog().ready == 1
+    table.die(dead)
+    with table.locked(run_id):
+        assert rescuer.backlog().ready == 1
 
 
-def test_what_is_shown_still_waits(world: World) -> None:
-    good, gone, broken = world.add(), world.add(status="RUNNING"), world.add(job_id=None)
-    control = world.dispatcher()
+def test_what_is_shown_still_waits(table: ControlTable) -> None:
+    good, gone, broken = table.add(), table.add(status="RUNNING"), table.add(job_id=None)
+    control = table.dispatcher()
     jobs, refused = sort_rows(control.shown([good, gone, broken, 10**9]))
     assert ([job.run_id for job in jobs], [row.run_id for row in refused]) == ([good], [broken])
     assert control.shown([]) == []
 
 
-def test_a_refusal_tells_what_it_refused(world: World) -> None:
-    bad, mended = world.add(job_id=None), world.add(job_id=None)
-    control = world.dispatcher()
+def test_a_refusal_tells_what_it_refused(table: ControlTable) -> None:
+    bad, mended = table.add(job_id=None), table.add(job_id=None)
+    control = table.dispatcher()
     _, refused = sort_rows(control.waiting(10))
-    world.correct(mended, 1001)
+    table.correct(mended, 1001)
     assert [row.run_id for row in control.refuse(refused)] == [bad]
     assert control.refuse(refused) == []

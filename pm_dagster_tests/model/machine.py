@@ -1,7 +1,7 @@
-"""The state machine: everybody who may do something at any time, and the dispatchers, one step after the other.
+"""The state machine: what its environment may do at any time, and the dispatchers, one step after the other.
 
-Put here: the dispatchers' steps, and the end of an example. Keep out: the others' steps (``everybody``), how a world
-carries steps out (``worlds``) and what must hold (``oracle``).
+The environment's steps are in ``environment_rules``, how they are carried out in ``harness``, what must hold in
+``oracle``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.dispatch.worker import Sent
 from pm_dagster.errors import ProcessManagerError
-from pm_dagster_tests.model.everybody import KIND, LONG, NUMBER, Everybody
-from pm_dagster_tests.model.puppet import Killed, Puppet, Stop
-from pm_dagster_tests.model.stopping import StoppingControl, WatchedRuns
-from pm_dagster_tests.model.worlds import ModelWorld
+from pm_dagster_tests.model.environment_rules import KIND, LONG, NUMBER, EnvironmentRules
+from pm_dagster_tests.model.harness import Harness
+from pm_dagster_tests.model.stepped_dispatcher import Killed, SteppedDispatcher, Stop
+from pm_dagster_tests.model.stepping_ports import SteppingControl, WatchedRuns
 
 _MOST_DISPATCHERS = 3
 _SETTLING_PASSES = 14
@@ -27,12 +27,12 @@ _SETTLING_PASSES = 14
 STOPS = st.sampled_from([1, 2, 3, 4, 5, 5, 6, 6, 6, 7, 8, 9, 10, 12, 14])
 
 
-class DispatchMachine(Everybody):
+class DispatchMachine(EnvironmentRules):
     """See the module. Each example ends by letting everything settle."""
 
-    def __init__(self, world: ModelWorld) -> None:
-        super().__init__(world)
-        self.puppets: list[Puppet] = []
+    def __init__(self, harness: Harness) -> None:
+        super().__init__(harness)
+        self.dispatchers: list[SteppedDispatcher] = []
 
     # ---- the dispatchers
 
@@ -50,56 +50,56 @@ class DispatchMachine(Everybody):
         rows = self.read if frame and self.read else None
         if trouble:
             for call in (Call.RUN_NOW, Call.REPAIR):
-                self.world.arm(call, trouble[0], after=trouble[1], good=0)
-        self.puppets.append(self._dispatcher(as_ops=as_ops, rows=rows))
-        self._advance(self.puppets[-1], stops)
+                self.harness.arm(call, trouble[0], after=trouble[1], good=0)
+        self.dispatchers.append(self._dispatcher(as_ops=as_ops, rows=rows))
+        self._advance(self.dispatchers[-1], stops)
 
     @rule()
     def read_rows(self) -> None:
         """Somebody reads the rows, to dispatch them later."""
-        self.read = self.world.control(self.settings).waiting(100)
+        self.read = self.harness.control(self.settings).waiting(100)
 
     @precondition(lambda self: self._room())
     @rule(as_ops=st.booleans())
     def dispatch(self, *, as_ops: bool) -> None:
         """A dispatch from beginning to end."""
-        self.puppets.append(self._dispatcher(as_ops=as_ops))
-        self._finish(self.puppets[-1])
+        self.dispatchers.append(self._dispatcher(as_ops=as_ops))
+        self._finish(self.dispatchers[-1])
 
     @precondition(lambda self: self._living())
     @rule(number=NUMBER, stops=STOPS)
     def advance(self, number: int, stops: int) -> None:
         """A dispatcher does its next steps."""
-        for puppet in self._chosen(self._living(), number):
-            self._advance(puppet, stops)
+        for dispatcher in self._chosen(self._living(), number):
+            self._advance(dispatcher, stops)
 
     @precondition(lambda self: self._living())
     @rule(number=NUMBER)
     def finish_dispatch(self, number: int) -> None:
         """A dispatcher goes on to its end."""
-        for puppet in self._chosen(self._living(), number):
-            self._finish(puppet)
+        for dispatcher in self._chosen(self._living(), number):
+            self._finish(dispatcher)
 
     @precondition(lambda self: self._living())
     @rule(number=NUMBER)
     def kill(self, number: int) -> None:
         """A dispatcher dies where it stands."""
-        for puppet in self._chosen(self._living(), number):
-            puppet.kill()
-            if puppet.control is not None:
-                self.world.die(puppet.control)
-            self._after(puppet)
+        for dispatcher in self._chosen(self._living(), number):
+            dispatcher.kill()
+            if dispatcher.control is not None:
+                self.harness.die(dispatcher.control)
+            self._after(dispatcher)
 
     @precondition(lambda self: self._living())
     @rule(number=NUMBER, stops=STOPS)
     def lose(self, number: int, stops: int) -> None:
         """A dispatcher is taken for dead while it only sleeps; another one takes over."""
-        for puppet in self._chosen(self._living(), number):
-            if puppet.control is not None:
-                self.world.lose(puppet.control)
+        for dispatcher in self._chosen(self._living(), number):
+            if dispatcher.control is not None:
+                self.harness.lose(dispatcher.control)
         if self._room():
-            self.puppets.append(self._dispatcher(as_ops=False))
-            self._advance(self.puppets[-1], stops)
+            self.dispatchers.append(self._dispatcher(as_ops=False))
+            self._advance(self.dispatchers[-1], stops)
 
     def teardown(self) -> None:
         """Faults end, time passes, a few dispatches run: then nothing waits, and nothing is unresolved."""
@@ -107,73 +107,73 @@ class DispatchMachine(Everybody):
             self.oracle.raise_breaches()
             self._settle()
         finally:
-            for puppet in self._living():
-                puppet.kill()
-            self.world.leave()
+            for dispatcher in self._living():
+                dispatcher.kill()
+            self.harness.leave()
 
     # ---- inside
 
     def _settle(self) -> None:
-        self.world.calm()
-        for puppet in self._living():
-            self._finish(puppet)
+        self.harness.calm()
+        for dispatcher in self._living():
+            self._finish(dispatcher)
         for number in range(_SETTLING_PASSES):
-            self.world.pass_time(LONG)
+            self.harness.pass_time(LONG)
             if number == _SETTLING_PASSES // 2:
                 # A row may have to wait for the end of a run that is under way for another, or for what it was before.
                 self._end_runs()
-            puppet = self._dispatcher(as_ops=False)
-            self.puppets.append(puppet)
-            self._finish(puppet)
+            dispatcher = self._dispatcher(as_ops=False)
+            self.dispatchers.append(dispatcher)
+            self._finish(dispatcher)
             if self.oracle.settled():
                 break
         self.oracle.check_settled()
         self.oracle.check_secrets()
 
     def _end_runs(self) -> None:
-        for run_id, run in self.world.runs().items():
+        for run_id, run in self.harness.runs().items():
             if run.active:
-                self.world.finish(run_id, "succeed")
+                self.harness.finish(run_id, "succeed")
 
-    def _after(self, puppet: Puppet) -> None:
-        identity = None if puppet.control is None else self.world.identity(puppet.control)
-        self.oracle.observe(dispatcher=True, identity=identity or puppet.identity)
-        puppet.identity = identity or puppet.identity
-        if puppet.error is not None and not isinstance(puppet.error, (Killed, ProcessManagerError)):
-            self.oracle.check_error(puppet.error)
+    def _after(self, dispatcher: SteppedDispatcher) -> None:
+        identity = None if dispatcher.control is None else self.harness.identity(dispatcher.control)
+        self.oracle.observe(dispatcher=True, identity=identity or dispatcher.identity)
+        dispatcher.identity = identity or dispatcher.identity
+        if dispatcher.error is not None and not isinstance(dispatcher.error, (Killed, ProcessManagerError)):
+            self.oracle.check_error(dispatcher.error)
             self.oracle.raise_breaches()
 
-    def _advance(self, puppet: Puppet, stops: int) -> None:
+    def _advance(self, dispatcher: SteppedDispatcher, stops: int) -> None:
         for _ in range(stops):
-            puppet.advance()
-            self._after(puppet)
+            dispatcher.advance()
+            self._after(dispatcher)
 
-    def _finish(self, puppet: Puppet) -> None:
-        while not puppet.done:
-            puppet.advance()
-            self._after(puppet)
+    def _finish(self, dispatcher: SteppedDispatcher) -> None:
+        while not dispatcher.done:
+            dispatcher.advance()
+            self._after(dispatcher)
 
-    def _living(self) -> list[Puppet]:
-        return [puppet for puppet in self.puppets if not puppet.done]
+    def _living(self) -> list[SteppedDispatcher]:
+        return [dispatcher for dispatcher in self.dispatchers if not dispatcher.done]
 
     def _room(self) -> bool:
         return len(self._living()) < _MOST_DISPATCHERS
 
-    def _dispatcher(self, *, as_ops: bool, rows: Sequence[RawRow] | None = None) -> Puppet:
+    def _dispatcher(self, *, as_ops: bool, rows: Sequence[RawRow] | None = None) -> SteppedDispatcher:
         settings = self.settings
 
-        def program(puppet: Puppet) -> None:
-            inner = self.world.control(settings)
-            puppet.control, puppet.began = inner, self.clock.now
-            control = StoppingControl(inner, puppet, self.oracle)
-            runs = WatchedRuns(self.world.jobs_api(), puppet, control, self.oracle)
+        def program(dispatcher: SteppedDispatcher) -> None:
+            inner = self.harness.control(settings)
+            dispatcher.control, dispatcher.began = inner, self.clock.now
+            control = SteppingControl(inner, dispatcher, self.oracle)
+            runs = WatchedRuns(self.harness.jobs_api(), dispatcher, control, self.oracle)
             dispatch = Dispatch(control, runs, settings, stop=Stop(self.clock), clock=self.clock)
             try:
                 (_in_ops if as_ops else Dispatch.run)(dispatch, rows=rows)
             finally:
                 control.end()
 
-        return Puppet(program, self.clock)
+        return SteppedDispatcher(program, self.clock)
 
 
 def _in_ops(dispatch: Dispatch, rows: Sequence[RawRow] | None = None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pm_dagster.dispatch.model import Call, Entry, EntryState
-from pm_dagster_tests.model.worlds import FILE_NAME, SETTINGS, EntryNow, ModelWorld, RowNow, RunNow
+from pm_dagster_tests.model.harness import FILE_NAME, SETTINGS, EntryNow, Harness, RowNow, RunNow
 
 #: The ledger says of these that something is still to be done.
 UNRESOLVED = ("SENDING", "ACCEPTED")
@@ -35,10 +35,10 @@ class Attempt:
 
 
 class Oracle:
-    """Keeps the history of one world. ``steps`` counts what was observed."""
+    """Keeps the history of one harness. ``steps`` counts what was observed."""
 
-    def __init__(self, world: ModelWorld) -> None:
-        self._world = world
+    def __init__(self, harness: Harness) -> None:
+        self._world = harness
         self.steps = 0
         self.breaches: list[Breach] = []
         self.rows: dict[int, RowNow] = {}

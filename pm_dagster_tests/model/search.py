@@ -1,6 +1,6 @@
 """Running the machine: how many examples, how long, and with which chance.
 
-Put here: the settings of hypothesis, in one place. Keep out: the steps, and which world they are taken in.
+Put here: the settings of hypothesis, in one place. Keep out: the steps, and which harness they are taken in.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from pm_dagster_tests.model.harness import Harness
 from pm_dagster_tests.model.machine import DispatchMachine
-from pm_dagster_tests.model.worlds import ModelWorld
 
 
 @dataclass
 class Search:
-    """Examples in worlds that ``make`` makes; afterwards, how many there were and how many steps they took."""
+    """Examples in harnesses that ``make`` makes; afterwards, how many there were and how many steps they took."""
 
-    make: Callable[[], ModelWorld]
+    make: Callable[[], Harness]
     examples: int = 0
     steps: int = 0
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pm_dagster.dispatch.model import Call
+from pm_dagster_tests.model.harness import JOBS
 from pm_dagster_tests.model.machine import DispatchMachine
-from pm_dagster_tests.model.worlds import JOBS
 
 Story = Callable[[DispatchMachine], None]
 #: More than any dispatch of a row or two has.
@@ -56,11 +56,11 @@ def a_dispatcher_that_was_only_thought_dead(machine: DispatchMachine) -> None:
     """Its work is taken over while its call is under way; then it hears the answer."""
     machine.add_new(JOBS[0])
     _begin_until(machine, lambda: bool(machine._active()))
-    first = machine.puppets[0]
+    first = machine.dispatchers[0]
     machine.lose(0, 1)
-    owner = machine.world.ledger()[0].owner
-    _until(machine, 1, lambda: machine.world.ledger()[0].owner != owner)
-    while not first.done and machine.world.ledger()[0].open:
+    owner = machine.harness.ledger()[0].owner
+    _until(machine, 1, lambda: machine.harness.ledger()[0].owner != owner)
+    while not first.done and machine.harness.ledger()[0].open:
         machine.advance(0, 1)
 
 
@@ -104,7 +104,7 @@ def a_refusal_that_repeats_our_token(machine: DispatchMachine) -> None:
 
 
 def _at(machine: DispatchMachine, place: str) -> bool:
-    return machine.puppets[-1].at == place
+    return machine.dispatchers[-1].at == place
 
 
 def _begin_until(machine: DispatchMachine, reached: Callable[[], bool]) -> None:

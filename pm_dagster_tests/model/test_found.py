@@ -19,7 +19,7 @@ from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
 from pm_dagster_tests.fakes.runs import Fault
-from pm_dagster_tests.model.memory_world import LaggingRuns
+from pm_dagster_tests.model.in_memory_harness import LaggingRuns
 
 SETTINGS = Settings(
     rate_run_now=0, rate_repair=0, rate_get_run=0, call_backoff_seconds=0, settle_seconds=0, max_attempts=2

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pm_dagster_tests.chaos.records import record
+from pm_dagster_tests.model.harness import Harness
+from pm_dagster_tests.model.in_memory_harness import InMemoryHarness
 from pm_dagster_tests.model.machine import DispatchMachine
-from pm_dagster_tests.model.memory_world import MemoryWorld
 from pm_dagster_tests.model.oracle import Breach
-from pm_dagster_tests.model.real_world import RealServers, real_servers
+from pm_dagster_tests.model.real_harness import RealServers, real_servers
 from pm_dagster_tests.model.search import Search
 from pm_dagster_tests.model.stories import STORIES, told
 from pm_dagster_tests.model.variants import VARIANTS, Variant
-from pm_dagster_tests.model.worlds import ModelWorld
 
 _SUITE = "model"
 #: So many examples are enough for every variant by any number that was tried.
@@ -30,7 +30,7 @@ def servers(database_url: str) -> Iterator[RealServers]:
         yield made
 
 
-def _holds(name: str, make: Callable[[], ModelWorld], most: int, number: int | None = None) -> None:
+def _holds(name: str, make: Callable[[], Harness], most: int, number: int | None = None) -> None:
     search = Search(make)
     search.run(most, number=number)
     record(_SUITE, name, {"breaches": 0}, {"examples": search.examples, "steps": search.steps})
@@ -43,23 +43,23 @@ def _chance() -> int:
 
 
 def test_every_invariant_holds_in_memory() -> None:
-    _holds("in memory, always the same", MemoryWorld, 200)
+    _holds("in memory, always the same", InMemoryHarness, 200)
 
 
 def test_every_invariant_holds_on_real_servers(servers: RealServers) -> None:
-    _holds("on Postgres and the local workspace, always the same", servers.world, 8)
+    _holds("on Postgres and the local workspace, always the same", servers.harness, 8)
 
 
 def test_every_story_ends_well(servers: RealServers) -> None:
     for story in STORIES:
-        told(story, DispatchMachine(servers.world()))
+        told(story, DispatchMachine(servers.harness()))
 
 
 @pytest.mark.parametrize("variant", [each for each in VARIANTS if not each.story], ids=lambda variant: variant.name)
 def test_a_broken_variant_is_found(variant: Variant, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the machine, in the core, which is the same on the fakes."""
     variant.take_out(monkeypatch)
-    search = Search(MemoryWorld)
+    search = Search(InMemoryHarness)
     with pytest.raises(Breach) as caught:
         search.run(_MOST_FOR_A_VARIANT, number=variant.number, shrink=False)
     _caught(variant, caught.value, search.examples, search.steps)
@@ -70,7 +70,7 @@ def test_a_broken_variant_is_shown(variant: Variant, servers: RealServers, monke
     """By a story, on real servers, where the rule is."""
     assert variant.story is not None
     variant.take_out(monkeypatch)
-    machine = DispatchMachine(servers.world())
+    machine = DispatchMachine(servers.harness())
     with pytest.raises(Breach) as caught:
         told(variant.story, machine)
     _caught(variant, caught.value, 1, machine.oracle.steps)
@@ -78,12 +78,12 @@ def test_a_broken_variant_is_shown(variant: Variant, servers: RealServers, monke
 
 @pytest.mark.chaos
 def test_every_invariant_holds_in_memory_for_long() -> None:
-    _holds("in memory, by chance", MemoryWorld, 3_000, _chance())
+    _holds("in memory, by chance", InMemoryHarness, 3_000, _chance())
 
 
 @pytest.mark.chaos
 def test_every_invariant_holds_on_real_servers_for_long(servers: RealServers) -> None:
-    _holds("on Postgres and the local workspace, by chance", servers.world, 120, _chance())
+    _holds("on Postgres and the local workspace, by chance", servers.harness, 120, _chance())
 
 
 def _caught(variant: Variant, breach: Breach, examples: int, steps: int) -> None:

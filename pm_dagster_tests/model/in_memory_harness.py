@@ -1,6 +1,6 @@
-"""The world of the fakes: fast, and with a time of its own.
+"""The harness of the fakes: fast, and with a time of its own.
 
-Put here: the model's world over ``pm_dagster_tests.fakes``. Keep out: rules of the real services that the fakes' own
+Put here: the model's harness over ``pm_dagster_tests.fakes``. Keep out: rules of the real services that the fakes' own
 contract suites can hold.
 """
 
@@ -25,7 +25,7 @@ from pm_dagster.errors import (
 )
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase, Row
 from pm_dagster_tests.fakes.runs import Fault, InMemoryRuns, Run
-from pm_dagster_tests.model.worlds import FILE_NAME, JOBS, EntryNow, RowNow, RunNow
+from pm_dagster_tests.model.harness import FILE_NAME, JOBS, EntryNow, RowNow, RunNow
 
 SECRET = "dapi-s3cret-0123"
 _ENDS = {
@@ -70,8 +70,8 @@ class LaggingRuns(InMemoryRuns):
         return text.replace(SECRET, "***")
 
 
-class MemoryWorld:
-    """See ``ModelWorld``."""
+class InMemoryHarness:
+    """See ``Harness``."""
 
     def __init__(self) -> None:
         self.secret = SECRET

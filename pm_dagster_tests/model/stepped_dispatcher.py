@@ -1,7 +1,7 @@
-"""A dispatcher whose steps somebody else decides: it stops before every write, and goes on, dies or lags as told.
+"""A dispatcher that moves one step at a time: it stops before every write, and goes on, dies or lags as told.
 
-Put here: the handing over between the dispatcher's thread and the machine's. Keep out: where it stops (``stopping``),
-what is expected of a step (``oracle``), and which step comes next (``machine``).
+It runs in a thread of its own, which hands the turn back and forth with the machine's. Where it stops is in
+``stepping_ports``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from pm_dagster.dispatch.ports import ControlPlane
 
-_PATIENCE_SECONDS = 120.0
+_LONGEST_STEP_SECONDS = 120.0
 
 
 class Killed(BaseException):
@@ -42,13 +42,13 @@ class Stop(threading.Event):
         return self.is_set()
 
 
-class Puppet:
+class SteppedDispatcher:
     """One dispatcher, moved from stop to stop. ``at`` says where it stands; ``error`` what ended it, if something did.
 
     ``program`` is what it does, given itself.
     """
 
-    def __init__(self, program: Callable[[Puppet], None], clock: Clock) -> None:
+    def __init__(self, program: Callable[[SteppedDispatcher], None], clock: Clock) -> None:
         self.clock = clock
         self.began = clock.now
         self.at = "start"
@@ -59,7 +59,7 @@ class Puppet:
         self.identity: int | None = None
         self._program = program
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, name="puppet", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="dispatcher", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -87,7 +87,7 @@ class Puppet:
         if self.done:
             return
         self._go.release()
-        assert self._back.acquire(timeout=_PATIENCE_SECONDS), f"the dispatcher hangs after {self.at}"
+        assert self._back.acquire(timeout=_LONGEST_STEP_SECONDS), f"the dispatcher hangs after {self.at}"
 
     def finish(self) -> None:
         """Let it go on to its end."""

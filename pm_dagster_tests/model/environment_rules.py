@@ -1,8 +1,4 @@
-"""Everybody but the dispatchers: the owner of the rows, the workspace, others who use it, and the operator.
-
-Put here: their steps. Keep out: the dispatchers' (``machine``), how a world carries steps out (``worlds``) and what
-must hold (``oracle``).
-"""
+"""What the dispatchers' environment does: the owner of the rows, the workspace, its other users, the operator."""
 
 from __future__ import annotations
 
@@ -15,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from pm_dagster.dispatch.model import Call
 from pm_dagster.dispatch.waiting_job import RawRow
+from pm_dagster_tests.model.harness import JOBS, SETTINGS, UNKNOWN_JOB, Harness
 from pm_dagster_tests.model.oracle import Oracle
-from pm_dagster_tests.model.puppet import Clock
-from pm_dagster_tests.model.worlds import JOBS, SETTINGS, UNKNOWN_JOB, ModelWorld
+from pm_dagster_tests.model.stepped_dispatcher import Clock
 
 T = TypeVar("T")
 _MOST_ROWS = 4
@@ -34,13 +30,13 @@ KIND = st.sampled_from(["lost", "lost", "foreign", "unsent", "throttled", "long"
 SELDOM = ["change the job's existence", "change the policy", "start by hand", "remove the row", "redrive", "redrive"]
 
 
-class Everybody(RuleBasedStateMachine):
-    """See the module. Each example begins with an empty ``world``."""
+class EnvironmentRules(RuleBasedStateMachine):
+    """See the module. Each example begins with an empty ``harness``."""
 
-    def __init__(self, world: ModelWorld) -> None:
+    def __init__(self, harness: Harness) -> None:
         super().__init__()
-        self.world = world
-        self.oracle = Oracle(world)
+        self.harness = harness
+        self.oracle = Oracle(harness)
         self.clock = Clock()
         self.read: list[RawRow] = []
         self.settings = SETTINGS
@@ -59,18 +55,18 @@ class Everybody(RuleBasedStateMachine):
     @rule(job_id=JOB)
     def add_new(self, job_id: int | None) -> None:
         """Work without an earlier run; a job that is not there, or none, makes it a bad row."""
-        self.world.add_row(job_id, None)
+        self.harness.add_row(job_id, None)
         self._seen()
 
     @precondition(lambda self: len(self.oracle.rows) < _MOST_ROWS)
     @rule(past=PAST, repairs=st.integers(0, 2))
     def add_repair(self, past: str, repairs: int) -> None:
         """Work with an earlier run."""
-        run_id = self.world.past_run("fail" if past == "gone" else past, repairs)
+        run_id = self.harness.past_run("fail" if past == "gone" else past, repairs)
         self._seen()
         if past == "gone":
-            self.world.delete(run_id)
-        self.world.add_row(JOBS[0], run_id)
+            self.harness.delete(run_id)
+        self.harness.add_row(JOBS[0], run_id)
         self._seen()
 
     @rule(number=NUMBER, status=STATUS, keep=st.booleans())
@@ -78,7 +74,7 @@ class Everybody(RuleBasedStateMachine):
         """The owner or the row's job changes a row; a row that waits again may or may not keep its run."""
         for row in self._chosen(list(self.oracle.rows), number):
             now = self.oracle.rows[row]
-            self.world.set_row(row, status, now.previous_run_id if keep else None)
+            self.harness.set_row(row, status, now.previous_run_id if keep else None)
         self._seen()
 
     @rule(number=NUMBER)
@@ -87,18 +83,18 @@ class Everybody(RuleBasedStateMachine):
         for row in self._chosen(list(self.oracle.rows), number):
             previous = self.oracle.rows[row].previous_run_id
             if previous is not None and previous in self._active():
-                self.world.finish(previous, "fail")
+                self.harness.finish(previous, "fail")
             self._seen()
-            self.world.set_row(row, "FAILED", previous)
+            self.harness.set_row(row, "FAILED", previous)
             self._seen()
-            self.world.set_row(row, "WAITING", previous)
+            self.harness.set_row(row, "WAITING", previous)
         self._seen()
 
     @rule(number=NUMBER, job_id=st.sampled_from(JOBS))
     def set_job(self, number: int, job_id: int) -> None:
         """The owner corrects the job."""
         for row in self._chosen(list(self.oracle.rows), number):
-            self.world.set_job(row, job_id)
+            self.harness.set_job(row, job_id)
         self._seen()
 
     # ---- the workspace and others who use it
@@ -107,30 +103,30 @@ class Everybody(RuleBasedStateMachine):
     def finish_run(self, number: int, outcome: str) -> None:
         """A run ends."""
         for run_id in self._chosen(self._active(), number):
-            self.world.finish(run_id, outcome)
+            self.harness.finish(run_id, outcome)
         self._seen()
 
     @rule(number=NUMBER)
     def delete_run(self, number: int) -> None:
         """A run that is over is removed."""
-        over = [run_id for run_id, run in self.world.runs().items() if not run.active]
+        over = [run_id for run_id, run in self.harness.runs().items() if not run.active]
         for run_id in self._chosen(over, number):
-            self.world.delete(run_id)
+            self.harness.delete(run_id)
         self._seen()
 
     @rule(number=NUMBER)
     def repair_elsewhere(self, number: int) -> None:
         """Somebody repairs a run by hand."""
-        runs = self.world.runs()
+        runs = self.harness.runs()
         over = [run_id for run_id, run in runs.items() if not run.active and not run.succeeded]
         for run_id in self._chosen(over, number):
-            self.world.repair_elsewhere(run_id)
+            self.harness.repair_elsewhere(run_id)
         self._seen()
 
     @rule(reads=st.integers(1, 3))
     def lag(self, reads: int) -> None:
         """What happens from now on does not show for some reads."""
-        self.world.lag(reads)
+        self.harness.lag(reads)
 
     @rule(
         call=CALL,
@@ -141,14 +137,14 @@ class Everybody(RuleBasedStateMachine):
     def arm(self, *, call: Call, kinds: list[str], after: bool, good: int) -> None:
         """The next calls of a kind go wrong, after some good ones."""
         for kind in kinds:
-            self.world.arm(call, kind, after=after, good=good)
+            self.harness.arm(call, kind, after=after, good=good)
             good = 0
 
     @rule(seconds=st.sampled_from([1.0, 40.0, LONG]))
     def pass_time(self, seconds: float) -> None:
         """Time goes by."""
         self.clock.now += seconds
-        self.world.pass_time(seconds)
+        self.harness.pass_time(seconds)
 
     # ---- the rest of the owner, the workspace and the operator: what is seldom
 
@@ -156,16 +152,16 @@ class Everybody(RuleBasedStateMachine):
     def seldom(self, *, what: str, number: int, there: bool) -> None:
         """One step for all of it, so that it does not crowd out the others; ``there`` for what has two sides."""
         if what == "change the job's existence":
-            self.world.set_job_exists(JOBS[number % len(JOBS)], exists=there)
+            self.harness.set_job_exists(JOBS[number % len(JOBS)], exists=there)
         elif what == "change the policy":
             self.settings = replace(SETTINGS, missing_run="fresh-run" if there else "fail")
         for row in self._chosen(list(self.oracle.rows), number):
             if what == "start by hand":
-                self.world.start_elsewhere(row)
+                self.harness.start_elsewhere(row)
             elif what == "remove the row":
-                self.world.remove_row(row)
+                self.harness.remove_row(row)
             elif what == "redrive":
-                self.world.redrive(row)
+                self.harness.redrive(row)
         self._seen()
 
     # ---- inside
@@ -174,7 +170,7 @@ class Everybody(RuleBasedStateMachine):
         self.oracle.observe(dispatcher=False)
 
     def _active(self) -> list[int]:
-        return [run_id for run_id, run in self.world.runs().items() if run.active]
+        return [run_id for run_id, run in self.harness.runs().items() if run.active]
 
     def _chosen(self, among: Sequence[T], number: int) -> list[T]:
         return [among[number % len(among)]] if among else []

@@ -14,8 +14,8 @@ from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase, Row
 
 
-class InMemoryWorld:
-    """See ``World``."""
+class InMemoryControlTable:
+    """See ``ControlTable``."""
 
     def __init__(self) -> None:
         self.database = InMemoryDatabase()

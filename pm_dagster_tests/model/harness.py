@@ -1,7 +1,4 @@
-"""What the machine does to a world and reads off it, the same for the fakes and for real servers.
-
-Put here: the port and its plain records. Keep out: the worlds themselves, and what is right.
-"""
+"""What the machine does to a control table and a workspace and reads off them, the same for fakes and real servers."""
 
 from __future__ import annotations
 
@@ -66,7 +63,7 @@ class EntryNow:
     owner: int | None
 
 
-class ModelWorld(Protocol):
+class Harness(Protocol):
     """One control plane and one workspace. Runs and rows are named by their ids.
 
     ``secret`` stands in the error texts of the workspace and must be found nowhere.
@@ -123,7 +120,7 @@ class ModelWorld(Protocol):
         """For so many reads a run shows no repair that is newer than now."""
 
     def arm(self, call: Call, kind: str, *, after: bool, good: int) -> None:
-        """Let a call go wrong after so many good ones; see ``everybody.KIND`` for how."""
+        """Let a call go wrong after so many good ones; see ``environment_rules.KIND`` for how."""
 
     def calm(self) -> None:
         """No fault and no lag from here on."""

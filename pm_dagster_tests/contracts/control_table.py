@@ -9,7 +9,7 @@ from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import ControlPlane
 
 
-class World(Protocol):
+class ControlTable(Protocol):
     """Rows as their owner sees them, and the dispatchers that work on them."""
 
     def add(

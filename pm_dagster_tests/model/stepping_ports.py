@@ -1,7 +1,4 @@
-"""The ports of a dispatcher that somebody else moves: they stop it before each write, and tell what it does.
-
-Put here: where a dispatcher stops, and what the oracle hears. Keep out: the moving itself (``puppet``).
-"""
+"""The ports of a stepped dispatcher: they stop it before each write, and tell the oracle what it does."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, Dat
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
 from pm_dagster.errors import Refused, WorkspaceUnavailable
-from pm_dagster_tests.model.puppet import Killed, Puppet
+from pm_dagster_tests.model.stepped_dispatcher import Killed, SteppedDispatcher
 
 
 class Witness(Protocol):
@@ -42,12 +39,12 @@ class Witness(Protocol):
         """The Jobs API said no to a call for this row, or about this run."""
 
 
-class StoppingControl:
+class SteppingControl:
     """A control plane that stops its dispatcher before each write, and after an intent, when the call is on its way."""
 
-    def __init__(self, inner: ControlPlane, puppet: Puppet, witness: Witness) -> None:
+    def __init__(self, inner: ControlPlane, dispatcher: SteppedDispatcher, witness: Witness) -> None:
         self._inner = inner
-        self._puppet = puppet
+        self._dispatcher = dispatcher
         self._witness = witness
         #: The generation of each row that this dispatcher took, as far as it knows.
         self.generations: dict[int, int] = {}
@@ -58,7 +55,7 @@ class StoppingControl:
 
     def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
         """Stops before."""
-        self._puppet.stop_at("before waiting")
+        self._dispatcher.stop_at("before waiting")
         return self._inner.waiting(limit, seen)
 
     def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
@@ -75,46 +72,46 @@ class StoppingControl:
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Stops before."""
-        self._puppet.stop_at("before claim")
+        self._dispatcher.stop_at("before claim")
         entries = self._inner.claim(jobs)
         self._witness.claimed(entries)
         return self._took(entries)
 
     def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
         """Stops before."""
-        self._puppet.stop_at("before refuse")
+        self._dispatcher.stop_at("before refuse")
         return self._inner.refuse(rows)
 
     def take_over(self, limit: int) -> list[Entry]:
         """Stops before."""
-        self._puppet.stop_at("before take over")
+        self._dispatcher.stop_at("before take over")
         return self._inherit(self._inner.take_over(limit))
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """Stops before."""
-        self._puppet.stop_at("before resume")
+        self._dispatcher.stop_at("before resume")
         return self._inherit(self._inner.resume(entry_ids))
 
     def intend(self, intents: Sequence[Intent]) -> set[int]:
         """Stops before and after."""
-        self._witness.asked(self._puppet.clock.now - self._puppet.began)
-        self._puppet.stop_at("before intend")
+        self._witness.asked(self._dispatcher.clock.now - self._dispatcher.began)
+        self._dispatcher.stop_at("before intend")
         granted = self._inner.intend(intents)
         for intent in intents:
             if intent.entry.entry_id in granted:
                 starts = intent.fresh_run or intent.entry.starts_new_run
                 self._witness.granted(intent.entry, Call.RUN_NOW if starts else Call.REPAIR)
-        self._puppet.stop_at("after intend")
+        self._dispatcher.stop_at("after intend")
         return granted
 
     def record(self, changes: Sequence[Change]) -> set[int]:
         """Stops before."""
-        self._puppet.stop_at("before record")
+        self._dispatcher.stop_at("before record")
         return self._inner.record(changes)
 
     def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
         """Stops before."""
-        self._puppet.stop_at("before close")
+        self._dispatcher.stop_at("before close")
         return self._inner.close(entry_ids, go_on)
 
     def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
@@ -131,13 +128,13 @@ class StoppingControl:
 
     def heartbeat(self) -> None:
         """As it is, without a stop."""
-        if self._puppet.killed:
+        if self._dispatcher.killed:
             raise Killed("heartbeat")
         self._inner.heartbeat()
 
     def end(self) -> None:
         """Stops before."""
-        self._puppet.stop_at("before end")
+        self._dispatcher.stop_at("before end")
         self._inner.end()
 
     def _inherit(self, entries: list[Entry]) -> list[Entry]:
@@ -152,9 +149,11 @@ class StoppingControl:
 class WatchedRuns:
     """The Jobs API as one dispatcher uses it, each call a second long and told to the witness."""
 
-    def __init__(self, inner: DatabricksRuns, puppet: Puppet, control: StoppingControl, witness: Witness) -> None:
+    def __init__(
+        self, inner: DatabricksRuns, dispatcher: SteppedDispatcher, control: SteppingControl, witness: Witness
+    ) -> None:
         self._inner = inner
-        self._puppet = puppet
+        self._dispatcher = dispatcher
         self._control = control
         self._witness = witness
 
@@ -166,8 +165,8 @@ class WatchedRuns:
 
     def look_up(self, run_id: int) -> RunSnapshot:
         """runs/get."""
-        self._witness.asked(self._puppet.clock.now - self._puppet.began)
-        self._puppet.clock.now += 1.0
+        self._witness.asked(self._dispatcher.clock.now - self._dispatcher.began)
+        self._dispatcher.clock.now += 1.0
         try:
             return self._inner.look_up(run_id)
         except Refused:
@@ -182,7 +181,7 @@ class WatchedRuns:
 
     def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
         """runs/list."""
-        self._puppet.clock.now += 1.0
+        self._dispatcher.clock.now += 1.0
         return self._inner.find_started(job_id, since, parameters)
 
     def page_url(self, job_id: int, run_id: int) -> str:
@@ -194,7 +193,7 @@ class WatchedRuns:
         return self._inner.scrub(text)
 
     def _effective(self, kind: Call, parameters: Mapping[str, str], call: Callable[[], int]) -> int:
-        self._puppet.clock.now += 1.0
+        self._dispatcher.clock.now += 1.0
         self._witness.before_call()
         row = int(parameters["RUN_ID"])
         lost = False

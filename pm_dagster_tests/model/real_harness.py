@@ -1,8 +1,4 @@
-"""The world of real servers: Postgres, and the local workspace over HTTP with the official SDK.
-
-Put here: the model's world over ``pm_dagster.ledger`` and ``pm_dagster.databricks``. Keep out: what the fakes' world
-shares with it, which is the port in ``worlds``.
-"""
+"""The harness of real servers: Postgres, and the local workspace over HTTP with the official SDK."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ from pm_dagster.sandbox.workspace.model import Run
 from pm_dagster.sandbox.workspace.repairs import RepairRequest
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
 from pm_dagster_tests.ledger.world import eventually
-from pm_dagster_tests.model.worlds import FILE_NAME, JOBS, SETTINGS, EntryNow, RowNow, RunNow
+from pm_dagster_tests.model.harness import FILE_NAME, JOBS, SETTINGS, EntryNow, RowNow, RunNow
 
 #: A job with room for one run, so that the next is skipped.
 _NARROW_JOB = 6
@@ -62,12 +58,12 @@ class RealServers:
             cursor.execute(statement, values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def world(self) -> RealWorld:
+    def harness(self) -> RealHarness:
         """Everything empty."""
         tables = ("public.mm_run_plc", *(f"process_manager.{name}" for name in ("event", "entry", "dispatcher")))
         self.ask(f"TRUNCATE {', '.join(tables)}")
         self.workspace.reset()
-        return RealWorld(self)
+        return RealHarness(self)
 
 
 @contextmanager
@@ -79,8 +75,8 @@ def real_servers(url: str) -> Iterator[RealServers]:
         servers.connection.close()
 
 
-class RealWorld:
-    """See ``ModelWorld``."""
+class RealHarness:
+    """See ``Harness``."""
 
     def __init__(self, servers: RealServers) -> None:
         self._servers = servers
