@@ -104,7 +104,7 @@ def _summary(report: Report, settings: Settings) -> str:
         for word, count in (
             ("refused", sum(row.outcome is Outcome.QUARANTINED for row in report.rows)),
             ("left for later", report.left + sum(row.outcome is Outcome.DEFERRED for row in report.rows)),
-            ("taken over", report.taken_over),
+            ("taken over", report.rescued),
             ("answers 429", report.throttled),
         )
         if count

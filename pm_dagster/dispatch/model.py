@@ -83,7 +83,7 @@ class Entry:
     fresh_run: bool = False
     sent_repair_id: int | None = None
     attempts: int = 0
-    taken_over: bool = False
+    rescued: bool = False
     #: Whether the control table still says WAITING, as of the claim.
     waiting: bool = True
     ambiguous: bool = False

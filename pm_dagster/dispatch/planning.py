@@ -160,7 +160,7 @@ class PlanningControl:
         run_ids = [row.run_id for row in rows if row.run_id is not None]
         return sort_rows(self._inner.shown(run_ids))[1] if run_ids else []
 
-    def take_over(self, limit: int) -> list[Entry]:  # noqa: ARG002 of the port
+    def rescue(self, limit: int) -> list[Entry]:  # noqa: ARG002 of the port
         """Nothing: what a dead dispatcher left is only counted."""
         return []
 

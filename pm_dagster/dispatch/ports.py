@@ -193,7 +193,7 @@ class ControlPlane(Protocol):
     def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
         """Record those of the rows that are to be refused as they are now as quarantined, and return them."""
 
-    def take_over(self, limit: int) -> list[Entry]:
+    def rescue(self, limit: int) -> list[Entry]:
         """Take entries that a dead dispatcher left in SENDING or ACCEPTED, whether or not the view still has them."""
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:

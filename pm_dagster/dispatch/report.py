@@ -39,13 +39,13 @@ class ReportRow:
 class Report:
     """The result of one dispatch.
 
-    ``read`` rows came from the view, ``taken_over`` were left by a dead dispatcher, ``scheduled`` were written as
+    ``read`` rows came from the view, ``rescued`` were left by a dead dispatcher, ``scheduled`` were written as
     SCHEDULED; ``left`` were claimed but not sent before the deadline; ``further`` are the rows that were read in place
     of others. Times are seconds; ``api_seconds`` sums over calls.
     """
 
     read: int = 0
-    taken_over: int = 0
+    rescued: int = 0
     rows: list[ReportRow] = field(default_factory=list)
     scheduled: int = 0
     left: int = 0
@@ -65,7 +65,7 @@ class Report:
         """The object that ``pm dispatch --json`` prints; its keys are a contract."""
         return {
             "read": self.read,
-            "taken_over": self.taken_over,
+            "taken_over": self.rescued,
             "new": self.counts(Branch.NEW),
             "repair": self.counts(Branch.REPAIR),
             "scheduled": self.scheduled,

@@ -85,7 +85,7 @@ class Claimed:
     @property
     def rescued(self) -> int:
         """How many entries a dead dispatcher had left."""
-        return sum(entry.taken_over for entry in self.entries)
+        return sum(entry.rescued for entry in self.entries)
 
     def add(self, more: Claimed) -> None:
         """Take in what a later claim brought."""
@@ -209,7 +209,7 @@ class Dispatch:
         hold or took them or they are refused, the next ones are read: no row keeps back those behind it.
         """
         _log.info("dispatch started", extra=fields(rows=len(rows), limit=limit))
-        rescued = self.control.take_over(self._settings.dispatch_limit)
+        rescued = self.control.rescue(self._settings.dispatch_limit)
         wanted = limit or len(_keys(rows))
         looked_at = within(rows, wanted)
         claimed = self._take(looked_at)
@@ -381,7 +381,7 @@ class Dispatch:
         report = Report(
             read=len(claimed.rows),
             further=list(claimed.further),
-            taken_over=claimed.rescued,
+            rescued=claimed.rescued,
             rows=report_rows(refused, claimed.new + claimed.repair, outcomes, closed),
             scheduled=sum(item.state is EntryState.SCHEDULED for item in closed),
             left=len(sent.left),
@@ -426,7 +426,7 @@ def _log_claim(claimed: Claimed) -> None:
         of_the_row = fields(
             run_id=entry.run_id, entry=entry.entry_id, branch=entry.branch.value, state=entry.state.value
         )
-        if entry.taken_over:
+        if entry.rescued:
             _log.info("rescued", extra=of_the_row)
         else:
             _log.debug("claimed", extra=of_the_row)

@@ -310,7 +310,7 @@ class Worker:
             if not self._in_flight and (self._ending() or self._nothing_in_time()):
                 return
             self._collect(self._pause())
-            self._ledger.tend()
+            self._ledger.flush()
 
     def _ending(self) -> bool:
         return self._failure is not None or self._stop.is_set() or self._clock() >= self._limits.deadline
@@ -410,7 +410,7 @@ class Worker:
         done, _ = wait(self._in_flight)
         self._broken_off = True
         _log.warning("sending broken off", extra=fields(in_flight=len(done)))
-        self._ledger.salvage(self._learn_all(done))
+        self._ledger.record_once(self._learn_all(done))
 
     def _learn_all(self, done: set[Future[Answer]]) -> list[Change]:
         if not self._broken_off:

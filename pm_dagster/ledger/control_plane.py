@@ -209,12 +209,12 @@ class PostgresControlPlane:
         self.close(taken, lambda: time.monotonic() < end)
         return refused
 
-    def take_over(self, limit: int) -> list[Entry]:
+    def rescue(self, limit: int) -> list[Entry]:
         """Take what a dead dispatcher left in SENDING or ACCEPTED."""
 
         def work(cursor: Cursor) -> list[Entry]:
             entries, _ = self._inherit(cursor, self._session.statements.take_over, self._names(limit=limit))
-            return [replace(entry, taken_over=True) for entry in self._with_corrections(cursor, entries)]
+            return [replace(entry, rescued=True) for entry in self._with_corrections(cursor, entries)]
 
         return self._session.write(work, ("take over", limit))
 

@@ -135,7 +135,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def entries_frame(entries: Sequence[Entry]) -> pd.DataFrame:
     """Claimed entries, by their ids."""
-    return _frame([{name: getattr(entry, name) for name in _ENTRY} for entry in entries], _ENTRY)
+    return _frame([{**vars(entry), "taken_over": entry.rescued} for entry in entries], _ENTRY)
 
 
 def entry_ids(*frames: pd.DataFrame) -> list[int]:
@@ -157,8 +157,15 @@ def claimed_from(waiting_jobs: pd.DataFrame, new: pd.DataFrame, repair: pd.DataF
     """What was claimed and refused, for the report; the entries carry their ids and nothing to send."""
     rows = rows_from(waiting_jobs)
     entries = [
-        Entry(**record, branch=branch, state=EntryState.CLAIMED, parameters={}, idempotency_token="")
+        _entry(record, branch)
         for branch, frame in ((Branch.NEW, new), (Branch.REPAIR, repair))
         for record in _records(frame)
     ]
     return Claimed(entries, refused=sort_rows(rows)[1], rows=rows)
+
+
+def _entry(record: dict[str, Any], branch: Branch) -> Entry:
+    rescued = record.pop("taken_over")
+    return Entry(
+        **record, rescued=rescued, branch=branch, state=EntryState.CLAIMED, parameters={}, idempotency_token=""
+    )

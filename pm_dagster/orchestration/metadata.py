@@ -41,7 +41,7 @@ def dispatch_metadata(report: Report, waiting_jobs: pd.DataFrame) -> dict[str, A
         **counts,
         "read": report.read,
         "scheduled": report.scheduled,
-        "taken over": report.taken_over,
+        "taken over": report.rescued,
         "left for the next dispatch": report.left,
         "API calls": report.calls,
         "API calls throttled": report.throttled,

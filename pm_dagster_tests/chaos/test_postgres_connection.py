@@ -150,7 +150,7 @@ def test_an_heir_settles_what_the_lost_commit_announced(chaos: ChaosWorld) -> No
     def inherit() -> Then:
         terminate(chaos)
         chaos.sql("UPDATE mm_run_plc SET run_sttus_name = 'HELD'")
-        (entry,) = heir.take_over(10)
+        (entry,) = heir.rescue(10)
         heir.record([Change(entry.entry_id, (Event("withdrawn"),), EntryState.WITHDRAWN, Outcome.WITHDRAWN)])
         return "cut"
 

@@ -99,7 +99,7 @@ def _says_why_and_sends_nothing(world: World, why: str) -> None:
     assert world.runs_per_row() == []
     control = PostgresControlPlane(Settings(postgres_url=world.database_url), "test")
     with pytest.raises(Unavailable, match="the database is read-only"):
-        control.take_over(1)
+        control.rescue(1)
     control.end()
 
 

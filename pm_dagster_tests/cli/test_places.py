@@ -244,5 +244,5 @@ def test_the_error_is_one_of_configuration(world: World, copied: Callable[[], Wo
     control = PostgresControlPlane(Settings(postgres_url=copied().database_url), "test")
     assert len(control.waiting(10)) == 1
     with pytest.raises(ConfigurationError, match="--moved"):
-        control.take_over(10)
+        control.rescue(10)
     control.end()

@@ -41,7 +41,7 @@ def test_a_row_is_claimed_by_one_of_two_dispatchers(table: ControlTable) -> None
     assert len(first.claim(jobs)) == 1
     assert second.claim(jobs) == []
     assert ids(second) == []
-    assert second.take_over(10) == []
+    assert second.rescue(10) == []
 
 
 def test_claiming_again_gives_the_same_entry_and_token(table: ControlTable) -> None:
@@ -138,16 +138,16 @@ def test_a_sent_row_of_a_dead_dispatcher_is_taken_over_not_claimed_anew(table: C
     jobs = seen(rescuer)
     entry = claim_one(dead)
     dead.intend([Intent(entry)])
-    assert rescuer.take_over(10) == []
+    assert rescuer.rescue(10) == []
     table.die(dead)
     assert ids(rescuer) == []
     assert rescuer.claim(jobs) == []
-    (inherited,) = rescuer.take_over(10)
+    (inherited,) = rescuer.rescue(10)
     assert (inherited.entry_id, inherited.state) == (entry.entry_id, EntryState.SENDING)
     assert inherited.idempotency_token == entry.idempotency_token
     assert inherited.ambiguous
-    assert inherited.taken_over
-    assert not entry.taken_over
+    assert inherited.rescued
+    assert not entry.rescued
     assert inherited.intent_at is not None
 
 
@@ -157,8 +157,8 @@ def test_a_taken_over_row_is_taken_over_once(table: ControlTable) -> None:
     entry = claim_one(dead)
     dead.intend([Intent(entry)])
     table.die(dead)
-    assert len(rescuer.take_over(10)) == 1
-    assert late.take_over(10) == []
+    assert len(rescuer.rescue(10)) == 1
+    assert late.rescue(10) == []
 
 
 def test_take_over_finds_rows_that_left_the_view(table: ControlTable) -> None:
@@ -167,7 +167,7 @@ def test_take_over_finds_rows_that_left_the_view(table: ControlTable) -> None:
     dead.intend([Intent(claim_one(dead))])
     table.set_status(run_id, "RUNNING")
     table.die(dead)
-    (inherited,) = rescuer.take_over(10)
+    (inherited,) = rescuer.rescue(10)
     assert not inherited.waiting
 
 
@@ -177,7 +177,7 @@ def test_take_over_keeps_to_its_limit(table: ControlTable) -> None:
     dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.intend([Intent(entry) for entry in dead.claim(seen(dead))])
     table.die(dead)
-    assert len(rescuer.take_over(3)) == 3
+    assert len(rescuer.rescue(3)) == 3
 
 
 def test_a_dead_dispatchers_answer_is_closed_by_its_heir(table: ControlTable) -> None:
@@ -186,7 +186,7 @@ def test_a_dead_dispatchers_answer_is_closed_by_its_heir(table: ControlTable) ->
     entry = claim_one(dead)
     send(dead, entry)
     table.die(dead)
-    (inherited,) = rescuer.take_over(10)
+    (inherited,) = rescuer.rescue(10)
     assert inherited.state is EntryState.ACCEPTED
     (closed,) = rescuer.close([inherited.entry_id])
     assert (closed.state, closed.accepted_run_id, closed.control_status) == (EntryState.SCHEDULED, 5, "SCHEDULED")
@@ -198,7 +198,7 @@ def test_the_repair_intent_survives_its_dispatcher(table: ControlTable) -> None:
     dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.intend([Intent(claim_one(dead), latest_repair_id=2**53 + 3)])
     table.die(dead)
-    assert rescuer.take_over(10)[0].sent_repair_id == 2**53 + 3
+    assert rescuer.rescue(10)[0].sent_repair_id == 2**53 + 3
 
 
 def test_a_fresh_run_intent_survives_its_dispatcher(table: ControlTable) -> None:
@@ -206,7 +206,7 @@ def test_a_fresh_run_intent_survives_its_dispatcher(table: ControlTable) -> None
     dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.intend([Intent(claim_one(dead), fresh_run=True)])
     table.die(dead)
-    (inherited,) = rescuer.take_over(10)
+    (inherited,) = rescuer.rescue(10)
     assert inherited.fresh_run
     assert inherited.starts_new_run
 

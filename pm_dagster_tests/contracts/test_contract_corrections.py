@@ -93,7 +93,7 @@ def test_what_is_in_doubt_comes_with_how_its_row_was_corrected(table: ControlTab
     sent = _in_doubt(table, table.dispatcher())
     table.rename(run_id, "corrected.csv")
     rescuer = table.dispatcher()
-    (entry,) = rescuer.take_over(10)
+    (entry,) = rescuer.rescue(10)
     assert entry.parameters == sent.parameters
     assert entry.idempotency_token == sent.idempotency_token
     assert entry.correction == "FILE_NAME 'corrected.csv' instead of 'orders.csv'"
@@ -108,7 +108,7 @@ def test_corrected_back_is_not_corrected(table: ControlTable) -> None:
     table.rename(run_id, "corrected.csv")
     table.rename(run_id, "orders.csv")
     rescuer = table.dispatcher()
-    (entry,) = rescuer.take_over(10)
+    (entry,) = rescuer.rescue(10)
     assert (entry.correction, entry.asks) == ("", None)
     assert rescuer.intend([Intent(entry)]) == {entry.entry_id}
 
@@ -118,7 +118,7 @@ def test_a_superseded_entry_is_closed_and_its_row_is_taken_anew(table: ControlTa
     sent = _in_doubt(table, table.dispatcher())
     table.correct(run_id, 2002)
     rescuer = table.dispatcher()
-    (entry,) = rescuer.take_over(10)
+    (entry,) = rescuer.rescue(10)
     rescuer.record([_superseded(entry, 5)])
     assert table.status(run_id) == "WAITING"
     anew = claim_one(rescuer)
@@ -152,7 +152,7 @@ def test_so_does_the_heir_of_a_dispatcher_that_died_before_closing(table: Contro
     send(control, entry)
     table.die(control)
     table.correct(run_id, 2002)
-    (closed,) = rescuer.close([left.entry_id for left in rescuer.take_over(10)])
+    (closed,) = rescuer.close([left.entry_id for left in rescuer.rescue(10)])
     assert closed.superseded
     assert claim_one(rescuer).job_id == 2002
 
@@ -185,7 +185,7 @@ def test_a_row_that_left_waiting_was_not_corrected(table: ControlTable) -> None:
     _in_doubt(table, table.dispatcher())
     table.rename(run_id, "corrected.csv")
     table.set_status(run_id, "CANCELED")
-    (entry,) = table.dispatcher().take_over(10)
+    (entry,) = table.dispatcher().rescue(10)
     assert (entry.waiting, entry.correction) == (False, "")
 
 
@@ -193,7 +193,7 @@ def test_a_row_that_is_gone_was_not_corrected(table: ControlTable) -> None:
     run_id = table.add()
     _in_doubt(table, table.dispatcher())
     table.remove(run_id)
-    (entry,) = table.dispatcher().take_over(10)
+    (entry,) = table.dispatcher().rescue(10)
     assert (entry.waiting, entry.correction) == (False, "")
 
 

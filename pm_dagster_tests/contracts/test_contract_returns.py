@@ -54,9 +54,9 @@ def test_an_unresolved_row_with_a_pause_is_taken_over_only_after_it(table: Contr
     control.record([pause])
     control.end()
     rescuer = table.dispatcher()
-    assert rescuer.take_over(10) == []
+    assert rescuer.rescue(10) == []
     table.pass_time(601.0)
-    assert len(rescuer.take_over(10)) == 1
+    assert len(rescuer.rescue(10)) == 1
 
 
 def test_the_generation_rises_when_a_closed_row_waits_again(table: ControlTable) -> None:
@@ -89,7 +89,7 @@ def test_a_row_read_before_it_was_closed_is_not_claimed_again(table: ControlTabl
     send(first, entry)
     first.close([entry.entry_id])
     assert late.claim(read_too_early) == []
-    assert late.take_over(10) == []
+    assert late.rescue(10) == []
     table.set_status(run_id, "WAITING")
     assert claim_one(late).generation == 2
 
@@ -163,7 +163,7 @@ def test_a_refused_row_that_still_says_waiting_calls_for_a_dispatch(table: Contr
     table.die(control)
     rescuer = table.dispatcher()
     assert rescuer.backlog().ready == 1
-    rescuer.close([left.entry_id for left in rescuer.take_over(10)])
+    rescuer.close([left.entry_id for left in rescuer.rescue(10)])
     assert (table.status(run_id), rescuer.backlog().ready) == ("FAILED", 0)
 
 
@@ -219,8 +219,8 @@ def test_an_old_refusal_does_not_meet_a_new_request(table: ControlTable) -> None
     dead.record([quarantined(claim_one(dead))])
     table.die(dead)
     table.set_status(run_id, "CANCELED")
-    rescuer.close([entry.entry_id for entry in rescuer.take_over(10)])
+    rescuer.close([entry.entry_id for entry in rescuer.rescue(10)])
     assert table.status(run_id) == "CANCELED"
     table.set_status(run_id, "WAITING")
-    assert rescuer.take_over(10) == []
+    assert rescuer.rescue(10) == []
     assert claim_one(rescuer).generation == 2

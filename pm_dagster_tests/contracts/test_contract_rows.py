@@ -77,7 +77,7 @@ def test_an_answer_whose_row_is_locked_calls_for_no_dispatch(table: ControlTable
     table.die(dead)
     with table.locked(run_id):
         assert (rescuer.backlog().ready, rescuer.backlog().locked) == (0, 1)
-        left = rescuer.take_over(10)
+        left = rescuer.rescue(10)
         rescuer.close([entry.entry_id for entry in left])
         assert len(left) == 1
     assert rescuer.close([entry.entry_id for entry in left])[0].control_status == "SCHEDULED"

@@ -246,7 +246,7 @@ def test_what_is_closed_is_not_written_again(table: ControlTable) -> None:
     before = control.close([entry.entry_id])
     control.record([deferred(entry, 0)])
     assert control.close([entry.entry_id]) == before
-    assert (control.resume([entry.entry_id]), control.take_over(10), ids(control)) == ([], [], [])
+    assert (control.resume([entry.entry_id]), control.rescue(10), ids(control)) == ([], [], [])
     assert table.status(run_id) == "SCHEDULED"
 
 
@@ -268,7 +268,7 @@ def test_a_refusal_that_a_dead_dispatcher_recorded_is_closed_by_its_heir(table: 
     entry = claim_one(dead)
     dead.record([quarantined(entry)])
     table.die(dead)
-    assert [each.entry_id for each in rescuer.take_over(10)] == [entry.entry_id]
+    assert [each.entry_id for each in rescuer.rescue(10)] == [entry.entry_id]
     (closed,) = rescuer.close([entry.entry_id])
     assert (closed.reason, closed.control_status) == ("unknown job", "FAILED")
     assert table.status(run_id) == "FAILED"

@@ -184,7 +184,7 @@ def test_a_workspace_that_answers_nobody_stops_the_dispatch(stage: Stage) -> Non
     assert len(stage.runs.runs) == 100
 
 
-@pytest.mark.parametrize("method", ["claim", "intend", "record", "close", "take_over"])
+@pytest.mark.parametrize("method", ["claim", "intend", "record", "close", "rescue"])
 def test_a_pass_broken_by_the_database_is_continued_without_a_second_run(stage: Stage, method: str) -> None:
     """The database stays away longer than the loop waits; ``stop`` spares us the waiting."""
     stage.database.add(1)
@@ -295,7 +295,7 @@ def test_what_a_dead_dispatcher_sent_is_resolved_with_its_token(stage: Stage) ->
     run_id = stage.runs.start(entry.job_id, entry.parameters, entry.idempotency_token)
     dead.control.end()
     report = stage.run()
-    assert (report.taken_over, report.scheduled) == (1, 1)
+    assert (report.rescued, report.scheduled) == (1, 1)
     assert list(stage.runs.runs) == [run_id]
     assert stage.database.rows[1].databricks_run_id == run_id
 
@@ -535,7 +535,7 @@ def test_a_run_that_another_took_between_the_reading_and_the_recording_is_passed
     heard: list[RowOutcome] = []
     settings = replace(SETTINGS, concurrency=1)
     other, control = InMemoryControlPlane(stage.database, settings), _Overtaken(stage.database, settings)
-    (held,) = other.take_over(1)
+    (held,) = other.rescue(1)
     control.overtake(other, held)
     report = Dispatch(control, stage.runs, settings, on_outcome=heard.append).run()
     first, second = sorted(stage.runs.runs)

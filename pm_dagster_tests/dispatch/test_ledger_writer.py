@@ -44,12 +44,12 @@ class _Away(InMemoryControlPlane):
         super().heartbeat()
 
 
-def _tended(seconds: float, tries: int) -> tuple[_Away, _Time]:
+def _flushed(seconds: float, tries: int) -> tuple[_Away, _Time]:
     time = _Time()
     control = _Away(time, seconds, tries)
-    book = LedgerWriter(control, time, time)
+    writer = LedgerWriter(control, time, time)
     try:
-        book.tend()
+        writer.flush()
     except ControlPlaneUnavailable:
         assert control.left >= 0
     else:
@@ -58,7 +58,7 @@ def _tended(seconds: float, tries: int) -> tuple[_Away, _Time]:
 
 
 def test_a_restart_is_waited_for() -> None:
-    control, time = _tended(seconds=0.0, tries=7)
+    control, time = _flushed(seconds=0.0, tries=7)
     assert control.met == 8
     assert time.now == pytest.approx(1015.7)
 
@@ -66,6 +66,6 @@ def test_a_restart_is_waited_for() -> None:
 @pytest.mark.parametrize(("seconds", "tries"), [(70.0, 1), (31.0, 1), (15.0, 2), (5.0, 6)])
 def test_where_each_try_is_long_in_failing_there_are_fewer(seconds: float, tries: int) -> None:
     """A write that fails after half a minute is given up with the first try that does: the deadline is near."""
-    control, time = _tended(seconds=seconds, tries=99)
+    control, time = _flushed(seconds=seconds, tries=99)
     assert control.met == tries
     assert time.now - 1000.0 <= max(seconds, 38.0)

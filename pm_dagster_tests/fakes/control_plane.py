@@ -114,11 +114,11 @@ class InMemoryControlPlane:
             self._close_one(record)
         return list(wanted.values())
 
-    def take_over(self, limit: int) -> list[Entry]:
+    def rescue(self, limit: int) -> list[Entry]:
         """Take what the dead left."""
-        self._meet("take_over")
+        self._meet("rescue")
         left_over = [r for r in self.database.ledger.values() if self._is_left_over(r)]
-        return [replace(entry, taken_over=True) for entry in self._inherit(left_over, limit)]
+        return [replace(entry, rescued=True) for entry in self._inherit(left_over, limit)]
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """The named entries as they stand."""

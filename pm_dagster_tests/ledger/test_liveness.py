@@ -54,11 +54,11 @@ def test_killing_a_process_frees_its_claims(world: PostgresWorld) -> None:
         assert victim.stdout is not None
         assert victim.stdout.readline() == "2\n"
         assert ids(heir) == []
-        assert heir.take_over(10) == []
+        assert heir.rescue(10) == []
         victim.send_signal(signal.SIGKILL)
     eventually(lambda: ids(heir) == [claimed], "the dead process's claim is free")
-    assert [entry.run_id for entry in heir.take_over(10)] == [sent]
-    assert world.dispatcher().take_over(10) == [], "a newcomer tidies up"
+    assert [entry.run_id for entry in heir.rescue(10)] == [sent]
+    assert world.dispatcher().rescue(10) == [], "a newcomer tidies up"
     assert world.ask("SELECT ended_as FROM process_manager.dispatcher WHERE actor = 'victim'") == [("dead",)]
 
 
@@ -128,7 +128,7 @@ def test_a_dispatcher_given_up_for_dead_lives_again_with_its_heartbeat(world: Po
     control, other = world.dispatcher(liveness="lease"), world.dispatcher(liveness="lease")
     claim_one(control)
     expire(world)
-    assert other.take_over(10) == []
+    assert other.rescue(10) == []
     assert world.ask("SELECT count(*) FROM process_manager.dispatcher WHERE ended_as = 'dead'") == [(1,)]
     control.heartbeat()
     assert ids(other) == []

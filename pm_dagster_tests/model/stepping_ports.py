@@ -82,10 +82,10 @@ class SteppingControl:
         self._dispatcher.stop_at("before refuse")
         return self._inner.refuse(rows)
 
-    def take_over(self, limit: int) -> list[Entry]:
+    def rescue(self, limit: int) -> list[Entry]:
         """Stops before."""
-        self._dispatcher.stop_at("before take over")
-        return self._inherit(self._inner.take_over(limit))
+        self._dispatcher.stop_at("before rescue")
+        return self._inherit(self._inner.rescue(limit))
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """Stops before."""

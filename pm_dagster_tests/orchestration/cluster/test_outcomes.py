@@ -71,7 +71,7 @@ def test_each_dagster_run_starts_a_run_of_its_own(deployment: Deployment) -> Non
 
 
 def test_a_real_program_on_the_cluster_brings_its_numbers_under_the_usual_keys(deployment: Deployment) -> None:
-    numbers = report_line(Report(read=7, scheduled=5, left=1, calls=9, api_seconds=0.5, seconds=2.0, taken_over=1))
+    numbers = report_line(Report(read=7, scheduled=5, left=1, calls=9, api_seconds=0.5, seconds=2.0, rescued=1))
     deployment.deploy(f"print('reading')\nprint({numbers!r})\n")
     metadata = shown(deployment.execute(job_name="deployed"))
     assert {key: metadata[key] for key in ("read", "scheduled", "left for the next dispatch", "API calls")} == {
