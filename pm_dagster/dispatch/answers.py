@@ -1,8 +1,8 @@
-"""Whose answer is it: what an HTTP answer other than 2xx says, and about whom.
+"""What an HTTP answer other than 2xx says, and about whom or what.
 
-Put here: the one classification of refusals, as a pure function. Keep out: HTTP, and what follows from a kind
-(``decisions``, ``verdicts``). Only what the Jobs API itself says about a row may count against the row: JSON with an
-error code. All else is about the credentials, the address, the way there, or the moment.
+The one classification of refusals, as a pure function. What follows from a kind is in ``rules``. Only what the Jobs
+API itself says about a row may count against the row: JSON with an error code. All else is about the credentials, the
+address, the way there, or the moment.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Kind(StrEnum):
     NAMED = "named"
     #: A no of the Jobs API that names none of them.
     UNNAMED = "unnamed"
-    #: A no with an error code that nobody has met yet.
+    #: A no with an error code that is not known.
     UNKNOWN = "unknown"
 
 

@@ -1,4 +1,4 @@
-"""Circuit breakers: when the workspace answers nobody, and when it refuses everybody.
+"""Circuit breakers: when the workspace does not answer, and when it refuses all calls.
 
 Both are closed at first: calls go as the rate limiter lets them. One that opens lets no call through for a pause that
 doubles; half-open, it lets single calls through, rather of jobs that were not in trouble yet. A good answer closes it.
@@ -74,7 +74,7 @@ class CircuitBreaker:
             _log.info("circuit breaker half-open", extra=fields(unanswered=self._unanswered))
 
     def note(self, error: ProcessManagerError | None, kind: object = None) -> None:
-        """Hear how a call of a kind ended; None for a good answer."""
+        """Take in how a call of a kind ended; None for a good answer."""
         if not _is_unanswered(error):
             if self._probes:
                 _log.info("circuit breaker closed", extra=fields(unanswered=self._unanswered))
@@ -129,7 +129,7 @@ class _Refusal:
 class RefusalBreaker:
     """Counts the rows that were refused since a call went well, and holds refusals until one does.
 
-    Open while it may be that the workspace refuses everybody, with pauses that double from ``backoff`` seconds on.
+    Open while it may be that the workspace refuses all calls, with pauses that double from ``backoff`` seconds on.
     ``clock`` is monotonic seconds.
     """
 
@@ -145,7 +145,7 @@ class RefusalBreaker:
         self._open_until = 0.0
 
     def note(self, work: Work, error: ProcessManagerError | None) -> list[Held]:
-        """Hear how a call ended, None for well; returns the held refusals that this good answer decides."""
+        """Take in how a call ended, None for well; returns the held refusals that this good answer decides."""
         if error is None:
             return self._note_success(work)
         if isinstance(error, ForeignAnswer) or (isinstance(error, Refused) and not names_the_row(error)):
@@ -200,13 +200,13 @@ class RefusalBreaker:
     @property
     def witnesses(self) -> Witnesses:
         """What the calls of other rows say about the refusals that are held."""
-        everybody, affected = self._everybody, frozenset(self.affected)
-        return Witnesses(everybody, frozenset(self._started), frozenset(self._read), len(self._streak), affected)
+        all_refused, affected = self._all_refused, frozenset(self.affected)
+        return Witnesses(all_refused, frozenset(self._started), frozenset(self._read), len(self._streak), affected)
 
     @property
     def error(self) -> ProcessManagerError | None:
-        """What to stop with when everybody was refused, None when that is not so."""
-        if not self._everybody:
+        """What to stop with when all calls were refused, None when that is not so."""
+        if not self._all_refused:
             return None
         newest = next(reversed(self._streak.values())).error
         if isinstance(newest, ForeignAnswer):
@@ -220,13 +220,13 @@ class RefusalBreaker:
         )
 
     @property
-    def _everybody(self) -> bool:
+    def _all_refused(self) -> bool:
         if self._suspects():
             return True
         return not self._started and len(self.affected) >= SUSPICIOUS_JOBS
 
     def _suspects(self) -> bool:
-        """Whether it may be that everybody is refused."""
+        """Whether all calls may be refused."""
         refusals = self._streak.values()
         if len(refusals) < SUSPICIOUS_ROWS:
             return False

@@ -76,8 +76,10 @@ BY_LATER_SUCCESS = "the Jobs API says so, and it took another row's call afterwa
 BY_EARLIER_SUCCESS = "the Jobs API says so, and it had just taken another row's call"
 AS_PROVEN = "the Jobs API says to this job what it had said to another row of it, which was found to be so"
 _CONTRADICTED = "another row of the same job was taken by the workspace afterwards"
-_NO_WITNESS = "it names neither job, run nor parameters or is about rights, and no call of another row went well nearby"
-_EVERYBODY = "the workspace refused everybody at the time"
+_NO_WITNESS = (
+    "the refusal names neither job, run nor parameters, or is about rights, and no call of another row went well nearby"
+)
+_ALL_REFUSED = "the workspace refused all calls at the time"
 _JOB_IS_ABSENT = re.compile(r"\bjob\b.*\b(?:does not exist|doesn[\u2019']t exist|not found)", re.IGNORECASE)
 #: So many rows refused in a row make one ask whether it is the rows.
 SUSPICIOUS_ROWS = 5
@@ -130,10 +132,10 @@ class Witnesses:
     """What the calls of other rows say about refusals that no later answer has decided.
 
     ``started`` and ``read`` are the jobs of which a start, or a reading, went well; ``refused_rows`` counts the rows
-    refused in a row since, ``refused_jobs`` are their jobs. ``everybody`` when the workspace refuses all alike.
+    refused in a row since, ``refused_jobs`` are their jobs. ``all_refused`` when the workspace refuses all calls.
     """
 
-    everybody: bool = False
+    all_refused: bool = False
     started: Collection[int] = frozenset()
     read: Collection[int] = frozenset()
     refused_rows: int = 0
@@ -580,12 +582,12 @@ def after_witness(held: Held, job_id: int, policy: Policy) -> Quarantine | Defer
 
 def without_witness(held: Held, witnesses: Witnesses, policy: Policy, *, blame: bool) -> Quarantine | Defer:
     """Decide a held refusal at the end of sending; without ``blame`` nothing is held against any row."""
-    if not blame or witnesses.everybody:
-        return _everybody_refused(held, policy)
+    if not blame or witnesses.all_refused:
+        return _put_off(held, policy)
     started, read, jobs = set(witnesses.started), set(witnesses.read), set(witnesses.refused_jobs)
     if names_the_row(held.hold.refusal):
         near = bool(started) and witnesses.refused_rows < SUSPICIOUS_ROWS
-        return held.final(BY_NAME) if near or len(jobs) < SUSPICIOUS_JOBS else _everybody_refused(held, policy)
+        return held.final(BY_NAME) if near or len(jobs) < SUSPICIOUS_JOBS else _put_off(held, policy)
     others = started if held.hold.starting else started | read
     if held.about_the_job:
         others = set() if held.job_id in others else others
@@ -593,10 +595,10 @@ def without_witness(held: Held, witnesses: Witnesses, policy: Policy, *, blame: 
     return held.final(BY_EARLIER_SUCCESS) if others and near else _unblamed(held, _NO_WITNESS, policy)
 
 
-def refused_and_not_called_again(work: Work, policy: Policy, *, everybody: bool) -> Defer:
+def refused_and_not_called_again(work: Work, policy: Policy, *, all_refused: bool) -> Defer:
     """Decide a row at the end of sending whose last call was refused and that was to be called again."""
     newest = next(reversed(work.refused.values()))
-    why = _EVERYBODY if everybody else _NO_WITNESS
+    why = _ALL_REFUSED if all_refused else _NO_WITNESS
     return Defer(f"{work.call.value} was refused: {newest}; not held against the row: {why}", policy.settle_seconds)
 
 
@@ -606,8 +608,8 @@ def _unblamed(held: Held, why: str, policy: Policy) -> Defer:
     return Defer(f"{held.hold.reason}; not held against the row: {why}", pause, counts=True)
 
 
-def _everybody_refused(held: Held, policy: Policy) -> Defer:
-    return Defer(f"{held.hold.reason}; not held against the row: {_EVERYBODY}", policy.settle_seconds)
+def _put_off(held: Held, policy: Policy) -> Defer:
+    return Defer(f"{held.hold.reason}; not held against the row: {_ALL_REFUSED}", policy.settle_seconds)
 
 
 def _both(rule: str, more: str) -> str:

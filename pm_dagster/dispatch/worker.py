@@ -511,7 +511,7 @@ class Worker:
         """Decide the refusals that no later answer has decided."""
         witnesses, error = self._refusals.witnesses, self._refusals.error
         changes = [
-            self._conclude(work, refused_and_not_called_again(work, self._policy, everybody=witnesses.everybody))
+            self._conclude(work, refused_and_not_called_again(work, self._policy, all_refused=witnesses.all_refused))
             for work in self._queue
             if work.refused
         ]

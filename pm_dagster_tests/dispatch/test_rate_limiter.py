@@ -19,13 +19,13 @@ class Clock:
         return self.now
 
 
-def calls_during(governor: RateLimiter, clock: Clock, seconds: float, step: float = 0.001) -> list[float]:
+def calls_during(limiter: RateLimiter, clock: Clock, seconds: float, step: float = 0.001) -> list[float]:
     """The moments at which calls started when somebody asks all the time."""
     moments = []
     end = clock.now + seconds
     while clock.now < end:
-        while governor.delay(Call.RUN_NOW) <= 0:
-            governor.take(Call.RUN_NOW)
+        while limiter.delay(Call.RUN_NOW) <= 0:
+            limiter.take(Call.RUN_NOW)
             moments.append(clock.now)
         clock.now += step
     return moments
@@ -39,10 +39,10 @@ def most_in_a_second(moments: list[float]) -> int:
 @pytest.mark.parametrize("idle", [0.0, 0.05, 3600.0])
 def test_no_second_holds_more_than_the_workspaces_limit(rate: float, limit: int, idle: float) -> None:
     clock = Clock()
-    governor = RateLimiter({Call.RUN_NOW: rate}, clock)
-    moments = calls_during(governor, clock, 2.0)
+    limiter = RateLimiter({Call.RUN_NOW: rate}, clock)
+    moments = calls_during(limiter, clock, 2.0)
     clock.now += idle
-    moments += calls_during(governor, clock, 2.0)
+    moments += calls_during(limiter, clock, 2.0)
     assert most_in_a_second(moments) <= limit
 
 
@@ -60,54 +60,54 @@ def test_asking_seldom_loses_little() -> None:
 
 
 def test_a_rate_of_nothing_is_no_pacing() -> None:
-    governor = RateLimiter({}, Clock())
+    limiter = RateLimiter({}, Clock())
     for _ in range(1000):
-        assert governor.delay(Call.REPAIR) == 0
-        governor.take(Call.REPAIR)
+        assert limiter.delay(Call.REPAIR) == 0
+        limiter.take(Call.REPAIR)
 
 
 def test_endpoints_do_not_slow_each_other() -> None:
-    governor = RateLimiter(dict.fromkeys(Call, 1.0), Clock())
-    governor.take(Call.RUN_NOW)
-    governor.throttle(Call.REPAIR, 30.0)
-    assert governor.delay(Call.RUN_NOW) == pytest.approx(0.9)
-    assert governor.delay(Call.GET_RUN) == 0
+    limiter = RateLimiter(dict.fromkeys(Call, 1.0), Clock())
+    limiter.take(Call.RUN_NOW)
+    limiter.throttle(Call.REPAIR, 30.0)
+    assert limiter.delay(Call.RUN_NOW) == pytest.approx(0.9)
+    assert limiter.delay(Call.GET_RUN) == 0
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(30.0, 30.0), (None, 1.0), (0.0, 0.0), (-5.0, 0.0)])
 def test_a_429_pauses_for_as_long_as_it_says(retry_after: float | None, pause: float) -> None:
     clock = Clock()
-    governor = RateLimiter({Call.RUN_NOW: 10.0}, clock)
-    assert governor.throttle(Call.RUN_NOW, retry_after) == pause
-    assert governor.delay(Call.RUN_NOW) == pause
+    limiter = RateLimiter({Call.RUN_NOW: 10.0}, clock)
+    assert limiter.throttle(Call.RUN_NOW, retry_after) == pause
+    assert limiter.delay(Call.RUN_NOW) == pause
     clock.now += pause
-    assert governor.delay(Call.RUN_NOW) == 0
-    assert governor.throttled == 1
+    assert limiter.delay(Call.RUN_NOW) == 0
+    assert limiter.throttled == 1
 
 
 def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
     clock = Clock()
-    governor = RateLimiter({Call.RUN_NOW: 10.0}, clock)
-    governor.throttle(Call.RUN_NOW, 30.0)
-    governor.throttle(Call.RUN_NOW, 1.0)
-    assert governor.delay(Call.RUN_NOW) == 30.0
+    limiter = RateLimiter({Call.RUN_NOW: 10.0}, clock)
+    limiter.throttle(Call.RUN_NOW, 30.0)
+    limiter.throttle(Call.RUN_NOW, 1.0)
+    assert limiter.delay(Call.RUN_NOW) == 30.0
 
 
 def test_a_pause_holds_without_pacing_too() -> None:
-    governor = RateLimiter({}, Clock())
-    governor.throttle(Call.RUN_NOW, 5.0)
-    assert governor.delay(Call.RUN_NOW) == 5.0
+    limiter = RateLimiter({}, Clock())
+    limiter.throttle(Call.RUN_NOW, 5.0)
+    assert limiter.delay(Call.RUN_NOW) == 5.0
 
 
 def test_a_429_slows_down_and_time_brings_the_pace_back() -> None:
     clock = Clock()
-    governor = RateLimiter({Call.RUN_NOW: 20.0}, clock)
-    governor.throttle(Call.RUN_NOW, 0.0)
-    slow = len(calls_during(governor, clock, 1.0))
-    later = len(calls_during(governor, clock, 1.0))
+    limiter = RateLimiter({Call.RUN_NOW: 20.0}, clock)
+    limiter.throttle(Call.RUN_NOW, 0.0)
+    slow = len(calls_during(limiter, clock, 1.0))
+    later = len(calls_during(limiter, clock, 1.0))
     clock.now += 20
-    calls_during(governor, clock, 1.0)
-    full = len(calls_during(governor, clock, 1.0))
+    calls_during(limiter, clock, 1.0)
+    full = len(calls_during(limiter, clock, 1.0))
     assert 9 <= slow <= 13
     assert later < full
     assert 19 <= full <= 21
@@ -115,17 +115,17 @@ def test_a_429_slows_down_and_time_brings_the_pace_back() -> None:
 
 def test_many_429s_of_one_moment_slow_down_once() -> None:
     clock = Clock()
-    governor = RateLimiter({Call.RUN_NOW: 20.0}, clock)
+    limiter = RateLimiter({Call.RUN_NOW: 20.0}, clock)
     for _ in range(16):
-        governor.throttle(Call.RUN_NOW, 1.0)
+        limiter.throttle(Call.RUN_NOW, 1.0)
     clock.now += 1.0
-    assert 9 <= len(calls_during(governor, clock, 1.0)) <= 13
+    assert 9 <= len(calls_during(limiter, clock, 1.0)) <= 13
 
 
 def test_however_many_429s_it_never_stops() -> None:
     clock = Clock()
-    governor = RateLimiter({Call.RUN_NOW: 20.0}, clock)
+    limiter = RateLimiter({Call.RUN_NOW: 20.0}, clock)
     for _ in range(50):
-        governor.throttle(Call.RUN_NOW, 0.0)
+        limiter.throttle(Call.RUN_NOW, 0.0)
         clock.now += 0.001
-    assert len(calls_during(governor, clock, 5.0)) >= 5
+    assert len(calls_during(limiter, clock, 5.0)) >= 5

@@ -1,4 +1,4 @@
-"""No row is refused for good on the word of a workspace that refuses everybody, and a row that is at fault is."""
+"""No row is refused for good on the word of a workspace that refuses all calls, and a row that is at fault is."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ JOBS = tuple(range(1, 40))
 Say = Callable[[Call, int], ProcessManagerError | None]
 
 
-class Judging(InMemoryRuns):
+class RefusingRuns(InMemoryRuns):
     """The fake, whose ``says`` may refuse any call by what it is about: the job, or the run."""
 
     def __init__(self) -> None:
@@ -70,12 +70,12 @@ class Judging(InMemoryRuns):
         return begun
 
 
-class Court:
+class Passes:
     """A database, a workspace and passes over them, one call at a time unless told otherwise."""
 
     def __init__(self) -> None:
         self.database = InMemoryDatabase()
-        self.runs = Judging()
+        self.runs = RefusingRuns()
         self.settings = replace(SETTINGS, concurrency=1)
         self.rows = 0
 
@@ -115,17 +115,17 @@ class Court:
 
 
 @pytest.fixture(params=[1, 8])
-def court(request: pytest.FixtureRequest) -> Court:
+def passes(request: pytest.FixtureRequest) -> Passes:
     """One call at a time, and several."""
-    made = Court()
+    made = Passes()
     made.settings = replace(SETTINGS, concurrency=request.param)
     return made
 
 
 @pytest.fixture
-def alone() -> Court:
+def single() -> Passes:
     """One call at a time."""
-    return Court()
+    return Passes()
 
 
 def forbidden(*jobs: int) -> Say:
@@ -144,80 +144,80 @@ def unknown(*jobs: int) -> Say:
 
 
 @pytest.mark.parametrize("jobs", [tuple(range(1, 31)), (1, 2) * 10, (1,) * 20, (1, 2, 3) * 2])
-def test_everybody_forbidden_stops_the_pass_and_blames_nobody(court: Court, jobs: tuple[int, ...]) -> None:
-    court.add(*jobs)
-    court.runs.says = forbidden()
+def test_all_calls_forbidden_stop_the_pass_and_blames_nobody(passes: Passes, jobs: tuple[int, ...]) -> None:
+    passes.add(*jobs)
+    passes.runs.says = forbidden()
     with pytest.raises(EverybodyRefused, match=r"PERMISSION_DENIED.*No row is blamed"):
-        court.run()
-    assert set(court.statuses()) == {"WAITING"}
-    assert court.runs.count(Call.RUN_NOW) < 30
-    touched = [record for record in court.database.ledger.values() if record.events]
+        passes.run()
+    assert set(passes.statuses()) == {"WAITING"}
+    assert passes.runs.count(Call.RUN_NOW) < 30
+    touched = [record for record in passes.database.ledger.values() if record.events]
     assert touched
     for record in touched:
         assert record.entry.state is EntryState.DEFERRED
         assert "not held against the row" in record.reason
-    court.wait()
-    court.runs.says = lambda _call, _number: None
-    assert court.run().scheduled == len(jobs)
-    assert len(court.runs.runs) == len(jobs)
+    passes.wait()
+    passes.runs.says = lambda _call, _number: None
+    assert passes.run().scheduled == len(jobs)
+    assert len(passes.runs.runs) == len(jobs)
 
 
-def test_a_maintenance_that_begins_in_mid_pass_blames_nobody(court: Court) -> None:
-    court.add(*JOBS)
+def test_a_maintenance_that_begins_in_mid_pass_blames_nobody(passes: Passes) -> None:
+    passes.add(*JOBS)
     good = 12
 
     def says(call: Call, job: int) -> ProcessManagerError | None:
-        return forbidden()(call, job) if len(court.runs.runs) >= good else None
+        return forbidden()(call, job) if len(passes.runs.runs) >= good else None
 
-    court.runs.says = says
+    passes.runs.says = says
     with pytest.raises(EverybodyRefused):
-        court.run()
-    assert court.statuses().count("SCHEDULED") == good
-    assert court.statuses().count("FAILED") == 0
+        passes.run()
+    assert passes.statuses().count("SCHEDULED") == good
+    assert passes.statuses().count("FAILED") == 0
 
 
-def test_a_maintenance_that_passes_is_not_noticed(court: Court) -> None:
-    court.add(*JOBS)
+def test_a_maintenance_that_passes_is_not_noticed(passes: Passes) -> None:
+    passes.add(*JOBS)
 
     def says(call: Call, job: int) -> ProcessManagerError | None:
-        return forbidden()(call, job) if 10 <= court.runs.count(Call.RUN_NOW) < 15 else None
+        return forbidden()(call, job) if 10 <= passes.runs.count(Call.RUN_NOW) < 15 else None
 
-    court.runs.says = says
-    court.run()
-    assert "FAILED" not in court.statuses()
-    court.wait()
-    court.run()
-    assert set(court.statuses()) == {"SCHEDULED"}
+    passes.runs.says = says
+    passes.run()
+    assert "FAILED" not in passes.statuses()
+    passes.wait()
+    passes.run()
+    assert set(passes.statuses()) == {"SCHEDULED"}
 
 
 @pytest.mark.parametrize("order", [(1,) * 100 + (2,) * 20, (2,) * 20 + (1,) * 100, (1, 1, 1, 1, 1, 2) * 20])
-def test_one_forbidden_job_beside_one_that_works_is_refused(court: Court, order: tuple[int, ...]) -> None:
-    court.add(*order)
-    court.runs.says = forbidden(1)
-    court.run()
+def test_one_forbidden_job_beside_one_that_works_is_refused(passes: Passes, order: tuple[int, ...]) -> None:
+    passes.add(*order)
+    passes.runs.says = forbidden(1)
+    passes.run()
     expected = ["FAILED" if job == 1 else "SCHEDULED" for job in order]
-    assert court.statuses() == expected
-    rules = {court.rule(row) for row, job in enumerate(order, start=1) if job == 1}
+    assert passes.statuses() == expected
+    rules = {passes.rule(row) for row, job in enumerate(order, start=1) if job == 1}
     assert rules <= {BY_LATER_SUCCESS, BY_EARLIER_SUCCESS, AS_PROVEN}
 
 
-def test_a_forbidden_row_alone_waits_with_its_reason_and_longer_each_time(alone: Court) -> None:
-    alone.add(1)
-    alone.runs.says = forbidden(1)
+def test_a_forbidden_row_alone_waits_with_its_reason_and_longer_each_time(single: Passes) -> None:
+    single.add(1)
+    single.runs.says = forbidden(1)
     for attempts in (1, 2, 3):
-        alone.run()
-        assert alone.statuses() == ["WAITING"]
-        record = alone.record(1)
+        single.run()
+        assert single.statuses() == ["WAITING"]
+        record = single.record(1)
         assert (record.entry.state, record.entry.attempts) == (EntryState.DEFERRED, attempts)
         assert "PERMISSION_DENIED" in record.reason
-        alone.wait()
-    alone.add(2)
-    alone.run()
-    assert alone.statuses() == ["FAILED", "SCHEDULED"]
+        single.wait()
+    single.add(2)
+    single.run()
+    assert single.statuses() == ["FAILED", "SCHEDULED"]
 
 
-def test_a_right_that_is_denied_once_is_no_refusal(court: Court) -> None:
-    court.add(*JOBS)
+def test_a_right_that_is_denied_once_is_no_refusal(passes: Passes) -> None:
+    passes.add(*JOBS)
     seen: set[int] = set()
 
     def says(call: Call, job: int) -> ProcessManagerError | None:
@@ -226,185 +226,185 @@ def test_a_right_that_is_denied_once_is_no_refusal(court: Court) -> None:
         seen.add(job)
         return forbidden()(call, job)
 
-    court.runs.says = says
-    court.run()
-    assert set(court.statuses()) == {"SCHEDULED"}
+    passes.runs.says = says
+    passes.run()
+    assert set(passes.statuses()) == {"SCHEDULED"}
 
 
-def test_a_job_that_works_contradicts_what_was_said_of_its_other_row(alone: Court) -> None:
-    alone.add(1, 1, 2)
+def test_a_job_that_works_contradicts_what_was_said_of_its_other_row(single: Passes) -> None:
+    single.add(1, 1, 2)
 
     def says(call: Call, job: int) -> ProcessManagerError | None:
-        return forbidden()(call, job) if job == 1 and not alone.runs.runs and len(alone.runs.calls) <= 2 else None
+        return forbidden()(call, job) if job == 1 and not single.runs.runs and len(single.runs.calls) <= 2 else None
 
-    alone.runs.says = says
-    alone.run()
-    assert alone.statuses().count("FAILED") == 0
+    single.runs.says = says
+    single.run()
+    assert single.statuses().count("FAILED") == 0
 
 
 @pytest.mark.parametrize("jobs", [(1,), (1, 2), (1,) * 50, (1, 2) * 25])
-def test_one_or_two_jobs_that_do_not_exist_are_refused_without_any_success(court: Court, jobs: tuple[int, ...]) -> None:
-    court.add(*jobs)
-    court.runs.says = unknown()
-    court.run()
-    assert set(court.statuses()) == {"FAILED"}
-    assert {court.rule(row) for row in range(1, len(jobs) + 1)} == {BY_NAME}
+def test_one_or_two_jobs_that_do_not_exist_are_refused_without_a_success(passes: Passes, jobs: tuple[int, ...]) -> None:
+    passes.add(*jobs)
+    passes.runs.says = unknown()
+    passes.run()
+    assert set(passes.statuses()) == {"FAILED"}
+    assert {passes.rule(row) for row in range(1, len(jobs) + 1)} == {BY_NAME}
 
 
 @pytest.mark.parametrize("jobs", [(1, 2, 3), (1, 2, 3, 4), JOBS])
-def test_a_workspace_in_which_no_job_exists_is_another_workspace(court: Court, jobs: tuple[int, ...]) -> None:
-    court.add(*jobs)
-    court.runs.says = unknown()
+def test_a_workspace_in_which_no_job_exists_is_another_workspace(passes: Passes, jobs: tuple[int, ...]) -> None:
+    passes.add(*jobs)
+    passes.runs.says = unknown()
     with pytest.raises(EverybodyRefused, match="DATABRICKS_HOST"):
-        court.run()
-    assert set(court.statuses()) == {"WAITING"}
+        passes.run()
+    assert set(passes.statuses()) == {"WAITING"}
 
 
-def test_a_few_unknown_jobs_among_good_ones_are_refused(court: Court) -> None:
-    court.add(*JOBS)
-    court.runs.says = unknown(3, 4, 20, 38, 39)
-    court.run()
-    assert court.statuses().count("FAILED") == 5
+def test_a_few_unknown_jobs_among_good_ones_are_refused(passes: Passes) -> None:
+    passes.add(*JOBS)
+    passes.runs.says = unknown(3, 4, 20, 38, 39)
+    passes.run()
+    assert passes.statuses().count("FAILED") == 5
 
 
 @pytest.mark.parametrize("kind", [Kind.UNNAMED, Kind.UNKNOWN])
-def test_a_refusal_that_names_nobody_needs_a_witness(alone: Court, kind: Kind) -> None:
+def test_a_refusal_that_names_nobody_needs_a_witness(single: Passes, kind: Kind) -> None:
     no = Refused("HTTP 400 SOMETHING", status=400, kind=kind)
-    alone.add(1)
-    alone.runs.says = lambda call, job: no if call is Call.RUN_NOW and job == 1 else None
+    single.add(1)
+    single.runs.says = lambda call, job: no if call is Call.RUN_NOW and job == 1 else None
     for _ in range(8):
-        alone.run()
-        alone.wait()
-    assert alone.statuses() == ["WAITING"]
-    alone.add(2)
-    alone.run()
-    assert alone.statuses() == ["FAILED", "SCHEDULED"]
+        single.run()
+        single.wait()
+    assert single.statuses() == ["WAITING"]
+    single.add(2)
+    single.run()
+    assert single.statuses() == ["FAILED", "SCHEDULED"]
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_an_unknown_refusal_is_never_final_the_first_time(alone: Court, most: int) -> None:
-    alone.settings = replace(alone.settings, max_attempts=most)
+def test_an_unknown_refusal_is_never_final_the_first_time(single: Passes, most: int) -> None:
+    single.settings = replace(single.settings, max_attempts=most)
     no = Refused("HTTP 400 NEW", status=400, kind=Kind.UNKNOWN)
-    alone.add(1)
-    alone.runs.says = lambda call, job: no if call is Call.RUN_NOW and job == 1 else None
+    single.add(1)
+    single.runs.says = lambda call, job: no if call is Call.RUN_NOW and job == 1 else None
     passes = 0
-    while alone.statuses()[0] == "WAITING":
-        alone.add(2)
-        alone.run()
-        alone.wait()
+    while single.statuses()[0] == "WAITING":
+        single.add(2)
+        single.run()
+        single.wait()
         passes += 1
     assert passes == max(2, most)
 
 
-def test_an_address_that_answers_for_nobody_stops_the_pass_with_its_own_error(court: Court) -> None:
-    court.add(*JOBS)
+def test_an_address_that_answers_for_nobody_stops_the_pass_with_its_own_error(passes: Passes) -> None:
+    passes.add(*JOBS)
     error = ForeignAnswer("HTTP 404: no answer of the Jobs API at https://x", status=404)
-    court.runs.says = lambda call, _job: error if call is Call.RUN_NOW else None
+    passes.runs.says = lambda call, _job: error if call is Call.RUN_NOW else None
     with pytest.raises(WorkspaceUnavailable, match="no answer of the Jobs API"):
-        court.run()
-    assert set(court.statuses()) == {"WAITING"}
+        passes.run()
+    assert set(passes.statuses()) == {"WAITING"}
 
 
-def test_one_foreign_answer_is_tried_again(court: Court) -> None:
-    court.add(1, 2)
+def test_one_foreign_answer_is_tried_again(passes: Passes) -> None:
+    passes.add(1, 2)
     errors = [ForeignAnswer("HTTP 404", status=404)] * 2
-    court.runs.says = lambda call, _job: errors.pop() if call is Call.RUN_NOW and errors else None
-    court.run()
-    assert court.statuses() == ["SCHEDULED", "SCHEDULED"]
-    assert len(court.runs.runs) == 2
+    passes.runs.says = lambda call, _job: errors.pop() if call is Call.RUN_NOW and errors else None
+    passes.run()
+    assert passes.statuses() == ["SCHEDULED", "SCHEDULED"]
+    assert len(passes.runs.runs) == 2
 
 
-def test_a_foreign_answer_for_a_run_never_starts_another(alone: Court) -> None:
-    run_id = alone.runs.failed_run(1)
-    alone.runs.runs[run_id].life_cycle, alone.runs.runs[run_id].result = "RUNNING", None
-    alone.database.add(1, 1, run_id)
+def test_a_foreign_answer_for_a_run_never_starts_another(single: Passes) -> None:
+    run_id = single.runs.failed_run(1)
+    single.runs.runs[run_id].life_cycle, single.runs.runs[run_id].result = "RUNNING", None
+    single.database.add(1, 1, run_id)
     error = ForeignAnswer("HTTP 404", status=404)
-    alone.runs.says = lambda call, _job: error if call is Call.GET_RUN else None
+    single.runs.says = lambda call, _job: error if call is Call.GET_RUN else None
     with pytest.raises(WorkspaceUnavailable):
-        alone.run()
-    alone.runs.says = lambda _call, _job: None
-    alone.wait()
-    alone.run()
-    assert (alone.statuses(), alone.runs.count(Call.RUN_NOW)) == (["SCHEDULED"], 0)
+        single.run()
+    single.runs.says = lambda _call, _job: None
+    single.wait()
+    single.run()
+    assert (single.statuses(), single.runs.count(Call.RUN_NOW)) == (["SCHEDULED"], 0)
 
 
-def test_look_ups_that_everybody_is_refused_blame_nobody_and_start_nothing(court: Court) -> None:
+def test_look_ups_that_everybody_is_refused_blame_nobody_and_start_nothing(passes: Passes) -> None:
     for row in range(1, 21):
-        court.database.add(row, row, court.runs.failed_run(row))
+        passes.database.add(row, row, passes.runs.failed_run(row))
     no = Refused("HTTP 403 PERMISSION_DENIED", status=403)
-    court.runs.says = lambda call, _job: no if call is Call.GET_RUN else None
+    passes.runs.says = lambda call, _job: no if call is Call.GET_RUN else None
     with pytest.raises(EverybodyRefused):
-        court.run()
-    assert set(court.statuses()) == {"WAITING"}
-    assert court.runs.count(Call.RUN_NOW) == court.runs.count(Call.REPAIR) == 0
+        passes.run()
+    assert set(passes.statuses()) == {"WAITING"}
+    assert passes.runs.count(Call.RUN_NOW) == passes.runs.count(Call.REPAIR) == 0
 
 
-def test_repairs_that_everybody_is_refused_blame_nobody(court: Court) -> None:
+def test_repairs_that_everybody_is_refused_blame_nobody(passes: Passes) -> None:
     for row in range(1, 21):
-        court.database.add(row, row, court.runs.failed_run(row))
+        passes.database.add(row, row, passes.runs.failed_run(row))
     no = Refused("HTTP 403 PERMISSION_DENIED", status=403)
-    court.runs.says = lambda call, _job: no if call is Call.REPAIR else None
+    passes.runs.says = lambda call, _job: no if call is Call.REPAIR else None
     for _ in range(3):
         with pytest.raises(EverybodyRefused):
-            court.run()
-        court.wait()
-    assert set(court.statuses()) == {"WAITING"}
-    court.runs.says = lambda _call, _job: None
-    court.run()
-    assert set(court.statuses()) == {"SCHEDULED"}
-    assert court.runs.count(Call.RUN_NOW) == 0
+            passes.run()
+        passes.wait()
+    assert set(passes.statuses()) == {"WAITING"}
+    passes.runs.says = lambda _call, _job: None
+    passes.run()
+    assert set(passes.statuses()) == {"SCHEDULED"}
+    assert passes.runs.count(Call.RUN_NOW) == 0
 
 
-def test_reads_that_go_well_prove_nothing_about_starts(court: Court) -> None:
+def test_reads_that_go_well_prove_nothing_about_starts(passes: Passes) -> None:
     """The right to see a run is not the right to start one."""
     for row in range(1, 21):
-        run_id = court.runs.failed_run(row)
-        court.runs.runs[run_id].life_cycle, court.runs.runs[run_id].result = "RUNNING", None
-        court.database.add(row, row, run_id)
+        run_id = passes.runs.failed_run(row)
+        passes.runs.runs[run_id].life_cycle, passes.runs.runs[run_id].result = "RUNNING", None
+        passes.database.add(row, row, run_id)
     for row in range(21, 31):
-        court.database.add(row, row)
-    court.runs.says = forbidden()
+        passes.database.add(row, row)
+    passes.runs.says = forbidden()
     with pytest.raises(EverybodyRefused):
-        court.run()
-    assert "FAILED" not in court.statuses()
+        passes.run()
+    assert "FAILED" not in passes.statuses()
 
 
-def test_a_refusal_that_is_held_is_nobodys_fault_when_the_credentials_fail(alone: Court) -> None:
-    alone.add(1, 2)
-    alone.runs.says = lambda call, job: unknown()(call, job) if job == 1 else AuthenticationFailed("who", status=401)
+def test_a_refusal_that_is_held_is_nobodys_fault_when_the_credentials_fail(single: Passes) -> None:
+    single.add(1, 2)
+    single.runs.says = lambda call, job: unknown()(call, job) if job == 1 else AuthenticationFailed("who", status=401)
     with pytest.raises(AuthenticationFailed):
-        alone.run()
-    assert alone.statuses() == ["WAITING", "WAITING"]
+        single.run()
+    assert single.statuses() == ["WAITING", "WAITING"]
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_the_reason_has_the_workspaces_words_beside_the_lost_answer(alone: Court, after: bool) -> None:  # noqa: FBT001
+def test_the_reason_has_the_workspaces_words_beside_the_lost_answer(single: Passes, after: bool) -> None:  # noqa: FBT001
     """Also when another dispatcher took over between the two."""
-    alone.add(1)
+    single.add(1)
     answers: list[ProcessManagerError] = [WorkspaceUnavailable("HTTP 503", status=503)]
-    alone.runs.says = lambda call, job: answers.pop() if call is Call.RUN_NOW and answers else unknown()(call, job)
+    single.runs.says = lambda call, job: answers.pop() if call is Call.RUN_NOW and answers else unknown()(call, job)
     if after:
-        alone.settings = replace(alone.settings, call_tries=1)
+        single.settings = replace(single.settings, call_tries=1)
         with pytest.raises(WorkspaceUnavailable):
-            alone.run()
-        alone.wait()
-    alone.run()
-    assert alone.statuses() == ["FAILED"]
-    message = alone.database.rows[1].message
+            single.run()
+        single.wait()
+    single.run()
+    assert single.statuses() == ["FAILED"]
+    message = single.database.rows[1].message
     assert "Job 1 does not exist." in message
     assert "answer was lost" in message
 
 
-def test_the_stretches_of_one_dispatch_share_what_was_seen(alone: Court) -> None:
-    alone.add(1, 2)
-    alone.database.add(3, 3, alone.runs.failed_run(3))
-    dispatch = Dispatch(InMemoryControlPlane(alone.database, alone.settings), alone.runs, alone.settings)
+def test_the_stretches_of_one_dispatch_share_what_was_seen(single: Passes) -> None:
+    single.add(1, 2)
+    single.database.add(3, 3, single.runs.failed_run(3))
+    dispatch = Dispatch(InMemoryControlPlane(single.database, single.settings), single.runs, single.settings)
     claimed = dispatch.claim(dispatch.read())
     sent = dispatch.send(claimed.new)
-    alone.runs.says = lambda call, _run: Refused("HTTP 403 X", status=403) if call is Call.GET_RUN else None
+    single.runs.says = lambda call, _run: Refused("HTTP 403 X", status=403) if call is Call.GET_RUN else None
     dispatch.look_up_repairs(claimed.repair)
     dispatch.close(claimed.new + claimed.repair, sent)
-    assert alone.statuses() == ["SCHEDULED", "SCHEDULED", "FAILED"]
+    assert single.statuses() == ["SCHEDULED", "SCHEDULED", "FAILED"]
 
 
 def _work(row: int, job: int, *, reading: bool = False) -> Work:
@@ -494,16 +494,16 @@ def test_a_job_that_had_worked_and_is_forbidden_again_and_again_is_suspicious(ca
 
 
 @pytest.mark.parametrize("says", [unknown(1), forbidden(1)])
-def test_a_row_that_is_refused_is_not_left_as_if_something_were_under_way(alone: Court, says: Say) -> None:
+def test_a_row_that_is_refused_is_not_left_as_if_something_were_under_way(single: Passes, says: Say) -> None:
     """Whoever takes over after a death would have to search for a run that was never started."""
-    alone.add(1, 2)
+    single.add(1, 2)
     seen: list[EntryState] = []
 
     def watch(call: Call, job: int) -> ProcessManagerError | None:
         if job == 2:
-            seen.append(alone.record(1).entry.state)
+            seen.append(single.record(1).entry.state)
         return says(call, job)
 
-    alone.runs.says = watch
-    alone.run()
+    single.runs.says = watch
+    single.run()
     assert seen == [EntryState.CLAIMED]

@@ -9,12 +9,14 @@ import pytest
 from pm_dagster.dispatch.model import (
     Adopt,
     Again,
+    Answer,
     Call,
     Decision,
     Defer,
     Entry,
     EntryState,
     FindRun,
+    Hold,
     LookUp,
     Quarantine,
     RepairRun,
@@ -22,10 +24,22 @@ from pm_dagster.dispatch.model import (
     StartRun,
     Stop,
     Withdraw,
+    Work,
 )
-from pm_dagster.dispatch.rules import Policy, after_failure, after_find, after_look_up, first_step
+from pm_dagster.dispatch.rules import (
+    AS_PROVEN,
+    Facts,
+    Outage,
+    Policy,
+    after_failure,
+    after_find,
+    after_look_up,
+    decide,
+    first_step,
+    state_while_going_on,
+)
 from pm_dagster.dispatch.waiting_job import Branch
-from pm_dagster.errors import AuthenticationFailed, Refused, Throttled, WorkspaceUnavailable
+from pm_dagster.errors import AuthenticationFailed, ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
 
 NEW = Entry(1, 10, 1, Branch.NEW, EntryState.CLAIMED, 1001, None, {}, "t")
 REPAIR = Entry(1, 10, 1, Branch.REPAIR, EntryState.CLAIMED, 1001, 7, {}, "t")
@@ -186,7 +200,7 @@ def test_a_refusal_that_passes_never_leaves_its_row_for_more_than_an_hour(attemp
 
 
 @pytest.mark.parametrize(("call", "error"), [(Call.RUN_NOW, NEVER_SENT), (Call.RUN_NOW, LOST), (Call.REPAIR, LOST)])
-def test_silence_never_leaves_a_row_for_more_than_an_hour(call: Call, error: WorkspaceUnavailable) -> None:
+def test_no_answer_leaves_a_row_for_more_than_an_hour(call: Call, error: WorkspaceUnavailable) -> None:
     policy = Policy(call_tries=20)
     pauses = [_pause_of(after_failure(REPAIR, call, error, tries, 0, policy)) for tries in range(1, 21)]
     assert pauses[:3] == [1.0, 2.0, 4.0]
@@ -211,3 +225,78 @@ def test_only_a_definite_no_uses_up_an_attempt() -> None:
     counted = after_failure(NEW, Call.RUN_NOW, BUSY, 0, 0, POLICY)
     assert isinstance(counted, Defer)
     assert counted.counts
+
+
+def _decided(
+    call: StartRun | RepairRun | LookUp, error: ProcessManagerError, facts: Facts, *, tries: int = 1
+) -> Decision:
+    """What is decided for a row whose call failed for the so many-th time."""
+    work = Work(NEW, call)
+    work.unanswered[work.call] = tries
+    return decide(work, Answer(None, error, 0.0), facts, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("pause", "left", "decided"),
+    [
+        (60.0, 500.0, Again(0.0)),
+        (61.0, 500.0, Defer("run-now: slow", 61.0)),
+        (30.0, 20.0, Defer("run-now: slow", 30.0)),
+        (7200.0, 500.0, Defer("run-now: slow", 3600.0)),
+    ],
+)
+def test_a_row_is_not_kept_waiting_for_a_long_throttling(pause: float, left: float, decided: Decision) -> None:
+    facts = Facts(throttle_pause=pause, seconds_left=left)
+    assert _decided(StartRun(), Throttled("slow"), facts) == decided
+
+
+@pytest.mark.parametrize(
+    ("outage", "tries", "stops"),
+    [
+        (Outage.NONE, 1, False),
+        (Outage.NONE, 4, False),
+        (Outage.SUSPECTED, 1, False),
+        (Outage.SUSPECTED, 4, True),
+        (Outage.CERTAIN, 1, True),
+    ],
+)
+def test_an_outage_stops_the_dispatch_once_it_is_certain_or_a_row_gives_up(
+    outage: Outage, tries: int, *, stops: bool
+) -> None:
+    assert isinstance(_decided(StartRun(), LOST, Facts(outage=outage), tries=tries), Stop) == stops
+
+
+def test_an_outage_says_nothing_about_a_refusal() -> None:
+    assert isinstance(_decided(StartRun(), NO, Facts(outage=Outage.CERTAIN)), Hold)
+
+
+def test_a_refusal_is_held_until_it_is_proven() -> None:
+    assert _decided(StartRun(), NO, Facts()) == Hold("run-now was refused: no", NO, starting=True)
+    assert _decided(StartRun(), NO, Facts(proven=True)) == Quarantine("run-now was refused: no", AS_PROVEN)
+
+
+def test_what_no_call_refused_is_final_without_a_witness() -> None:
+    work = Work(REPAIR, LookUp())
+    decided = decide(work, Answer(run("SKIPPED"), None, 0.0), Facts(), STRICT)
+    assert isinstance(decided, Quarantine)
+    assert decided.rule
+
+
+@pytest.mark.parametrize(
+    ("entry", "decision", "error", "state"),
+    [
+        (replace(NEW, state=EntryState.SENDING), Again(1.0), NO, EntryState.CLAIMED),
+        (replace(NEW, state=EntryState.SENDING), Again(1.0), NEVER_SENT, None),
+        (replace(NEW, state=EntryState.SENDING), Hold("no", NO, starting=True), NO, EntryState.CLAIMED),
+        (replace(NEW, state=EntryState.SENDING), Stop(AuthenticationFailed("who")), None, EntryState.CLAIMED),
+        (replace(NEW, state=EntryState.SENDING), Stop(LOST), None, None),
+        (replace(NEW, state=EntryState.SENDING, ambiguous=True), Again(1.0), NO, None),
+        (replace(NEW, state=EntryState.SENDING, ambiguous=True), Hold("no", NO, starting=True), NO, None),
+        (replace(NEW, state=EntryState.SENDING, ambiguous=True), Stop(AuthenticationFailed("who")), None, None),
+        (replace(NEW, state=EntryState.SENDING), LookUp(), NO, None),
+    ],
+)
+def test_only_a_call_that_was_refused_gives_its_intent_back(
+    entry: Entry, decision: Decision, error: ProcessManagerError | None, state: EntryState | None
+) -> None:
+    assert state_while_going_on(entry, decision, error) == state
