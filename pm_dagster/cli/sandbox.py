@@ -185,9 +185,9 @@ def _keep_going(sandbox: Open, children: Children, *, trickle: bool) -> None:
 @json_option
 def env(folder: Path, *, as_json: bool) -> None:
     """Print the variables that lead to the running sandbox: eval "$(pm sandbox env)"."""
-    from pm_dagster.sandbox import way_in  # noqa: PLC0415
+    from pm_dagster.sandbox.place import found  # noqa: PLC0415
 
-    variables = way_in.found(folder)
+    variables = found(folder)
     if as_json:
         print_json(variables)
         return

@@ -1,28 +1,91 @@
-"""The sandbox of one folder: its database with the control schema, its workspace, its environment.
-
-Put here: what belongs together on disk and as environment variables. Keep out: rows and commands.
-"""
+"""The sandbox of one folder: its database with the control schema, its workspace, and the way in from elsewhere."""
 
 from __future__ import annotations
 
 import fcntl
+import http.client
+import json
 import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.ledger.connection import connect, translated
 from pm_dagster.ledger.migrate import initialise
-from pm_dagster.sandbox import scope, way_in
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.processes import free_port
+from pm_dagster.sandbox.seed import fill_secret_scope
 from pm_dagster.sandbox.workspace import LocalWorkspace
+
+if TYPE_CHECKING:
+    from pm_dagster.sandbox.workspace import LocalWorkspace
+
+_FILE = "running.json"
+_PATIENCE_SECONDS = 5.0
+
+
+@contextmanager
+def shown(folder: Path, workspace: LocalWorkspace, database_url: str) -> Iterator[None]:
+    """Keep the file in the folder for as long as the block lasts."""
+    file = folder / _FILE
+    # One that a killed sandbox left keeps its mode when it is only written over.
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        json.dump(_variables(workspace, database_url), stream)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def found(folder: Path) -> Mapping[str, str]:
+    """The environment variables that lead to the sandbox of this folder.
+
+    Raises:
+        ProcessManagerError: none runs there.
+    """
+    # Absent, or not what we write.
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        variables: dict[str, str] = json.loads((folder / _FILE).read_text())
+        if _answers(variables["DATABRICKS_HOST"], variables["DATABRICKS_TOKEN"]):
+            return variables
+    raise ProcessManagerError(
+        f"no sandbox runs in {folder}: start one with pm sandbox up, or give its folder with --dir"
+    )
+
+
+def _variables(workspace: LocalWorkspace, database_url: str) -> dict[str, str]:
+    return {
+        "DATABRICKS_HOST": workspace.host,
+        "DATABRICKS_TOKEN": workspace.token,
+        "DATABRICKS_AUTH_TYPE": "pat",
+        # The Databricks CLI would look up profiles, and keep for an hour who answered at this host.
+        "DATABRICKS_CONFIG_FILE": "/dev/null",
+        "DATABRICKS_CACHE_ENABLED": "false",
+        "PM_POSTGRES_URL": database_url,
+    }
+
+
+def _answers(host: str, token: str) -> bool:
+    """Whether it is our workspace that answers: a killed one's port may be somebody else's by now."""
+    address = urlsplit(host)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=_PATIENCE_SECONDS)
+    try:
+        connection.request("GET", "/api/2.0/preview/scim/v2/Me", headers={"Authorization": f"Bearer {token}"})
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
 
 _SCHEMA = Path(__file__).with_name("control_schema.sql")
 _DAGSTER_YAML = "telemetry:\n  enabled: false\nnux:\n  enabled: false\n"
@@ -63,12 +126,12 @@ class Place:
             LocalWorkspace(port=workspace_port or self._usual_port(), state_file=remembered) as workspace,
         ):
             self._port_file.write_text(str(workspace.port))
-            scope.fill(workspace, postgres.tcp_url)
+            fill_secret_scope(workspace, postgres.tcp_url)
             environment = self._environment(postgres.url, workspace)
             settings = settings_from(environment)
             _make_schemas(settings)
             self._configure_dagster()
-            with way_in.shown(self.folder, workspace, postgres.tcp_url):
+            with shown(self.folder, workspace, postgres.tcp_url):
                 yield Open(settings, workspace, environment)
 
     def reset(self) -> bool:

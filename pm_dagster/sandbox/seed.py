@@ -1,18 +1,46 @@
-"""Waiting jobs of every kind, for the demo and the running sandbox.
-
-Put here: the cases, and how each looks in the control table and in the workspace. Keep out: what a
-dispatch makes of them.
-"""
+"""What the sandbox is filled with: waiting jobs of every kind, and the names of a deployment in a secret scope."""
 
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from psycopg2.extensions import connection as Connection  # noqa: N812
 
+from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster.sandbox.workspace.state import WorkspaceState
+
+#: FlexFlow's scope; a bundle's variable ``secret_scope`` has it as default.
+SCOPE = "tp_dpf2cdl"
+
+
+def fill_secret_scope(workspace: LocalWorkspace, database_url: str) -> None:
+    """Put every secret of a deployment into the workspace's scope, over those of an earlier start.
+
+    Args:
+        workspace: one that runs, so that its URL is known.
+        database_url: a libpq URL over TCP with user and password, because JDBC speaks nothing else.
+    """
+    database = urlsplit(database_url)
+    values = {
+        "databricks-instance": workspace.host,
+        "databricks-access-token": workspace.token,
+        "databricks-catalog-name": "sandbox",
+        "database-postgres-schema": "public",
+        "refDBjdbcURL": f"jdbc:postgresql://{database.hostname}:{database.port}{database.path}",
+        "refDBhostname": str(database.hostname),
+        "refDBname": database.path.lstrip("/"),
+        "refDBuser": str(database.username),
+        "refDBpwd": str(database.password),
+        # Nothing in the sandbox takes these; they are there because the job's environment names them.
+        **{key: secrets.token_urlsafe(16) for key in ("mdm-client-secret", "jfrog-token", "skid-token")},
+    }
+    for key, value in values.items():
+        workspace.secrets.put(SCOPE, key, value)
+
 
 INGEST, REPORT, LIMITED, LONG = 1001, 1002, 1003, 1004
 UNKNOWN_JOB = 999_999

@@ -19,8 +19,7 @@ from urllib.parse import quote
 import requests
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster.sandbox.workspace.auth import USER_NAME
-from pm_dagster.sandbox.workspace.views import WORKSPACE_ID
+from pm_dagster.sandbox.workspace.model import USER_NAME, WORKSPACE_ID
 
 RECORD = Path(__file__).with_name("cli_requests.jsonl")
 Json = dict[str, Any]

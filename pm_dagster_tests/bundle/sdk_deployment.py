@@ -12,7 +12,7 @@ from databricks.sdk.errors import OperationFailed
 from databricks.sdk.service.jobs import Run, RunOutput
 from databricks.sdk.service.workspace import ImportFormat
 
-from pm_dagster.sandbox.workspace.auth import USER_NAME
+from pm_dagster.sandbox.workspace.model import USER_NAME
 from pm_dagster_tests.bundle.bundle_files import ROOT, job_settings, synced_files
 from pm_dagster_tests.bundle.deployment import Deployment
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster.sandbox.workspace.auth import USER_NAME
+from pm_dagster.sandbox.workspace.model import USER_NAME
 from pm_dagster_tests.bundle.bundle_files import Json, job_settings
 from pm_dagster_tests.bundle.deployment import Deployment
 

@@ -20,8 +20,8 @@ from urllib.parse import quote, unquote
 import psycopg2
 import pytest
 
-from pm_dagster.sandbox.postgres import EmbeddedPostgres
-from pm_dagster.sandbox.server_user import ServerUser
+from pm_dagster.sandbox.postgres import EmbeddedPostgres, ServerUser
+from pm_dagster.sandbox.processes import free_port
 from pm_dagster_tests.ledger.world import eventually
 
 _USER = "postgres"
@@ -86,7 +86,7 @@ def pooler(server: EmbeddedPostgres, folder: Path, mode: str, **settings: str | 
     user = ServerUser.current()
     place = folder / f"pgbouncer-{mode}"
     user.make_private_folder(place)
-    port = _free_port()
+    port = free_port(0)
     log = place / "pgbouncer.log"
     user.write(place / "pgbouncer.ini", _ini(server, port, log, {"pool_mode": mode, **settings}))
     command = user.command([program(), "-q", str(place / "pgbouncer.ini")], place)
@@ -116,12 +116,6 @@ def _ini(server: EmbeddedPostgres, port: int, log: Path, settings: dict[str, str
     }
     databases = f"[databases]\n* = host={unquote(host)} port={number} user={_USER}\n"
     return databases + "[pgbouncer]\n" + "".join(f"{name} = {value}\n" for name, value in lines.items())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

@@ -17,8 +17,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ProcessManagerError, Unavailable
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
-from pm_dagster.sandbox import postgres_programs
-from pm_dagster.sandbox.postgres import EmbeddedPostgres
+from pm_dagster.sandbox.postgres import EmbeddedPostgres, run_program
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.finishing import assert_clean, finish
@@ -63,7 +62,7 @@ def test_a_standby_until_it_is_promoted(tmp_path: Path, workspace: LocalWorkspac
         with (primary.data_dir / "pg_hba.conf").open("a") as hba:
             hba.write("local replication all trust\n")
         _reloaded(primary.url, "SELECT 1")
-        postgres_programs.run("pg_basebackup", *arguments, folder=tmp_path)
+        run_program("pg_basebackup", *arguments, folder=tmp_path)
         (tmp_path / "b" / ".s.PGSQL.5432.lock").unlink()
         with EmbeddedPostgres(tmp_path / "b", durable=False) as standby:
             beside = World(standby.database_url("own"), workspace)
@@ -81,7 +80,7 @@ def test_a_standby_until_it_is_promoted(tmp_path: Path, workspace: LocalWorkspac
             refused = World(make_dsn(beside.database_url, target_session_attrs="read-write"), workspace).pm("dispatch")
             assert refused.returncode == 1
             assert "no database server is as target_session_attrs (targetServerType) asks" in refused.stderr
-            postgres_programs.run("pg_ctl", "-D", str(tmp_path / "b"), "-w", "promote", folder=tmp_path / "b")
+            run_program("pg_ctl", "-D", str(tmp_path / "b"), "-w", "promote", folder=tmp_path / "b")
             assert beside.json("doctor")["ok"]
             assert beside.pm("dispatch").returncode == 0
             assert beside.statuses() == {"SCHEDULED": 4}

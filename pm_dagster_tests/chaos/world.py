@@ -17,7 +17,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster.sandbox.workspace.repairs import RepairRequest
+from pm_dagster.sandbox.workspace.attempts import RepairRequest
 from pm_dagster_tests.chaos import dispatcher
 from pm_dagster_tests.chaos.dispatcher import Dispatcher
 from pm_dagster_tests.chaos.oracle import Oracle, Verdict

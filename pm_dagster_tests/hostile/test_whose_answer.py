@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pm_dagster.errors import AuthenticationFailed, EverybodyRefused, ForeignAnswer, NotAdmitted
-from pm_dagster.sandbox.workspace.repairs import RepairRequest
+from pm_dagster.sandbox.workspace.attempts import RepairRequest
 from pm_dagster_tests.hostile.world import JOB, UNKNOWN_JOB, HostileWorld
 
 HTML = {"body": "<html><body>Not Found</body></html>", "headers": {"content-type": "text/html"}}

@@ -18,9 +18,9 @@ from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.ledger.redrive import redrive
+from pm_dagster.sandbox.workspace.attempts import RepairRequest
 from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.model import Run
-from pm_dagster.sandbox.workspace.repairs import RepairRequest
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
 from pm_dagster_tests.ledger.world import eventually
 from pm_dagster_tests.model.harness import FILE_NAME, JOBS, SETTINGS, EntryNow, RowNow, RunNow

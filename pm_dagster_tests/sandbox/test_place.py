@@ -16,9 +16,8 @@ import requests
 from psycopg2 import sql
 
 from pm_dagster.errors import ProcessManagerError
-from pm_dagster.sandbox import way_in
-from pm_dagster.sandbox.place import Open, Place
-from pm_dagster.sandbox.scope import SCOPE
+from pm_dagster.sandbox.place import Open, Place, found
+from pm_dagster.sandbox.seed import SCOPE
 
 # Names of the scope in the control plane, then those of the job's further secrets.
 _KEYS = {
@@ -137,12 +136,12 @@ def test_what_a_killed_sandbox_left_is_not_believed(tmp_path: Path) -> None:
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "running.json").write_text(json.dumps(stale))
         with pytest.raises(ProcessManagerError, match="no sandbox runs"):
-            way_in.found(tmp_path / "other")
-        assert way_in.found(tmp_path)["DATABRICKS_HOST"] == sandbox.workspace.host
+            found(tmp_path / "other")
+        assert found(tmp_path)["DATABRICKS_HOST"] == sandbox.workspace.host
     for text in (left, "{}", "no json", "[]"):
         (tmp_path / "running.json").write_text(text)
         (tmp_path / "running.json").chmod(0o644)
         with pytest.raises(ProcessManagerError, match="pm sandbox up"):
-            way_in.found(tmp_path)
+            found(tmp_path)
     with Place(tmp_path).opened():
         assert (tmp_path / "running.json").stat().st_mode & 0o077 == 0

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 
-from pm_dagster.sandbox.postgres import EmbeddedPostgres
-from pm_dagster.sandbox.postgres_programs import EmbeddedPostgresError
+from pm_dagster.sandbox.postgres import EmbeddedPostgres, EmbeddedPostgresError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -91,11 +91,11 @@ FAMILIES = {
     "ignores SIGTERM": f"{STUBBORN}print('child', 0)\n{WAITS}",
     "has a child": f"{CHILD}print('child', subprocess.Popen(child).pid)\n{WAITS}",
     "has a child that ignores SIGTERM": f"{STUBBORN}{CHILD}print('child', subprocess.Popen(child).pid)\n{WAITS}",
-    "stops itself and its keeper": (
+    "stops itself and its supervisor": (
         f"{CHILD}print('child', 0)\nprint('pid', os.getpid())\nos.killpg(0, signal.SIGSTOP)\n"
     ),
 }
-# Only Linux lets the keeper become the parent of what left its process group.
+# Only Linux lets the supervisor become the parent of what left its process group.
 if sys.platform == "linux":
     FAMILIES["has a child in a session of its own"] = (
         f"{CHILD}print('child', subprocess.Popen(child, start_new_session=True).pid)\n{WAITS}"

@@ -20,7 +20,7 @@ from databricks.sdk.errors import (
 from databricks.sdk.service.workspace import ExportFormat, ImportFormat, Language, ObjectType
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster.sandbox.workspace.auth import USER_NAME
+from pm_dagster.sandbox.workspace.model import USER_NAME
 
 HOME = f"/Workspace/Users/{USER_NAME}"
 EVERY_BYTE = bytes(range(256)) * 2

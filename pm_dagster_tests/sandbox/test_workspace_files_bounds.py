@@ -12,8 +12,8 @@ import pytest
 import requests
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster.sandbox.workspace.auth import USER_NAME
 from pm_dagster.sandbox.workspace.errors import ApiError
+from pm_dagster.sandbox.workspace.model import USER_NAME
 
 HOME = f"/Workspace/Users/{USER_NAME}"
 IMPORT = "/api/2.0/workspace-files/import-file"

@@ -12,7 +12,7 @@ from databricks.sdk.service.iam import AccessControlRequest, ObjectPermissions, 
 from databricks.sdk.service.jobs import JobAccessControlRequest, JobPermissionLevel
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster.sandbox.workspace.auth import USER_NAME
+from pm_dagster.sandbox.workspace.model import USER_NAME
 
 TEAM = AccessControlRequest(group_name="team", permission_level=PermissionLevel.CAN_MANAGE)
 ROBOT = AccessControlRequest(service_principal_name="1-2-3", permission_level=PermissionLevel.CAN_MANAGE_RUN)

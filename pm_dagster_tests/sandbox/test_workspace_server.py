@@ -15,9 +15,9 @@ from databricks.sdk.core import Config
 from databricks.sdk.errors import Unauthenticated
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster.sandbox.workspace.memory import StateFile
 from pm_dagster.sandbox.workspace.server import NotLoopback
 from pm_dagster.sandbox.workspace.state import WorkspaceState
-from pm_dagster.sandbox.workspace.store import StateFile
 
 EVIL = "<script>alert('x')</script>"
 

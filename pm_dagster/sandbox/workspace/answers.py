@@ -1,22 +1,50 @@
-"""What goes back over the wire: JSON, refusals, and every way in which an answer can be broken.
-
-Put here: answers and their sending. Keep out: which answer a request gets (``gate.py``).
-"""
+"""What goes back over the wire: JSON, refusals, every way in which an answer can be broken, and the socket beneath."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.faults import Fault
-from pm_dagster.sandbox.workspace.transport import SCOPE_KEY, cut
-from pm_dagster.sandbox.workspace.views import WORKSPACE_ID
+from pm_dagster.sandbox.workspace.model import WORKSPACE_ID
+
+SCOPE_KEY = "sandbox.transport"
+
+
+class CuttableProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # a class chosen at import time
+    """Uvicorn's own HTTP protocol; the scope of each request carries the connection."""
+
+    app: Any
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Wrap the application once per connection."""
+        super().connection_made(transport)
+        inner: Any = self.app
+
+        async def with_transport(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[SCOPE_KEY] = transport
+            await inner(scope, receive, send)
+
+        self.app = with_transport
+
+
+def cut(transport: asyncio.Transport, *, reset: bool) -> None:
+    """End the connection now: by RST, or by FIN without another byte."""
+    if reset:
+        # Linger on with zero seconds makes close() send RST instead of FIN.
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
 
 _JSON = "application/json"
 _HTML = "<!doctype html><html><head><title>Sign in</title></head><body><p>Please sign in.</p></body></html>"

@@ -16,16 +16,16 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from pm_dagster.sandbox.workspace import identity, policies_api
+from pm_dagster.sandbox.workspace import identity, permissions
 from pm_dagster.sandbox.workspace.call import Call, Reply, body_of, unknown_call
 from pm_dagster.sandbox.workspace.control import Control
-from pm_dagster.sandbox.workspace.files_api import IMPORT_FILE, FilesApi
+from pm_dagster.sandbox.workspace.files import IMPORT_FILE, FilesApi
 from pm_dagster.sandbox.workspace.gate import Gate, Handler, Parts
 from pm_dagster.sandbox.workspace.jobs_api import JobsApi
 from pm_dagster.sandbox.workspace.page import Pages
-from pm_dagster.sandbox.workspace.permissions_api import PermissionsApi
+from pm_dagster.sandbox.workspace.permissions import PermissionsApi
 from pm_dagster.sandbox.workspace.runs_api import RunsApi
-from pm_dagster.sandbox.workspace.secrets_api import SecretsApi
+from pm_dagster.sandbox.workspace.secret_scopes import SecretsApi
 from pm_dagster.sandbox.workspace.state import WorkspaceState
 from pm_dagster.sandbox.workspace.views import Lens
 
@@ -148,8 +148,8 @@ def _table_routes(parts: Parts) -> list[BaseRoute]:
         ("POST", "secrets/scopes/delete"): scopes.delete_scope, ("POST", "secrets/put"): scopes.put,
         ("GET", "secrets/list"): scopes.list_keys, ("GET", "secrets/get"): scopes.get,
         ("POST", "secrets/delete"): scopes.delete,
-        ("GET", "policies/clusters/list"): policies_api.list_policies,
-        ("GET", "policies/clusters/get"): policies_api.get_policy,
+        ("GET", "policies/clusters/list"): permissions.list_policies,
+        ("GET", "policies/clusters/get"): permissions.get_policy,
     }  # fmt: skip
     return [
         Route(f"/api/2.0/{name}", OneRoute(parts, name, _as_handler(parts, method, handler)))

@@ -1,13 +1,16 @@
-"""The files that were uploaded to the workspace, as plain files on disk below one folder.
+"""Workspace files: paths, object ids, the tree on disk, and the calls of the Workspace API on them.
 
-Put here: storing, finding, listing and deleting files and folders. Keep out: HTTP (``files_api.py``), ids
-(``object_ids.py``) and what a path may look like (``workspace_path.py``). A task that runs as a local process finds its
-own source here, so the tree on disk has the names of the workspace.
+Files are kept as a plain tree, so that a task imports its siblings. A path that climbs, or leads through a link, is
+refused.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import itertools
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -16,11 +19,116 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pm_dagster.sandbox.workspace.auth import USER_NAME
-from pm_dagster.sandbox.workspace.errors import ApiError, invalid
-from pm_dagster.sandbox.workspace.object_ids import ObjectIds
-from pm_dagster.sandbox.workspace.store import StateFile
-from pm_dagster.sandbox.workspace.workspace_path import canonical, is_name, parent_of
+from starlette.requests import Request
+
+from pm_dagster.sandbox.workspace.call import Call, Reply, body_of, unknown_call
+from pm_dagster.sandbox.workspace.errors import ApiError, invalid, malformed
+from pm_dagster.sandbox.workspace.memory import FIRST_ID, StateFile
+from pm_dagster.sandbox.workspace.model import USER_NAME, Json
+from pm_dagster.sandbox.workspace.views import millis
+
+_PREFIX = "/Workspace"
+# What file systems take for one name.
+_LONGEST_NAME = 255
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def canonical(path: str) -> str:
+    """The place that a path names: from ``/``, without ``/Workspace``, without a slash at the end.
+
+    Raises:
+        ApiError: 400 for a path that is not absolute, climbs (``..``), or holds what no file name can.
+    """
+    if not path.startswith("/"):
+        raise invalid(f"Path ({path}) must begin with '/'.")
+    names = [name for name in path.split("/") if name]
+    for name in names:
+        _check(name, path)
+    while names[:1] == [_PREFIX[1:]]:
+        names.pop(0)
+    return "/" + "/".join(names)
+
+
+def as_asked(place: str, asked: str) -> str:
+    """A place in the form in which the caller wrote its path: with ``/Workspace`` where that had it."""
+    if asked == _PREFIX or asked.startswith(_PREFIX + "/"):
+        return _PREFIX + ("" if place == "/" else place)
+    return place
+
+
+def parent_of(place: str) -> str:
+    """The folder of a place; the root is its own."""
+    return place.rpartition("/")[0] or "/"
+
+
+def is_within(place: str, folder: str) -> bool:
+    """Whether a place is the folder itself or lies somewhere below it."""
+    return place == folder or place.startswith(folder.rstrip("/") + "/")
+
+
+def is_name(name: str) -> bool:
+    """Whether a file found on disk can be named in a path."""
+    try:
+        _check(name, name)
+    except ApiError:
+        return False
+    return True
+
+
+def _check(name: str, path: str) -> None:
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise invalid("The path holds half a surrogate pair; send it as UTF-8.") from None
+    if name in (".", "..") or _CONTROL.search(name):
+        raise invalid(f"Path ({path!r}) holds '.', '..' or a control character.")
+    if size > _LONGEST_NAME:
+        raise invalid(f"A name in the path has {size} bytes; at most {_LONGEST_NAME} are possible.")
+
+
+class ObjectIds:
+    """The id of each place, and since when it has it; a place that is deleted and made again gets a new one."""
+
+    def __init__(self, file: StateFile, clock: Callable[[], float]) -> None:
+        self._file, self._clock = file, clock
+        self._known: dict[str, tuple[int, float]] = {}
+        # Even, where jobs and runs have odd ones: no two things of a workspace share an id.
+        highest = FIRST_ID - 1
+        for record in file.load():
+            self._known.update({place: (number, made) for place, (number, made) in record.get("objects", {}).items()})
+            for place in record.get("gone", []):
+                self._known.pop(place, None)
+            numbers = [number for number, _ in record.get("objects", {}).values()]
+            highest = max([highest, record.get("highest", 0), *numbers])
+        self._numbers = itertools.count(highest + 2, 2)
+        file.replace([{"objects": self._known, "highest": highest}])
+
+    def of(self, place: str) -> tuple[int, float]:
+        """The id and the time it was given; a place that came into being without us gets its id now."""
+        return self._known.get(place) or self.renew(place)
+
+    def renew(self, place: str) -> tuple[int, float]:
+        """Give the place an id that none had before."""
+        self._known[place] = next(self._numbers), self._clock()
+        self._file.append([{"objects": {place: self._known[place]}}])
+        return self._known[place]
+
+    def place_of(self, object_id: int) -> str | None:
+        """The place with this id."""
+        return next((place for place, (number, _) in self._known.items() if number == object_id), None)
+
+    def drop(self, folder: str) -> None:
+        """Forget the place and all below it."""
+        gone = [place for place in self._known if is_within(place, folder)]
+        for place in gone:
+            del self._known[place]
+        self._file.append([{"gone": gone}])
+
+    def clear(self) -> None:
+        """Forget every place; ids are not given again."""
+        self._known.clear()
+        self._file.replace([{"highest": next(self._numbers)}])
+
 
 # They are there from the start and cannot be deleted.
 _HOME = f"/Users/{USER_NAME}"
@@ -190,3 +298,114 @@ def _regular(found: Path) -> bool:
 def _with_parents(place: str) -> list[str]:
     names = place.split("/")[1:]
     return ["/" + "/".join(names[: n + 1]) for n in range(len(names)) if place != "/"]
+
+
+IMPORT_FILE = "/api/2.0/workspace-files/import-file"
+_NOTEBOOK = re.compile(rb"(#|--|//) Databricks notebook source")
+_FILE_FORMATS = ("AUTO", "RAW")
+
+
+class FilesApi:
+    """The handlers over the files of one workspace."""
+
+    def __init__(self, files: WorkspaceFiles) -> None:
+        self._files = files
+
+    def get_status(self, call: Call) -> Reply:
+        """What a path is."""
+        path = _path(call)
+        return Reply(_view(self._files.status(path), path))
+
+    def list_objects(self, call: Call) -> Reply:
+        """What lies in a folder."""
+        path = _path(call)
+        found = [_view(each, path) for each in self._files.list(path)]
+        return Reply({"objects": found} if found else {})
+
+    def mkdirs(self, call: Call) -> Reply:
+        """Make a folder and those above it."""
+        return Reply(effect=self._files.make_folder(_path(call)))
+
+    def delete(self, call: Call) -> Reply:
+        """Remove a file or folder."""
+        self._files.delete(_path(call), recursive=call.flag("recursive"))
+        return Reply(effect=True)
+
+    def export(self, call: Call) -> Reply:
+        """A file's content: as it is with direct_download, else base64 in JSON."""
+        content = self._files.read(_path(call))
+        if call.flag("direct_download"):
+            return Reply(raw=content)
+        suffix = _path(call).rpartition("/")[2].rpartition(".")[2]
+        return Reply({"content": base64.b64encode(content).decode(), "file_type": suffix})
+
+    def import_(self, request: Request, raw: bytes) -> Reply:
+        """Store a file: from JSON, or from a form as the SDK's upload sends it."""
+        if request.method != "POST":
+            raise unknown_call(request)
+        kind = request.headers.get("content-type", "")
+        fields = _form(raw, kind) if kind.startswith("multipart/form-data") else body_of(raw)
+        if fields.get("format") not in _FILE_FORMATS:
+            raise invalid("The local workspace has no notebooks: send format AUTO or RAW to store a plain file.")
+        content = fields.get("content", "")
+        return self._store(
+            str(fields.get("path", "")),
+            content if isinstance(content, bytes) else _decoded(content),
+            overwrite=fields.get("overwrite") in (True, "true"),
+            exists_status=400,
+        )
+
+    def import_file(self, request: Request, raw: bytes) -> Reply:
+        """Store the body as the file that the URL's path names."""
+        if request.method != "POST":
+            raise unknown_call(request)
+        path = "/" + request.path_params["path"].lstrip("/")
+        overwrite = request.query_params.get("overwrite") == "true"
+        return self._store(path, raw, overwrite=overwrite, exists_status=409)
+
+    def _store(self, path: str, content: bytes, *, overwrite: bool, exists_status: int) -> Reply:
+        if path.endswith(".ipynb") or _NOTEBOOK.match(content):
+            raise invalid(f"Path ({path}) would be a notebook; the local workspace stores plain files only.")
+        self._files.write(path, content, overwrite=overwrite, exists_status=exists_status)
+        return Reply(effect=True)
+
+
+def _path(call: Call) -> str:
+    path = call.text("path")
+    if not path:
+        raise invalid("Missing required field: path")
+    return path
+
+
+def _view(found: StoredObject, asked: str) -> Json:
+    view: Json = {
+        "object_type": "DIRECTORY" if found.is_directory else "FILE",
+        "path": as_asked(found.path, asked),
+        "object_id": found.object_id,
+        "resource_id": str(found.object_id),
+    }
+    if not found.is_directory:
+        view |= {"created_at": millis(found.created), "modified_at": millis(found.modified), "size": found.size}
+    return view
+
+
+def _decoded(content: object) -> bytes:
+    try:
+        return base64.b64decode(str(content), validate=True)
+    except (binascii.Error, ValueError):
+        raise malformed("Expected base64 for field content.") from None
+
+
+def _form(raw: bytes, kind: str) -> Json:
+    """The fields of a multipart form, text but for the content: https://www.rfc-editor.org/rfc/rfc7578."""
+    boundary = re.search(r'boundary="?([^";]+)', kind)
+    if boundary is None:
+        raise malformed("The form names no boundary.")
+    fields: Json = {}
+    for part in (b"\r\n" + raw).split(b"\r\n--" + boundary[1].encode())[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        name = re.search(rb'name="([a-z_]+)"', head)
+        if name is None:
+            raise malformed("A part of the form has no name.")
+        fields[name[1].decode()] = content if name[1] == b"content" else content.decode("utf-8", "replace")
+    return fields

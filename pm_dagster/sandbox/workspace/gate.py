@@ -15,11 +15,11 @@ from starlette.types import Receive, Scope, Send
 
 from pm_dagster.sandbox.workspace import answers
 from pm_dagster.sandbox.workspace.answers import Answer
-from pm_dagster.sandbox.workspace.auth import Tokens
 from pm_dagster.sandbox.workspace.call import Reply
 from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.faults import Fault, Faults
 from pm_dagster.sandbox.workspace.files import WorkspaceFiles
+from pm_dagster.sandbox.workspace.identity import Tokens
 from pm_dagster.sandbox.workspace.limits import Limits
 from pm_dagster.sandbox.workspace.permissions import Permissions
 from pm_dagster.sandbox.workspace.request_log import RequestLog, hash_of, told

@@ -1,20 +1,60 @@
-"""Where a client learns who it is and how to log in: host metadata, scim Me, OAuth discovery and tokens, telemetry.
-
-Put here: the calls around a client's start. Keep out: which tokens are good (``auth.py``).
-"""
+"""Tokens, and where a client learns who it is: host metadata, scim Me, OAuth discovery and tokens, telemetry."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections.abc import Callable
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
 
-from pm_dagster.sandbox.workspace.auth import USER_ID, USER_NAME, Tokens
 from pm_dagster.sandbox.workspace.call import Reply, body_of, unknown_call
 from pm_dagster.sandbox.workspace.errors import LoginError
-from pm_dagster.sandbox.workspace.views import WORKSPACE_ID
+from pm_dagster.sandbox.workspace.model import USER_ID, USER_NAME, WORKSPACE_ID
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+class Tokens:
+    """The bearer tokens that the workspace accepts."""
+
+    def __init__(self, token: str, client_id: str, client_secret: str, clock: Callable[[], float] = time.time) -> None:
+        self.lifetime = 3600
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._personal = _digest(token)
+        self._client = _digest(f"{client_id}:{client_secret}")
+        self._issued: dict[bytes, float] = {}
+
+    def accepts(self, token: str) -> bool:
+        """True for the personal token and for an issued one that has not expired."""
+        digest = _digest(token)
+        if hmac.compare_digest(digest, self._personal):
+            return True
+        with self._lock:
+            return self._issued.get(digest, 0.0) > self._clock()
+
+    def issue(self, client_id: str, client_secret: str) -> str | None:
+        """A fresh token for the right client credentials, else None."""
+        if not hmac.compare_digest(_digest(f"{client_id}:{client_secret}"), self._client):
+            return None
+        token = "sandbox-" + secrets.token_urlsafe(24)
+        with self._lock:
+            self._issued[_digest(token)] = self._clock() + self.lifetime
+        return token
+
+    def revoke_issued(self) -> None:
+        """Let every issued token expire now."""
+        with self._lock:
+            self._issued.clear()
 
 
 def base_url(request: Request) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pm_dagster.sandbox.workspace import paging, views
+from pm_dagster.sandbox.workspace import views
 from pm_dagster.sandbox.workspace.call import Call, Reply
 from pm_dagster.sandbox.workspace.errors import invalid, malformed
 from pm_dagster.sandbox.workspace.model import Job, Json
@@ -45,7 +45,7 @@ class JobsApi:
             raise invalid("limit must be between 1 and 100.")
         name = call.text("name")
         jobs = [job for job in self._state.jobs() if name is None or job.name.casefold() == name.casefold()]
-        page, following = paging.after_key(jobs, _key, call.text("page_token"), limit)
+        page, following = views.after_key(jobs, _key, call.text("page_token"), limit)
         body: Json = {"jobs": [views.job_view(job, whole=call.flag("expand_tasks")) for job in page]} if page else {}
         if following:
             body["next_page_token"] = following
@@ -74,7 +74,7 @@ class JobsApi:
         return Reply(effect=True)
 
 
-def _key(job: Job) -> paging.Key:
+def _key(job: Job) -> views.Key:
     return job.created, job.job_id
 
 

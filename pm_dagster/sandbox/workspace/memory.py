@@ -1,12 +1,56 @@
-"""The tables behind the state, and which of their rows the state file has not seen yet.
+"""What is kept: the tables of the workspace in memory, and the optional state file that outlives the process.
 
-Put here: dictionaries, ids, records. Keep out: rules and locking; only ``state.py`` calls this, under its lock.
+The state file has one JSON record per line, appended as things change and rewritten whole at the start.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
 from pm_dagster.sandbox.workspace.model import Job, Json, Run, job_from, run_from, to_record
-from pm_dagster.sandbox.workspace.store import StateFile
+
+
+class StateFile:
+    """A file that remembers records over a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> list[Json]:
+        """All whole records, oldest first."""
+        if not self._path.exists():
+            return []
+        records: list[Json] = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def append(self, records: Iterable[Json]) -> None:
+        """Add records in one write."""
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        with open(self._path, "a", encoding="utf-8", opener=_private) as stream:
+            stream.write(text)
+
+    def replace(self, records: Iterable[Json]) -> None:
+        """Write the file anew, atomically: a reader sees the old one or the new one."""
+        fresh = self._path.with_name(self._path.name + ".new")
+        with open(fresh, "w", encoding="utf-8", opener=_private) as stream:
+            stream.writelines(json.dumps(record) + "\n" for record in records)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(self._path)
+
+
+def _private(path: str, flags: int) -> int:
+    """For us alone: the error of a task may quote a secret."""
+    return os.open(path, flags, 0o600)
+
 
 # Above 2**53 on purpose: an id that passes through a float anywhere comes back as another one.
 FIRST_ID = 9_007_199_254_740_993

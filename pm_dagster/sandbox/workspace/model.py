@@ -11,6 +11,11 @@ from typing import Any
 
 Json = dict[str, Any]
 
+#: The one workspace and the one person who is signed in to it.
+WORKSPACE_ID = "1234567890123456"
+USER_ID = "4711000000000001"
+USER_NAME = "sandbox@example.com"
+
 ACTIVE = frozenset({"BLOCKED", "PENDING", "QUEUED", "RUNNING", "TERMINATING", "WAITING_FOR_RETRY"})
 OUTCOMES = ("succeed", "fail", "timeout", "internal_error", "succeed_with_failures", "cancel")
 

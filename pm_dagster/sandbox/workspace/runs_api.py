@@ -1,17 +1,17 @@
 """The calls on runs: run-now, repair, get, list, cancel, delete, get-output.
 
-Put here: request in, reply out. Keep out: jobs (``jobs_api.py``), the rules of a repair (``repairs.py``), transport.
+Put here: request in, reply out. Keep out: jobs (``jobs_api.py``), the rules of a repair (``attempts.py``), transport.
 """
 
 from __future__ import annotations
 
 import json
 
-from pm_dagster.sandbox.workspace import paging, views
+from pm_dagster.sandbox.workspace import views
+from pm_dagster.sandbox.workspace.attempts import RepairRequest
 from pm_dagster.sandbox.workspace.call import Call, Reply
 from pm_dagster.sandbox.workspace.errors import invalid, malformed
 from pm_dagster.sandbox.workspace.model import Attempt, Json, Run, TaskRun
-from pm_dagster.sandbox.workspace.repairs import RepairRequest
 from pm_dagster.sandbox.workspace.state import WorkspaceState
 
 _PAGE = 100
@@ -75,10 +75,10 @@ class RunsApi:
                 arrays["repair_history"] = views.history_view(run, self._listed(attempts), call.lens)
         if call.version != "2.2":
             return Reply(body | arrays)
-        first = paging.position_of(call.text("page_token"))
+        first = views.position_of(call.text("page_token"))
         body |= {name: items[first : first + _PAGE] for name, items in arrays.items()}
         if any(len(items) > first + _PAGE for items in arrays.values()):
-            body["next_page_token"] = paging.position_token(first + _PAGE)
+            body["next_page_token"] = views.position_token(first + _PAGE)
         return Reply(body)
 
     def list_runs(self, call: Call) -> Reply:
@@ -87,7 +87,7 @@ class RunsApi:
         if not 1 <= limit <= _LIST_PAGE:
             raise invalid("limit must be between 0 and 25.")
         runs = self._filtered(call)
-        page, following = paging.after_key(runs, _key, call.text("page_token"), limit)
+        page, following = views.after_key(runs, _key, call.text("page_token"), limit)
         with self._state.locked():
             views_ = [self._listed_view(run, call) for run in page]
         body: Json = {"runs": views_} if views_ else {}
@@ -170,7 +170,7 @@ class RunsApi:
         return attempts
 
 
-def _key(run: Run) -> paging.Key:
+def _key(run: Run) -> views.Key:
     return run.created, run.run_id
 
 

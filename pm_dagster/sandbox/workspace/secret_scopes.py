@@ -1,12 +1,9 @@
-"""The secret scopes of the workspace.
-
-Put here: scopes, keys and values, and the one file that keeps them. Keep out: HTTP (``secrets_api.py``) and which
-secrets a sandbox has (``pm_dagster/sandbox/place.py``). The file is readable by its owner only.
-"""
+"""The secret scopes of the workspace, and the calls of the Secrets API on them."""
 
 from __future__ import annotations
 
 import base64
+import binascii
 import json
 import os
 import re
@@ -15,7 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pm_dagster.sandbox.workspace.errors import ApiError, invalid
+from pm_dagster.sandbox.workspace.call import Call, Reply
+from pm_dagster.sandbox.workspace.errors import ApiError, invalid, malformed
+from pm_dagster.sandbox.workspace.views import millis
 
 # https://docs.databricks.com/api/workspace/secrets: names and sizes.
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,128}")
@@ -139,3 +138,66 @@ def _check(*names: str) -> None:
 
 def _absent(message: str) -> ApiError:
     return ApiError(404, "RESOURCE_DOES_NOT_EXIST", message)
+
+
+class SecretsApi:
+    """The handlers over the scopes of one workspace."""
+
+    def __init__(self, scopes: SecretScopes) -> None:
+        self._scopes = scopes
+
+    def make_scope(self, call: Call) -> Reply:
+        """Make a scope that Databricks keeps."""
+        if call.text("scope_backend_type") == "AZURE_KEYVAULT":
+            raise invalid("The local workspace keeps secrets itself; it cannot reach a key vault.")
+        self._scopes.make_scope(_required(call, "scope"))
+        return Reply(effect=True)
+
+    def list_scopes(self, _: Call) -> Reply:
+        """All scopes."""
+        found = [{"name": name, "backend_type": "DATABRICKS"} for name in self._scopes.scopes()]
+        return Reply({"scopes": found} if found else {})
+
+    def delete_scope(self, call: Call) -> Reply:
+        """Remove a scope."""
+        self._scopes.delete_scope(_required(call, "scope"))
+        return Reply(effect=True)
+
+    def put(self, call: Call) -> Reply:
+        """Store a secret in a scope that exists."""
+        self._scopes.put(_required(call, "scope"), _required(call, "key"), _value(call), make_scope=False)
+        return Reply(effect=True)
+
+    def list_keys(self, call: Call) -> Reply:
+        """The keys of a scope."""
+        stamps = self._scopes.stamps(_required(call, "scope"))
+        found = [{"key": key, "last_updated_timestamp": millis(changed)} for key, changed in stamps]
+        return Reply({"secrets": found} if found else {})
+
+    def get(self, call: Call) -> Reply:
+        """One secret, in base64."""
+        key = _required(call, "key")
+        value = self._scopes.get_bytes(_required(call, "scope"), key)
+        return Reply({"key": key, "value": base64.b64encode(value).decode()})
+
+    def delete(self, call: Call) -> Reply:
+        """Remove a secret."""
+        self._scopes.delete(_required(call, "scope"), _required(call, "key"))
+        return Reply(effect=True)
+
+
+def _required(call: Call, name: str) -> str:
+    value = call.text(name)
+    if not value:
+        raise invalid(f"Missing required field: {name}")
+    return value
+
+
+def _value(call: Call) -> bytes:
+    text, encoded = call.text("string_value"), call.text("bytes_value")
+    if (text is None) == (encoded is None):
+        raise invalid("Exactly one of string_value and bytes_value is needed.")
+    try:
+        return base64.b64decode(encoded, validate=True) if encoded is not None else (text or "").encode()
+    except (binascii.Error, ValueError):
+        raise malformed("Expected base64 for field bytes_value, text for field string_value.") from None

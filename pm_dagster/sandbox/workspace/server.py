@@ -20,19 +20,19 @@ from typing import Self
 
 import uvicorn
 
+from pm_dagster.sandbox.workspace.answers import CuttableProtocol
 from pm_dagster.sandbox.workspace.app import build_app
-from pm_dagster.sandbox.workspace.auth import Tokens
 from pm_dagster.sandbox.workspace.execution.executor import Executor
 from pm_dagster.sandbox.workspace.execution.outputs import Outputs
 from pm_dagster.sandbox.workspace.execution.preparation import Preparation
 from pm_dagster.sandbox.workspace.files import WorkspaceFiles
 from pm_dagster.sandbox.workspace.gate import Parts
+from pm_dagster.sandbox.workspace.identity import Tokens
+from pm_dagster.sandbox.workspace.memory import StateFile
 from pm_dagster.sandbox.workspace.permissions import Permissions
 from pm_dagster.sandbox.workspace.secret_scopes import SecretScopes
 from pm_dagster.sandbox.workspace.state import WorkspaceState
-from pm_dagster.sandbox.workspace.store import StateFile
 from pm_dagster.sandbox.workspace.switches import Switches
-from pm_dagster.sandbox.workspace.transport import CuttableProtocol
 
 CLIENT_ID = "sandbox-service-principal"
 

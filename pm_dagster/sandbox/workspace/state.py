@@ -1,27 +1,153 @@
-"""The workspace's memory: jobs, runs, idempotency tokens; every public method is atomic and brings time up to date.
+"""The state of the workspace: its jobs, its runs and its idempotency tokens.
 
-Put here: looking up, starting, ending and deleting runs. Keep out: jobs (``job_book.py``), HTTP, the wire's shapes, the
-rules of a repair (``repairs.py``) and the execution of tasks (``execution/``). The clock is given, so a test can make
-time pass.
+Every public method of ``WorkspaceState`` is atomic and brings time up to date first.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from pm_dagster.sandbox.workspace import attempts, idempotency, lifecycle, repairs
-from pm_dagster.sandbox.workspace.attempts import RunRequest
-from pm_dagster.sandbox.workspace.errors import missing
-from pm_dagster.sandbox.workspace.execution import course
+from pm_dagster.sandbox.workspace import attempts, lifecycle
+from pm_dagster.sandbox.workspace.attempts import RepairRequest, RunRequest
+from pm_dagster.sandbox.workspace.errors import ApiError, missing
 from pm_dagster.sandbox.workspace.execution.executor import Executor
 from pm_dagster.sandbox.workspace.execution.outputs import LIMIT
-from pm_dagster.sandbox.workspace.job_book import JobBook
-from pm_dagster.sandbox.workspace.model import OUTCOMES, Attempt, Run
-from pm_dagster.sandbox.workspace.repairs import RepairRequest
-from pm_dagster.sandbox.workspace.store import StateFile
+from pm_dagster.sandbox.workspace.memory import Memory, StateFile
+from pm_dagster.sandbox.workspace.model import OUTCOMES, Attempt, Job, Json, Run
+from pm_dagster.sandbox.workspace.scheduler import Scheduler
 from pm_dagster.sandbox.workspace.switches import Switches
+
+
+def token_key(token: str | None, job_id: int, switches: Switches) -> str | None:
+    """What the token is remembered under; None without a token."""
+    if not token:
+        return None
+    within_job = switches.token_scope == "job"  # noqa: S105  # a choice, no secret
+    return f"{job_id} {token}" if within_job else token
+
+
+def run_of_token(key: str | None, memory: Memory, switches: Switches) -> Run | None:
+    """The run that the key began, None if a new one may begin, or the refusal."""
+    run_id = None if key is None else memory.tokens.get(key)
+    if run_id is None:
+        return None
+    run = memory.runs.get(run_id)
+    if run is not None:
+        return run
+    fate = switches.deleted_token
+    if fate == "existing":
+        return memory.gone.get(run_id)
+    if fate == "new_run":
+        return None
+    raise ApiError(400, switches.deleted_token_code, f"Run {run_id} of this idempotency token was deleted.")
+
+
+class JobBook(ABC):
+    """Jobs behind a lock; every public method is atomic and brings time up to date."""
+
+    def __init__(self, clock: Callable[[], float], file: StateFile | None) -> None:
+        self.clock = clock
+        self._lock = threading.RLock()
+        self._memory = Memory(file)
+        self._scheduler = self._fresh_scheduler()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Several steps as one, at the present time."""
+        with self._lock:
+            self._scheduler.advance(self.clock())
+            yield
+
+    def add_job(
+        self,
+        name: str,
+        job_id: int | None = None,
+        outcome: str | list[str] = "succeed",
+        seconds: float | None = 1.0,
+        pending_seconds: float = 0.0,
+        settings: Mapping[str, Any] | None = None,
+        **more: object,
+    ) -> Job:
+        """Define a job with its script; ``more`` are further settings such as ``max_concurrent_runs`` or ``tasks``."""
+        outcomes = [outcome] if isinstance(outcome, str) else list(outcome)
+        if not outcomes or not set(outcomes) <= set(OUTCOMES):
+            raise ValueError(f"outcome is one of {list(OUTCOMES)}")
+        whole = {"name": name, **(settings or {}), **more}
+        if isinstance(whole.get("queue"), bool):
+            whole["queue"] = {"enabled": whole["queue"]}
+        with self.locked():
+            number = self._memory.new_id() if job_id is None else job_id
+            job = Job(number, whole, self.clock(), outcomes, seconds, pending_seconds)
+            self._memory.put_job(job)
+            return job
+
+    def create_job(self, settings: Json, *, queue_default: bool) -> Job:
+        """Define a job as the API does: its tasks execute if they say what is to be executed."""
+        with self.locked():
+            number = self._memory.new_id()
+            job = Job(number, settings, self.clock(), queue_default=queue_default, scripted=False)
+            self._memory.put_job(job)
+            return job
+
+    def job(self, job_id: int, unknown_status: int = 400) -> Job:
+        """The job, or the refusal that it does not exist."""
+        with self._lock:
+            self._check_permission(job_id)
+            job = self._memory.jobs.get(job_id)
+        if job is None:
+            raise missing(f"Job {job_id} does not exist.", unknown_status)
+        return job
+
+    def job_of(self, run: Run) -> Job | None:
+        """The run's job unless it was deleted."""
+        with self._lock:
+            return self._memory.jobs.get(run.job_id)
+
+    def jobs(self) -> list[Job]:
+        """All jobs, newest first."""
+        with self._lock:
+            return sorted(self._memory.jobs.values(), key=lambda job: (job.created, job.job_id), reverse=True)
+
+    def change_job(self, job_id: int, settings: Json) -> None:
+        """Replace the settings; active runs keep what they began with. Other tasks than before go by no script."""
+        with self.locked():
+            job = self.job(job_id)
+            job.scripted = job.scripted and settings.get("tasks") == job.settings.get("tasks")
+            job.settings = settings
+            self._memory.put_job(job)
+            self._scheduler.fill(job_id, self.clock())
+
+    def delete_job(self, job_id: int) -> None:
+        """Remove the job; its runs stay."""
+        with self.locked():
+            self.job(job_id)
+            self._memory.drop_job(job_id)
+
+    def forbid(self, job_id: int, *, forbidden: bool = True) -> None:
+        """Take away (or give back) the permission on a job, whether it exists or not."""
+        with self._lock:
+            (self._memory.forbidden.add if forbidden else self._memory.forbidden.discard)(job_id)
+
+    @abstractmethod
+    def _execute(self, run: Run) -> None:
+        """Begin to execute a run that was started."""
+
+    def _fresh_scheduler(self) -> Scheduler:
+        return Scheduler(self._limit_of, self._memory.put_run, self._execute)
+
+    def _limit_of(self, job_id: int) -> int:
+        job = self._memory.jobs.get(job_id)
+        return 1 if job is None else job.max_concurrent_runs
+
+    def _check_permission(self, job_id: int) -> None:
+        if job_id in self._memory.forbidden:
+            text = f"User sandbox does not have Manage Run or Owner or Admin permissions on job {job_id}"
+            raise ApiError(403, "PERMISSION_DENIED", text)
 
 
 class WorkspaceState(JobBook):
@@ -100,8 +226,8 @@ class WorkspaceState(JobBook):
     ) -> tuple[Run, bool]:
         """A run of the job and whether it is new: a token that was used before gives the run it began."""
         with self.locked():
-            key = idempotency.key_of(token, job_id, self.switches)
-            known = idempotency.run_of(key, self._memory, self.switches)
+            key = token_key(token, job_id, self.switches)
+            known = run_of_token(key, self._memory, self.switches)
             if known is not None:
                 return known, False
             job = self.job(job_id)
@@ -119,7 +245,7 @@ class WorkspaceState(JobBook):
             run = self.run(request.run_id)
             job = self._memory.jobs.get(run.job_id)
             full = self._scheduler.full(run.job_id)
-            attempt = repairs.new_repair(request, run, job, self.switches, self._memory.new_id, full=full)
+            attempt = attempts.new_repair(request, run, job, self.switches, self._memory.new_id, full=full)
             run.attempts.append(attempt)
             run.parameters.update(request.parameters)
             if self.switches.repair_at_limit == "start":
@@ -216,6 +342,6 @@ class WorkspaceState(JobBook):
             if run.last.life == "PENDING":
                 self._execute(run)
             else:
-                course.conclude(run.last, "cancel" if run.last.life == "TERMINATING" else "lost", self.clock())
+                lifecycle.conclude(run.last, "cancel" if run.last.life == "TERMINATING" else "lost", self.clock())
                 self._memory.put_run(run)
                 self._scheduler.release(run, self.clock())

@@ -1,7 +1,7 @@
 """Goes through the tasks of runs, a thread for each run that executes.
 
 Put here: the order of tasks, time limits, stopping, and what a program's end means for its task. Keep out: which run
-may start (``scheduler.py``) and what happens to the state (``course.py``): a run's thread reports each change to the
+may start (``scheduler.py``) and what happens to the state (``lifecycle.py``): a run's thread reports each change to the
 state, which makes it under its own lock.
 """
 
@@ -16,11 +16,11 @@ from contextlib import closing
 from functools import partial
 from typing import Protocol
 
-from pm_dagster.sandbox.workspace.execution import course
-from pm_dagster.sandbox.workspace.execution.course import TaskEnd
+from pm_dagster.sandbox.workspace import lifecycle
 from pm_dagster.sandbox.workspace.execution.outputs import Output, Outputs
 from pm_dagster.sandbox.workspace.execution.preparation import CannotStart, Preparation, Program
 from pm_dagster.sandbox.workspace.execution.process import Ended, Process
+from pm_dagster.sandbox.workspace.lifecycle import TaskEnd
 from pm_dagster.sandbox.workspace.model import Attempt, Run, TaskRun
 from pm_dagster.sandbox.workspace.switches import Switches
 
@@ -133,25 +133,25 @@ class _Execution:
         finally:
             # The runs of a workspace that stops are left as they are; it sees to them when it starts again.
             if self._stopped != "lost":
-                self._report(partial(course.conclude, self._attempt, self._stopped))
+                self._report(partial(lifecycle.conclude, self._attempt, self._stopped))
             afterwards()
 
     def _go_through_tasks(self) -> None:
-        there = self._report(partial(course.begin, self._attempt))
+        there = self._report(partial(lifecycle.begin_executing, self._attempt))
         for task in self._attempt.tasks:
             if not there or self._stopped:
                 return
-            end = course.obstacle(self._attempt, task) or self._execute(task)
-            there = self._report(partial(course.end_task, task, end))
+            end = lifecycle.obstacle(self._attempt, task) or self._execute(task)
+            there = self._report(partial(lifecycle.end_task, task, end))
 
     def _execute(self, task: TaskRun) -> TaskEnd:
-        self._report(partial(course.begin_task, task))
+        self._report(partial(lifecycle.begin_task, task))
         try:
             program = self._preparation.program(self._run, task)
             with closing(self._outputs.writer(task.run_id)) as output:
                 return self._follow(self._started(program, output), task)
         except CannotStart as reason:
-            return course.not_started(str(reason))
+            return lifecycle.not_started(str(reason))
 
     def _started(self, program: Program, output: Output) -> Process | None:
         with self._lock:
@@ -164,7 +164,7 @@ class _Execution:
 
     def _follow(self, process: Process | None, task: TaskRun) -> TaskEnd:
         if process is None:
-            return course.STOPPED[self._stopped or "broken"]
+            return lifecycle.STOPPED[self._stopped or "broken"]
         limits = [limit for limit in (self._deadline, _deadline(task.settings.get("timeout_seconds"))) if limit]
         ended = process.wait(min(limits, default=None))
         with self._lock:
@@ -180,13 +180,13 @@ def _deadline(seconds: int | None) -> float | None:
 
 def _task_end(ended: Ended) -> TaskEnd:
     if ended.stopped is not None:
-        return course.STOPPED[ended.stopped]
+        return lifecycle.STOPPED[ended.stopped]
     if ended.result is not None:
         texts = [_sendable(str(ended.result.get(name, ""))) for name in ("error", "error_trace")]
-        return course.failed(*texts) if ended.result else course.SUCCEEDED
+        return lifecycle.failed(*texts) if ended.result else lifecycle.SUCCEEDED
     if ended.returncode is None:
-        return course.STOPPED["broken"]
-    return course.failed(f"The Python process exited with exit code {_exit_code(ended.returncode)}.", "")
+        return lifecycle.STOPPED["broken"]
+    return lifecycle.failed(f"The Python process exited with exit code {_exit_code(ended.returncode)}.", "")
 
 
 def _sendable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Executes one Python file as Databricks executes that of a ``spark_python_task``; started by path, by ``keeper.py``.
+"""Executes one Python file as Databricks executes that of a ``spark_python_task``; run by path.
 
 Put here: what happens inside the task's own process. Keep out: everything but the standard library; nothing of ours may
 be imported before the file imports it. What a cluster is taken to do and a plain ``python file.py`` does not (nobody

@@ -1,8 +1,4 @@
-"""What a task's program is started with: file, arguments, environment.
-
-Put here: reading the settings of task and cluster, and saying what is missing. Keep out: starting anything. A message
-names variables and secrets, never their values.
-"""
+"""What a task's program is started with: file, arguments with their dynamic values put in, environment."""
 
 from __future__ import annotations
 
@@ -14,8 +10,44 @@ from pathlib import Path
 from typing import Protocol
 
 from pm_dagster.sandbox.workspace.errors import ApiError
-from pm_dagster.sandbox.workspace.execution import references
 from pm_dagster.sandbox.workspace.model import Attempt, Json, Run, TaskRun, kind_of
+
+_REFERENCE = re.compile(r"\{\{([^{}]+)\}\}")
+_PARAMETER = re.compile(r"job\.parameters\.(?:`([^`]+)`|(\w+))")
+_KNOWN = ("job.", "task.", "tasks.", "workspace.", "input.", "backfill.")
+
+
+class UnknownReference(ValueError):
+    """A reference that nothing stands for."""
+
+
+def with_values(text: str, values: Mapping[str, str], parameters: Mapping[str, str]) -> str:
+    """The text with every reference replaced.
+
+    Args:
+        text: What the job's settings hold.
+        values: What each reference other than a job parameter stands for, such as ``job.id``.
+        parameters: The job parameters of the run.
+
+    Raises:
+        UnknownReference: When a job parameter does not exist, or a known namespace has no such name.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        parameter = _PARAMETER.fullmatch(name)
+        if parameter is not None:
+            return _existing(parameters, parameter[1] or parameter[2], match[0])
+        return _existing(values, name, match[0]) if name.startswith(_KNOWN) else match[0]
+
+    return _REFERENCE.sub(value, text)
+
+
+def _existing(values: Mapping[str, str], name: str, reference: str) -> str:
+    if name not in values:
+        raise UnknownReference(f"{reference} refers to nothing that the local workspace knows.")
+    return values[name]
+
 
 _SECRET = re.compile(r"\{\{secrets/([^/{}\s]+)/([^/{}\s]+)\}\}")
 _LOOKS_LIKE_ONE = "{{secrets/"
@@ -121,8 +153,8 @@ def _arguments(specified: Json, run: Run, task: TaskRun) -> list[str]:
     }
     try:
         texts = specified.get("parameters") or [] if given is None else given
-        return [references.resolved(str(text), values, _parameters(run)) for text in texts]
-    except references.UnknownReference as error:
+        return [with_values(str(text), values, _parameters(run)) for text in texts]
+    except UnknownReference as error:
         raise CannotStart(f"The parameters of task {task.task_key} could not be resolved: {error}") from None
 
 

@@ -21,16 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pm_dagster.sandbox.processes import supervised
 from pm_dagster.sandbox.workspace.execution.outputs import Output
 from pm_dagster.sandbox.workspace.execution.preparation import Program
 from pm_dagster.sandbox.workspace.model import Json
 
 _HERE = Path(__file__).parent
 _CHUNK = 65536
-# The keeper is gone and all that it could reach was killed: what holds the pipe now will not be waited for.
+# The supervisor is gone and all that it could reach was killed: what holds the pipe now is not waited for.
 _DRAIN_SECONDS = 1.0
-# A keeper that was asked to kill its task does so at once.
-_KEEPER_SECONDS = 2.0
+# A supervisor that is to kill its task does so at once.
+_SUPERVISOR_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Ended:
     """How a program ended.
 
     ``stopped``: why it was ended before its time, None if it was not; ``returncode`` as in subprocess, None if the
-    keeper could not tell; ``result`` what the launcher left: None when it got no chance to, empty when all went well.
+    supervisor could not tell; ``result`` is what the launcher left: None when it had no time to, empty when all went
+    well.
     """
 
     stopped: str | None
@@ -86,12 +88,12 @@ class Process:
                 self._after(0.0 if at_once else self._grace, self._kill)
 
     def _follow(self, deadline: float | None, report: bytearray) -> None:
-        """Copy the output until the keeper, and all that it keeps, is gone."""
-        output, keeper = _pipe(self._process.stdout), _pipe(self._process.stderr)
+        """Copy the output until the supervisor, and all that it supervises, is gone."""
+        output, reports = _pipe(self._process.stdout), _pipe(self._process.stderr)
         with selectors.DefaultSelector() as selector:
             selector.register(output, selectors.EVENT_READ, self._output.write)
-            selector.register(keeper, selectors.EVENT_READ, report.extend)
-            while keeper.fileno() not in _copy(selector, deadline):
+            selector.register(reports, selectors.EVENT_READ, report.extend)
+            while reports.fileno() not in _copy(selector, deadline):
                 if deadline is not None and time.monotonic() >= deadline:
                     self.end("timeout")
                     deadline = None
@@ -102,12 +104,12 @@ class Process:
                 _copy(selector, drained)
 
     def _kill(self) -> None:
-        """Let go of the keeper's lifeline: it kills everything, beyond the process group too."""
+        """Close the supervisor's standard input: it kills everything, beyond the process group too."""
         with self._lock:
             _pipe(self._process.stdin).close()
-            # A keeper that was stopped would not notice.
+            # A supervisor that was stopped would not notice.
             self._signal(signal.SIGCONT)
-            self._after(_KEEPER_SECONDS, self._kill_group)
+            self._after(_SUPERVISOR_SECONDS, self._kill_group)
 
     def _kill_group(self) -> None:
         with self._lock:
@@ -120,7 +122,7 @@ class Process:
             self._timer.start()
 
     def _signal(self, number: signal.Signals) -> None:
-        # The keeper leads the group; once it has been waited for, the number may be somebody else's.
+        # The supervisor leads the group; once it has been waited for, the number may be somebody else's.
         if not self._over:
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, number)
@@ -143,11 +145,10 @@ def _start(program: Program, folder: Path) -> subprocess.Popen[bytes]:
     temporary.mkdir()
     # Nothing else of our own environment: the program must get its settings and secrets from its job alone.
     base = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(home), "TMPDIR": str(temporary)}
-    keeper = [sys.executable, "-I", "-S", str(_HERE / "keeper.py"), str(folder)]
     # No bytecode: in the workspace is what was put there.
     launcher = [sys.executable, "-P", "-B", "-X", "utf8", str(_HERE / "launcher.py"), str(folder / "result.json")]
     return subprocess.Popen(  # noqa: S603  # executing what a developer deployed is what this is for
-        [*keeper, *launcher, str(program.file), *program.arguments],
+        supervised([*launcher, str(program.file), *program.arguments], "--report", "--remove", str(folder)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
