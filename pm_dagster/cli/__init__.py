@@ -6,6 +6,6 @@ Nothing heavy is imported before a command needs it, so that ``pm --help`` answe
 
 from __future__ import annotations
 
-from pm_dagster.cli.app import main
+from pm_dagster.cli.app import main, run
 
-__all__ = ["main"]
+__all__ = ["main", "run"]

@@ -1,7 +1,4 @@
-"""Opens what a command needs: settings, control plane, ledger reader, workspace.
-
-Put here: the wiring, each part imported when asked for. Keep out: use of what is opened.
-"""
+"""Opens what a command needs: settings, control plane, ledger reader, workspace; each part imported when asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +6,10 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import click
 
 from pm_dagster.config.settings import Settings, settings_from
 
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
 
     from pm_dagster.databricks.runs import SdkRuns
 from pm_dagster.dispatch.ports import ControlPlane
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One call of `pm`: the environment that it reads, and whether the process is its own, signals included."""
+
+    environment: Mapping[str, str]
+    owns_process: bool = False
+
+
+def invocation() -> Invocation:
+    """The call of `pm` that the command belongs to."""
+    found: Invocation = click.get_current_context().obj
+    return found
 
 
 def actor(command: str) -> str:
@@ -31,13 +45,15 @@ def actor(command: str) -> str:
 
 
 def settings() -> Settings:
-    """The settings of this process' environment, with the database's credentials as they are now.
+    """The settings of this call, with the database's credentials as they are now.
 
-    Raises ConfigurationError or Unavailable when one of them cannot be had.
+    Raises:
+        ConfigurationError: A setting or a credential cannot be used.
+        Unavailable: A credential cannot be looked up now.
     """
     from pm_dagster.config.credentials import DATABASE, resolved  # noqa: PLC0415
 
-    return settings_from(resolved(os.environ, DATABASE).environment)
+    return settings_from(resolved(invocation().environment, DATABASE).environment)
 
 
 @contextmanager
@@ -65,7 +81,7 @@ def workspace_runs(of: Settings) -> SdkRuns:
     """The Jobs API of the configured workspace, with the credentials of this moment; raises as ``settings``."""
     from pm_dagster.config.credentials import WORKSPACE, resolved  # noqa: PLC0415
 
-    return runs_of(client(resolved(os.environ, WORKSPACE).environment, of), of)
+    return runs_of(client(resolved(invocation().environment, WORKSPACE).environment, of), of)
 
 
 def client(environment: Mapping[str, str], of: Settings) -> WorkspaceClient:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -47,7 +48,7 @@ def command(limit: int | None, *, as_json: bool) -> None:
     with connections.control_plane(settings) as control:
         # Until here nothing is at stake, and a signal simply ends the program.
         rows = control.waiting(limit or settings.dispatch_limit)
-        with stop_on_signal(_say_stopping) as stop, _progress(len(rows)) as seen:
+        with _stop_requested() as stop, _progress(len(rows)) as seen:
             report = Dispatch(control, runs, settings, stop=stop, on_outcome=seen).run(limit, rows)
         idle = None if report.rows or report.left or as_json else control.backlog()
     if stop.is_set():
@@ -59,6 +60,13 @@ def command(limit: int | None, *, as_json: bool) -> None:
         if idle is not None and (idle.untakeable or idle.locked):
             words = f"{idle.untakeable} rows that the view shows can be taken by no dispatch, {idle.locked} are locked"
             console().print(f"{words}; `pm status` says why.")
+
+
+def _stop_requested() -> AbstractContextManager[threading.Event]:
+    """Set by Ctrl-C or SIGTERM. Only a process that is `pm` takes signals; a caller's stay the caller's."""
+    if connections.invocation().owns_process:
+        return stop_on_signal(_say_stopping)
+    return nullcontext(threading.Event())
 
 
 def _say_stopping() -> None:

@@ -6,7 +6,6 @@ one is red. Keep out: SQL and calls.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -71,7 +70,7 @@ def command(*, as_json: bool) -> None:
     """
     from pm_dagster.config.credentials import looked_up  # noqa: PLC0415
 
-    found = looked_up(os.environ)
+    found = looked_up(connections.invocation().environment)
     settings = settings_from(found.environment)
     missing = Missing(found)
     database = _not_tried("database", missing.database) or _database(settings)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pm_dagster.cli import connections
 from pm_dagster.text import escape_controls
 
 _WIDTH_WITHOUT_TERMINAL = 100
@@ -65,7 +66,8 @@ def text(value: str, style: str = "") -> Text:
 def console(*, stderr: bool = False) -> Screen:
     """A console for people; where there is no terminal, wide enough for a table."""
     stream = sys.stderr if stderr else sys.stdout
-    shown = Screen(stderr=stderr, highlight=False, markup=False, emoji=False)
+    environment = connections.invocation().environment
+    shown = Screen(stderr=stderr, highlight=False, markup=False, emoji=False, _environ=environment)
     if not stream.isatty():
         shown.width = _WIDTH_WITHOUT_TERMINAL
     elif shown.width < _NARROWEST:

@@ -6,6 +6,7 @@ Put here: what happens before a command is known and after it ended. Keep out: c
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from pm_dagster import logs
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.text import escape_controls
@@ -38,6 +40,18 @@ def made_ready() -> Iterator[None]:
         yield
     finally:
         _flush()
+
+
+@contextmanager
+def logs_as_before() -> Iterator[None]:
+    """Give a process that is not ours its logging back at the end."""
+    logger = logging.getLogger(logs.ROOT)
+    before = (logger.handlers, logger.level, logger.propagate)
+    try:
+        yield
+    finally:
+        logger.handlers, level, logger.propagate = before
+        logger.setLevel(level)
 
 
 def _flush() -> None:

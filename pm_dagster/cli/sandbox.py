@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pm_dagster.cli import connections
 from pm_dagster.cli.numbers import PORT
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
 from pm_dagster.errors import ProcessManagerError
@@ -191,7 +191,7 @@ def env(folder: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(variables)
         return
-    for name in sorted(filter(str.isidentifier, os.environ)):
+    for name in sorted(filter(str.isidentifier, connections.invocation().environment)):
         if name.startswith(_MISLEADING) and not name.startswith(_HARMLESS) and name not in variables:
             click.echo(f"unset {name}")
     for name, value in variables.items():
