@@ -1,23 +1,23 @@
-"""What can go wrong, sorted by who should try again.
+"""What can go wrong, sorted by who retries.
 
 ::
 
     ProcessManagerError
-    |-- Unavailable                 the same call may work in seconds (the call's own loop, then the op's RetryPolicy)
+    |-- Unavailable                 the same call may work in seconds (a retry of the call, then the op's RetryPolicy)
     |   |-- ControlPlaneUnavailable     Postgres: connection, time-out, shutdown, serialization
     |   |-- WorkspaceUnavailable        Databricks: connection, time-out, 5xx, an answer that is not JSON
     |   |   `-- ForeignAnswer                 what answered was not the Jobs API: a wrong address, a gateway
     |   `-- Throttled                   429; carries how long the workspace asks us to wait
-    `-- NeverAgain                  trying again cannot help; a person must look
+    `-- NeverAgain                  a retry cannot help; a person must look
         |-- ConfigurationError          a setting, or what it points at, is wrong
         |-- AuthenticationFailed        the workspace does not accept our credentials; stops the dispatch
         |   `-- NotAdmitted                   ... or the network that we call from
-        |-- EverybodyRefused            the workspace says no to everybody; stops the dispatch and blames no row
+        |-- EverybodyRefused            the workspace refuses every row's call; stops the dispatch, blames no row
         |-- Defect                      our code, or a library that it does not fit; stops the dispatch
         `-- Refused                     a definite no from the Jobs API to one call
 
 A waiting job that is merely not ready (*NotYet*: backing off, run still active, deadline reached) is an outcome, not an
-error: it stays in the control table and the next dispatch meets it again.
+error: it stays in the control table, and the next dispatch takes it again.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _FORBIDDEN = 403
 
 
 class ProcessManagerError(Exception):
-    """Something Process Manager raises on purpose; its text is fit for a person on call.
+    """An error that Process Manager raises on purpose; its text is written for a person on call.
 
-    Its instances can be pickled, whatever their constructors take: what an op gives to the next one is stored so.
+    Every instance can be pickled, whatever its constructor takes: Dagster stores what an op gives to the next one.
     """
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """Values of settings out of the texts of environment variables.
 
-Put here: readers, which raise ValueError saying what was expected. Keep out: which setting takes which (``settings``).
+Each reader takes a text and raises ValueError that says what was expected. ``settings`` says which setting takes which.
 """
 
 from __future__ import annotations

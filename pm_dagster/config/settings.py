@@ -1,8 +1,9 @@
 """Everything that can be configured, with its default and its meaning.
 
-Put here: the settings and how they are read from environment variables. Keep out: reading ``os.environ`` itself (the
-entry points pass in what ``config.credentials`` made of it) and the workspace's ``DATABRICKS_*`` and ``ARM_*``
-(``pm_dagster.databricks`` reads them). The table in README.md is generated from ``SETTINGS``.
+``settings_from`` makes a value of a mapping of variables; nothing here reads ``os.environ``. The entries pass in what
+``config.credentials`` made of their environment, and from then on the value is passed on, so one process can hold the
+settings of several control tables. The workspace's ``DATABRICKS_*`` and ``ARM_*`` are read by ``databricks.sign_in``.
+The table of settings in the docs is generated from ``SETTINGS``.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 """The Databricks side: the official SDK behind the DatabricksRuns port.
 
-Put here: authentication, one HTTP attempt, and what its outcome means. Keep out: repeating, pacing, deciding.
-Nothing else imports the SDK or requests.
+Signing in, one HTTP attempt a call, and what its outcome means. Retries, rates and decisions are not made here.
 """

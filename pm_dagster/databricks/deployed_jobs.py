@@ -9,7 +9,7 @@ from typing import Any
 
 from databricks.sdk.service.jobs import BaseJob, RunOutput, RunTask
 
-from pm_dagster.databricks import sdk_check as fitness
+from pm_dagster.databricks import sdk_check
 from pm_dagster.databricks.jobs_service import JobsService, identifier, snapshot
 from pm_dagster.dispatch.model import Standing
 from pm_dagster.launcher.deployed_job import DeployedJob, DeployedRun, TaskOutput, TaskRun
@@ -22,15 +22,15 @@ class SdkDeployedJobs(JobsService):
     """See ``pm_dagster.launcher.deployed_job.DeployedJobs``."""
 
     def rehearse(self) -> None:
-        """See ``fitness``."""
-        fitness.rehearse(
-            (lambda: self.find_jobs("nightly"), [DeployedJob(fitness.JOB, "nightly", "somebody@example.com")]),
-            (lambda: self.start(fitness.JOB, "token"), fitness.RUN),
-            (lambda: self.look_up(fitness.RUN).state.standing, Standing.REPAIRABLE),
-            (lambda: [(task.task_key, task.state.run_id) for task in self.look_up(fitness.RUN).tasks], [("load", 8)]),
-            (lambda: self.active_runs(fitness.JOB), [fitness.RUN]),
-            (lambda: self.output(fitness.TASK_RUN).logs, "done"),
-            (lambda: self.cancel(fitness.RUN), None),
+        """See ``sdk_check``."""
+        sdk_check.rehearse(
+            (lambda: self.find_jobs("nightly"), [DeployedJob(sdk_check.JOB, "nightly", "somebody@example.com")]),
+            (lambda: self.start(sdk_check.JOB, "token"), sdk_check.RUN),
+            (lambda: self.look_up(sdk_check.RUN).state.standing, Standing.REPAIRABLE),
+            (lambda: [(task.task_key, task.state.run_id) for task in self.look_up(sdk_check.RUN).tasks], [("load", 8)]),
+            (lambda: self.active_runs(sdk_check.JOB), [sdk_check.RUN]),
+            (lambda: self.output(sdk_check.TASK_RUN).logs, "done"),
+            (lambda: self.cancel(sdk_check.RUN), None),
         )
 
     def find_jobs(self, name: str) -> list[DeployedJob]:

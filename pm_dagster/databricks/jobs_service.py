@@ -35,7 +35,7 @@ _FORBIDDEN = 403
 #: At 25 runs a page, what a job starts in hours at the highest rate that the Jobs API takes.
 _MOST_PAGES = 10_000
 _LONGEST_READING_SECONDS = 120.0
-#: What everybody with good credentials may ask. Of jobs, each is shown those that he may see, perhaps none:
+#: What anybody with valid credentials may ask. The list holds only the jobs that the caller may see, perhaps none:
 #: https://docs.databricks.com/api/workspace/jobs/list. Not every workspace has the first.
 _ME = ("/api/2.0/preview/scim/v2/Me",)
 _ANY_JOBS = ("/api/2.1/jobs/list", {"limit": 1})
@@ -59,7 +59,7 @@ class JobsService:
             self._rehearsed.add(type(self))
 
     def rehearse(self) -> None:
-        """Make each call with answers that are known; see ``fitness``."""
+        """Make each call with answers that are known; see ``sdk_check``."""
 
     def page_url(self, job_id: int, run_id: int) -> str:
         """The link to the run's page, with the workspace id where the host name tells it."""

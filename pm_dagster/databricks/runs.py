@@ -14,7 +14,7 @@ from databricks.sdk import WorkspaceClient
 from databricks.sdk.service.jobs import QueueSettings
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks import sdk_check as fitness
+from pm_dagster.databricks import sdk_check
 from pm_dagster.databricks.jobs_service import JobsService, identifier, snapshot, word
 from pm_dagster.databricks.sdk_check import Http
 from pm_dagster.dispatch.model import RunSnapshot, Standing
@@ -29,16 +29,16 @@ class SdkRuns(JobsService):
         super().__init__(client, settings, http)
 
     def rehearse(self) -> None:
-        """See ``fitness``."""
+        """See ``sdk_check``."""
         since, parameters = datetime.fromtimestamp(1, UTC), {"A": "b"}
-        fitness.rehearse(
-            (lambda: self.start(fitness.JOB, parameters, "token"), fitness.RUN),
-            (lambda: self.repair(fitness.RUN, parameters, None), fitness.REPAIR),
-            (lambda: self.find_started(fitness.JOB, since, parameters), [fitness.RUN]),
-            (lambda: self.job_name(fitness.JOB), "nightly"),
-            (lambda: self.look_up(fitness.RUN).standing, Standing.REPAIRABLE),
-            (lambda: self.look_up(fitness.RUN).repair_ids, (fitness.REPAIR,)),
-            (lambda: self.look_up(fitness.RUN).message, "it failed"),
+        sdk_check.rehearse(
+            (lambda: self.start(sdk_check.JOB, parameters, "token"), sdk_check.RUN),
+            (lambda: self.repair(sdk_check.RUN, parameters, None), sdk_check.REPAIR),
+            (lambda: self.find_started(sdk_check.JOB, since, parameters), [sdk_check.RUN]),
+            (lambda: self.job_name(sdk_check.JOB), "nightly"),
+            (lambda: self.look_up(sdk_check.RUN).standing, Standing.REPAIRABLE),
+            (lambda: self.look_up(sdk_check.RUN).repair_ids, (sdk_check.REPAIR,)),
+            (lambda: self.look_up(sdk_check.RUN).message, "it failed"),
         )
 
     def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:

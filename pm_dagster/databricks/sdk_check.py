@@ -1,7 +1,7 @@
 """Whether our calls and the SDK that is installed fit each other, found out before anything is sent.
 
-Put here: the rehearsal without a network, its answers, and whose fault an exception is. Keep out: the calls themselves,
-which each adapter makes.
+Each adapter makes its calls once in each process over a connection that leads nowhere and gives known answers. Here
+are those answers, the comparison, and the decision whose fault an exception is.
 """
 
 from __future__ import annotations

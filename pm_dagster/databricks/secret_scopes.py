@@ -1,7 +1,7 @@
 """The secret scopes of the workspace, for reading.
 
-Put here: the two calls and their answers: https://docs.databricks.com/api/azure/workspace/secrets. Keep out: what a
-secret is used for. A scope that Azure Key Vault backs answers to the same calls.
+Two calls: https://docs.databricks.com/api/azure/workspace/secrets. A scope that Azure Key Vault backs answers to the
+same calls.
 """
 
 from __future__ import annotations

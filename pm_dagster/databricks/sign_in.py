@@ -33,8 +33,8 @@ from pm_dagster.databricks.credentials_strategies import (
 )
 from pm_dagster.errors import ConfigurationError, ProcessManagerError
 from pm_dagster.net.exception_chain import exception_chain
-from pm_dagster.net.hosts import is_here
-from pm_dagster.net.token_endpoint import failure
+from pm_dagster.net.tls import is_loopback
+from pm_dagster.net.token_endpoint import sign_in_failure
 
 AUTH_TYPE = "DATABRICKS_AUTH_TYPE"
 _PROFILE = "DATABRICKS_CONFIG_PROFILE"
@@ -89,7 +89,7 @@ def check_host(host: str | None, *, allow_http: bool = False) -> None:
         shown = "(its value is not shown)" if set("@?#") & set(host) else host
         message = f"DATABRICKS_HOST must be scheme and host only, such as https://adb-1.2.azuredatabricks.net: {shown}"
         raise ConfigurationError(message)
-    if urlsplit(url).scheme == "http" and not allow_http and not is_here(urlsplit(url).hostname or ""):
+    if urlsplit(url).scheme == "http" and not allow_http and not is_loopback(urlsplit(url).hostname or ""):
         raise ConfigurationError(_IN_CLEAR.format(host=host))
 
 
@@ -148,7 +148,7 @@ def _finds_host(environment: Mapping[str, str]) -> bool:
 def _failure(error: Exception, environment: Mapping[str, str], way: str | None) -> ProcessManagerError:
     for cause in exception_chain(error):
         if isinstance(cause, (requests.ConnectionError, requests.Timeout)):
-            return failure(environment.get("DATABRICKS_HOST") or "the workspace", cause)
+            return sign_in_failure(environment.get("DATABRICKS_HOST") or "the workspace", cause)
     secrets = [value for name, value in environment.items() if "SECRET" in name or "TOKEN" in name]
     first_line = scrubbed(str(error), secrets).splitlines()[0][:_MESSAGE_LIMIT]
     if _NOTHING_FITS in first_line and way is None:

@@ -9,8 +9,10 @@ credentials, and says what happened.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -35,17 +37,22 @@ from pm_dagster.errors import (
     Unavailable,
     WorkspaceUnavailable,
 )
+from pm_dagster.logs import fields
 from pm_dagster.net import tls
 from pm_dagster.net.exception_chain import exception_chain
-from pm_dagster.net.hosts import is_plainly_here
-from pm_dagster.net.response_body import read_body
-from pm_dagster.net.token_endpoint import as_it_is
+from pm_dagster.net.tls import is_local_http
+from pm_dagster.net.token_endpoint import keep_credentials
+from pm_dagster.net.watchdog import shutdown_after
 
+_log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _MESSAGE_LIMIT = 500
 #: As much of an error's text is looked at: far more than is kept, and little enough for a search that is not linear.
 _READ_LIMIT = 8192
 _OK, _REDIRECT = 200, 300
+#: Unpacked. The longest answers that the Jobs API documents, a page of 100 tasks or of 25 runs, are far below a tenth.
+_MOST_BYTES = 16 * 2**20
+_CHUNK_BYTES = 65_536
 _CREDENTIALS_HINT = " (a token of another workspace or tenant, an expired one, or a user who is not in the workspace?)"
 _FOREIGN_HINT = (
     " (is DATABRICKS_HOST the workspace's own address, not an account's, and is a proxy or gateway on the way?)"
@@ -80,6 +87,7 @@ class OneAttempt:
         sent = {**given, **self._credentials(), "User-Agent": self._config.user_agent}
         session, url, values = self._session(), f"{self._config.host}{path}", _query(query)
         self._local.begun = self.begun + 1
+        began, status = time.monotonic(), 0
         try:
             response = session.request(
                 method,
@@ -91,7 +99,8 @@ class OneAttempt:
                 allow_redirects=False,
                 stream=True,
             )
-            content = read_body(response, self._timeout)
+            status = response.status_code
+            content = _read_body(response, self._timeout)
         except (InvalidHeader, InvalidURL, LocationParseError, UnicodeError) as error:
             text = f"no request can be made ({type(error).__name__}): is a line break or the like in host or token?"
             raise ConfigurationError(text) from None
@@ -100,6 +109,10 @@ class OneAttempt:
         except OSError as error:
             # A list of authorities that is not there, for one.
             raise ConfigurationError(self.scrub(f"no request can be made: {error}")[:_MESSAGE_LIMIT]) from None
+        finally:
+            # Neither headers nor bodies: one has the token, the other what rows hold.
+            seconds = round(time.monotonic() - began, 3)
+            _log.debug("request", extra=fields(call=f"{method} {path}", status=status or None, seconds=seconds))
         return self._read(response, content, _asked(path, query, body))
 
     @property
@@ -118,8 +131,8 @@ class OneAttempt:
         if session is None:
             session = requests.Session()
             # The SDK's credentials are explicit; a .netrc must not override them.
-            session.auth = as_it_is
-            session.trust_env = not is_plainly_here(self._config.host)
+            session.auth = keep_credentials
+            session.trust_env = not is_local_http(self._config.host)
             self._local.session = session
         return session
 
@@ -140,9 +153,9 @@ class OneAttempt:
 
     def _no_answer(self, error: requests.RequestException) -> ProcessManagerError:
         host = self._config.host
-        if why := tls.untrusted(error):
-            return tls.refused(host, why)
-        if why := tls.no_session(error):
+        if why := tls.untrusted_reason(error):
+            return tls.untrusted_error(host, why)
+        if why := tls.handshake_failure(error):
             return WorkspaceUnavailable(f"cannot connect to {host}: no TLS ({why})", maybe_applied=False)
         if _never_connected(error):
             return WorkspaceUnavailable(f"cannot connect to {host}", maybe_applied=False)
@@ -164,7 +177,9 @@ class OneAttempt:
     def _error(self, kind: Kind, response: requests.Response, code: str | None, message: str) -> ProcessManagerError:
         status, host = response.status_code, self._config.host
         if kind is Kind.THROTTLED:
-            return Throttled(message, retry_after=_retry_after(response.headers.get("Retry-After")))
+            pause = _retry_after(response.headers.get("Retry-After"))
+            _log.info("throttled", extra=fields(call=urlsplit(response.url).path, pause=pause))
+            return Throttled(message, retry_after=pause)
         if kind is Kind.CREDENTIALS:
             return AuthenticationFailed(
                 f"{host} does not accept our credentials: {message}{_CREDENTIALS_HINT}", status=status
@@ -190,6 +205,24 @@ class OneAttempt:
         goes_to = f"to {_where(response)}" if response.is_redirect else ""
         parts = (f"HTTP {response.status_code}", goes_to, name, first_line)
         return name, f"{goes_to} {first_line}".strip(), " ".join(part for part in parts if part)
+
+
+def _read_body(response: requests.Response, seconds: float) -> bytes:
+    """The body of an answer that was asked for with ``stream=True``.
+
+    Raises WorkspaceUnavailable for one that is too long, requests' errors for one that breaks off or takes longer than
+    ``seconds`` as a whole: requests itself only limits the pauses in between.
+    """
+    parts: list[bytes] = []
+    size = 0
+    with shutdown_after(response.raw.fileno, seconds, ValueError), response:
+        for part in response.iter_content(_CHUNK_BYTES):
+            parts.append(part)
+            size += len(part)
+            if size > _MOST_BYTES:
+                message = f"the workspace answered HTTP {response.status_code} with more than {_MOST_BYTES} bytes"
+                raise WorkspaceUnavailable(message, status=response.status_code)
+    return b"".join(parts)
 
 
 def _message(payload: Mapping[str, Any]) -> object:

@@ -1,7 +1,7 @@
 """The deployed Databricks job that does a dispatch on a cluster: which one it is, and what the end of its run means.
 
-Put here: the port to the workspace, what crosses over, and the decisions that need no clock. Keep out: starting,
-waiting and cancelling (``cluster_run``), SDK types, Dagster.
+The port to the workspace, the values that cross it, and the decisions that need no clock. ``launch`` starts, waits and
+cancels.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class DeployedJobs(Protocol):
     """
 
     def find_jobs(self, name: str) -> list[DeployedJob]:
-        """The jobs of that name over all pages; the API pays no heed to upper and lower case."""
+        """The jobs of that name over all pages; the API compares names without regard to upper and lower case."""
 
     def start(self, job_id: int, idempotency_token: str) -> int:
         """run-now with the job's own settings and queueing; the id of the run that exists, if the token was used."""

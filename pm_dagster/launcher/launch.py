@@ -1,7 +1,7 @@
 """Starts the deployed job, waits for its run, and cancels it when nobody waits any more.
 
-Put here: the order of the calls, patience, the deadline. Keep out: what a state means (``cluster_job``) and what is
-told about the end (``cluster_outcome``). All tries of one Dagster run send the same token, so they share one run.
+All tries of one Dagster run send the same idempotency token, so they share one Databricks run. What a state means is
+decided in ``deployed_job``, what is told about the end in ``run_outcome``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import TypeVar
 
 from pm_dagster.errors import NeverAgain, ProcessManagerError, Unavailable
 from pm_dagster.launcher.deployed_job import DeployedJobs, DeployedRun, End, choose_job
-from pm_dagster.launcher.run_outcome import Ended, LaunchOutcome, outcome_of
+from pm_dagster.launcher.run_outcome import LaunchOutcome, RunEnd, launch_outcome
+from pm_dagster.logs import fields
 from pm_dagster.net.retry import Retry, asked_pause, exponential, retry
 
 T = TypeVar("T")
+_events = logging.getLogger(__name__)
 #: A workspace may ask for any pause between two tries of a call.
 _LONGEST_PAUSE_SECONDS = 30.0
 #: How long a run that was told to end is watched; cancelling is asynchronous.
@@ -47,10 +49,16 @@ class _InDoubt(Exception):
 
 
 class Launch:
-    """One start of the deployed job and the wait for its end. ``log`` hears of the run and of each change of state.
+    """One start of the deployed job and the wait for its end.
 
-    ``clock`` and ``sleep`` count seconds. What ends the wait from outside, such as an interruption, may come out of any
-    call; it cancels the Databricks run and passes through.
+    An interruption may come out of any call; it cancels the Databricks run and passes through.
+
+    Args:
+        jobs: The Jobs API of the workspace.
+        order: What to start and how long to wait.
+        log: Gets lines for people: the run's page and each change of its state.
+        clock: Seconds.
+        sleep: Waits for so many seconds.
     """
 
     def __init__(
@@ -68,10 +76,13 @@ class Launch:
         self._told = ""
 
     def run(self) -> LaunchOutcome:
-        """Start, wait, report.
+        """Start the job, wait for the end of its run, and say how it ended.
 
-        Raises Unavailable only while certainly no run exists, so that calling it again loses none, and NeverAgain while
-        none is known to. Afterwards, trouble with the workspace is part of the outcome.
+        Once the run is known, trouble with the workspace is part of the outcome.
+
+        Raises:
+            Unavailable: Certainly no run exists, so that another try loses none.
+            NeverAgain: No run is known to exist.
         """
         job_id = self._order.job_id or self._find()
         try:
@@ -82,7 +93,7 @@ class Launch:
         except BaseException:
             self._abandon(job_id)
             raise
-        return outcome_of(ended, self._jobs, self._retry, self._log)
+        return launch_outcome(ended, self._jobs, self._retry, self._log)
 
     def _find(self) -> int:
         name = self._order.job_name
@@ -95,11 +106,15 @@ class Launch:
             if self._may_run:
                 self._complain(f"an earlier try may have started a run of Databricks job {job_id}", error)
             raise
+        _events.debug("deployed job started", extra=fields(job_id=job_id, databricks_run_id=run_id))
         self._log.info("Databricks run %s of job %s: %s", run_id, job_id, self._jobs.page_url(job_id, run_id))
         return run_id
 
     def _asked(self, job_id: int) -> int:
-        """The run that is sure to exist only once there is an answer: until then nobody else may take over the wait."""
+        """Send run-now until the workspace answers, as long as a run may have been started.
+
+        A lost answer leaves it unknown whether the run exists. Only with the answer can another try take over the wait.
+        """
         unknown = f"whether a run of Databricks job {job_id} was started is not known"
         until_known = Retry(
             itertools.repeat(self._order.poll_seconds), _InDoubt, math.inf, within=self._order.deadline_seconds
@@ -128,7 +143,7 @@ class Launch:
             self._may_run = earlier or bool(getattr(error, "maybe_applied", False))
             raise
 
-    def _follow(self, job_id: int, run_id: int) -> Ended:
+    def _follow(self, job_id: int, run_id: int) -> RunEnd:
         began = self._clock()
         run, lost = self._wait(run_id, began + self._order.deadline_seconds)
         waited = self._clock() - began
@@ -140,7 +155,7 @@ class Launch:
                 run = self._wait(run_id, self._clock() + _ENDING_SECONDS)[0] or run
             # It may have come through in the very moment that it was told to end.
             end = End.SUCCEEDED if run and run.end is End.SUCCEEDED else end
-        return Ended(job_id, run_id, end, waited, run, lost, cancelled)
+        return RunEnd(job_id, run_id, end, waited, run, lost, cancelled)
 
     def _wait(self, run_id: int, until: float) -> tuple[DeployedRun | None, str]:
         """The run as last seen, ended unless time was up; and why it cannot be followed any more, if so."""
@@ -149,6 +164,7 @@ class Launch:
             pause = self._order.poll_seconds
             try:
                 run = self._jobs.look_up(run_id)
+                _events.debug("run looked up", extra=fields(databricks_run_id=run_id, state=run.words))
                 self._tell(logging.INFO, f"Databricks run {run_id} is {run.words}")
             except Unavailable as error:
                 self._tell(logging.WARNING, f"Databricks run {run_id} cannot be looked up at present: {error}")
@@ -168,7 +184,8 @@ class Launch:
 
     def _cancel(self, job_id: int, run_id: int) -> bool:
         page = self._jobs.page_url(job_id, run_id)
-        # Said first: a second interruption may end us in the middle of the call.
+        # Logged first: a second interruption may end the process in the middle of the call.
+        _events.debug("run cancelled", extra=fields(job_id=job_id, databricks_run_id=run_id))
         self._log.warning("Cancelling Databricks run %s: %s", run_id, page)
         try:
             self._retry("runs/cancel", lambda: self._jobs.cancel(run_id))
@@ -178,7 +195,7 @@ class Launch:
         return True
 
     def _abandon(self, job_id: int) -> None:
-        """Leave no run behind, not even one whose id we were not told: the token leads to it."""
+        """Cancel the run, also one whose id was never answered: run-now with the same token gives its id."""
         if not self._may_run:
             return
         try:

@@ -1,7 +1,6 @@
 """What is told about the end of a run on a cluster: the reason, the numbers of its report, what its tasks said.
 
-Put here: reading outputs and wording. Keep out: waiting (``cluster_run``) and the form that the UI gives it. Nothing
-here changes how a run ended: what cannot be read is logged and left out.
+Nothing here changes how a run ended: what cannot be read is logged and left out.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ class Retrying(Protocol):
 
 
 @dataclass(frozen=True)
-class Ended:
+class RunEnd:
     """The end of the wait, after ``waited`` seconds. ``run`` is the run as last seen, if it ever was.
 
-    ``lost`` says why it could not be followed; ``cancelled`` that the workspace took our word that it shall end.
+    ``lost`` says why it could not be followed; ``cancelled`` says that the workspace accepted the request to cancel it.
     """
 
     job_id: int
@@ -65,7 +64,7 @@ class LaunchOutcome:
     ``page_url`` links to the run's page, ``task_pages`` to those of its task runs by their ids.
     """
 
-    ended: Ended
+    ended: RunEnd
     reason: str
     page_url: str
     task_pages: Mapping[int, str]
@@ -88,7 +87,7 @@ class LaunchOutcome:
         return self.ended.waited if own is None else own
 
 
-def outcome_of(ended: Ended, jobs: DeployedJobs, retrying: Retrying, log: logging.Logger) -> LaunchOutcome:
+def launch_outcome(ended: RunEnd, jobs: DeployedJobs, retrying: Retrying, log: logging.Logger) -> LaunchOutcome:
     """The outcome with all that can be learned about it."""
     tasks = ended.run.latest_tasks if ended.run else ()
     ran = [task for task in tasks if task.start_ms and task.state.standing is not Standing.ACTIVE][:_OUTPUTS]
@@ -119,7 +118,7 @@ def _tail(output: TaskOutput, jobs: DeployedJobs) -> str:
     return jobs.scrub("\n".join(lines))[-_TAIL_LENGTH:]
 
 
-def _reason(ended: Ended, jobs: DeployedJobs, log: logging.Logger) -> str:
+def _reason(ended: RunEnd, jobs: DeployedJobs, log: logging.Logger) -> str:
     subject = f"Databricks run {ended.run_id}"
     state = ended.run.state if ended.run else None
     if ended.end is End.SUCCEEDED:
@@ -148,7 +147,7 @@ def _why(task: TaskWords) -> str:
     return logged[-1] if logged else ""
 
 
-def _fate(ended: Ended) -> str:
+def _fate(ended: RunEnd) -> str:
     seen = f"last seen as {ended.run.state.words}" if ended.run else "never seen"
     return ("it was told to end" if ended.cancelled else "it could not be cancelled and may still run") + f" ({seen})"
 
@@ -161,7 +160,7 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _in_the_way(ended: Ended, jobs: DeployedJobs, log: logging.Logger) -> str:
+def _in_the_way(ended: RunEnd, jobs: DeployedJobs, log: logging.Logger) -> str:
     """Which run was active, as far as the workspace still shows it."""
     try:
         others = jobs.active_runs(ended.job_id)[:_NAMED]

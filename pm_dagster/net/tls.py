@@ -1,12 +1,14 @@
-"""What kept TLS from coming about, in words for people.
+"""TLS: which hosts do without it, and why it failed, in words for people.
 
-Put here: reading the exceptions of Python's ssl module, wherever a library has put them. Keep out: who tries again.
+The reasons are read from the exceptions of Python's ssl module, wherever a library has put them.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 import traceback
+from urllib.parse import urlsplit
 
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.net.exception_chain import exception_chain
@@ -15,7 +17,7 @@ from pm_dagster.net.exception_chain import exception_chain
 _OTHER_MISMATCH = "CertificateError"
 
 
-def untrusted(error: BaseException) -> str | None:
+def untrusted_reason(error: BaseException) -> str | None:
     """Why the other side's certificate was refused, None when it was not: then nothing was sent to it."""
     for cause in exception_chain(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -25,15 +27,15 @@ def untrusted(error: BaseException) -> str | None:
     return None
 
 
-def refused(host: str | None, why: str) -> ConfigurationError:
-    """The error for a host whose certificate is ``untrusted``; every HTTP client of ours reads that variable."""
+def untrusted_error(host: str | None, why: str) -> ConfigurationError:
+    """The error for a host whose certificate cannot be trusted; every HTTP client of ours reads that variable."""
     return ConfigurationError(
         f"no TLS with {host}, nothing was sent: {why}; check the host's name, and if its authority is your own, name"
         " the file with it in REQUESTS_CA_BUNDLE"
     )
 
 
-def no_session(error: BaseException) -> str | None:
+def handshake_failure(error: BaseException) -> str | None:
     """Why the handshake failed, None when it did not.
 
     An error of TLS after the handshake is another matter: by then the request may have been sent, and have had its
@@ -48,3 +50,17 @@ def no_session(error: BaseException) -> str | None:
 def _in_handshake(error: ssl.SSLError) -> bool:
     frames = traceback.walk_tb(error.__traceback__)
     return any(frame.f_code.co_name == "do_handshake" for frame, _ in frames)
+
+
+def is_loopback(name: str) -> bool:
+    """True for localhost and for loopback addresses in their usual forms, and for no name that merely looks so."""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def is_local_http(url: str | None) -> bool:
+    """True for a URL without TLS on this machine: what goes there must not go to a proxy on another one instead."""
+    parts = urlsplit(url or "")
+    return parts.scheme == "http" and is_loopback(parts.hostname or "")

@@ -1,10 +1,11 @@
 """Tokens for a client id and its secret, from an OAuth token endpoint (RFC 6749, 4.4).
 
-Put here: the two requests, and what their failures mean. Keep out: where tokens go.
+Two requests, for the workspace's endpoint and for a token, and what their failures mean.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -14,26 +15,27 @@ from urllib.parse import urlsplit
 import requests
 
 from pm_dagster.errors import AuthenticationFailed, ConfigurationError, ProcessManagerError, WorkspaceUnavailable
+from pm_dagster.logs import fields
 from pm_dagster.net import tls
-from pm_dagster.net.hosts import is_here, is_plainly_here
+from pm_dagster.net.tls import is_local_http, is_loopback
 
+_log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 10.0
 _OK, _REDIRECT, _TIMED_OUT, _TOO_MANY, _SERVER_ERROR = 200, 300, 408, 429, 500
-_MESSAGE_LIMIT = 500
 #: A token is renewed when this much of it is left: a call takes a while, and clocks differ.
 _MARGIN_SECONDS = 60.0
 
 
 class TokenEndpoint:
-    """Asks one endpoint; each request is one attempt and ends within ``timeout`` seconds of silence."""
+    """One endpoint. Each request is one attempt, which ends when nothing comes for ``timeout`` seconds."""
 
     def __init__(self, url: str, timeout: float, *, allow_http: bool) -> None:
         self._url, self._timeout = url, timeout
         parts = urlsplit(url)
-        if parts.scheme != "https" and not allow_http and not is_here(parts.hostname or ""):
+        if parts.scheme != "https" and not allow_http and not is_loopback(parts.hostname or ""):
             raise ConfigurationError(
                 f"the token endpoint {parts.scheme}://{parts.hostname} is without TLS: our secret would travel"
-                " readable for everybody on the way; have it served by https, or set PM_ALLOW_HTTP=true"
+                " readable for anybody on the way; have it served by https, or set PM_ALLOW_HTTP=true"
             )
 
     def tokens(self, form: Mapping[str, str | None], basic: tuple[str, str] | None = None) -> Tokens:
@@ -46,16 +48,17 @@ class TokenEndpoint:
         Raises AuthenticationFailed when the endpoint says no, WorkspaceUnavailable when it says nothing usable,
         ConfigurationError when nothing can be asked.
         """
-        auth = requests.auth.HTTPBasicAuth(*basic) if basic else as_it_is
+        auth = requests.auth.HTTPBasicAuth(*basic) if basic else keep_credentials
         fields = {"grant_type": "client_credentials", **form}
-        found = _json(self._accepted(asked("POST", self._url, self._timeout, data=fields, auth=auth)))
+        found = _json(self._accepted(request_once("POST", self._url, self._timeout, data=fields, auth=auth)))
         token, lifetime = found.get("access_token"), found.get("expires_in")
         if not isinstance(token, str) or not token:
-            raise WorkspaceUnavailable(f"{self._host} answers without a token", maybe_applied=False)
+            raise WorkspaceUnavailable(f"{self.host} answers without a token", maybe_applied=False)
         return token, _seconds(lifetime)
 
     @property
-    def _host(self) -> str:
+    def host(self) -> str:
+        """The endpoint's host, for people."""
         return urlsplit(self._url).hostname or ""
 
     def _accepted(self, answer: requests.Response) -> requests.Response:
@@ -67,12 +70,12 @@ class TokenEndpoint:
         text = found.get("error_description") or found.get("errorSummary") or answer.reason or ""
         words = " ".join(f"HTTP {status} {f'{code}: ' if code else ''}{text}".split())
         if status >= _SERVER_ERROR or status < 400 or status in (_TIMED_OUT, _TOO_MANY):  # noqa: PLR2004 redirects
-            raise WorkspaceUnavailable(f"{self._host} gives no token: {words}", maybe_applied=False)
-        raise AuthenticationFailed(f"{self._host} gives us no token: {words}", status=status)
+            raise WorkspaceUnavailable(f"{self.host} gives no token: {words}", maybe_applied=False)
+        raise AuthenticationFailed(f"{self.host} gives us no token: {words}", status=status)
 
 
 class Tokens:
-    """Always a token that is good for a while; thread-safe, and sixteen calls that begin at once ask for one."""
+    """A valid token, renewed before it expires. Thread-safe; calls that begin together ask once."""
 
     def __init__(
         self, endpoint: TokenEndpoint, form: Mapping[str, str | None], basic: tuple[str, str] | None = None
@@ -87,6 +90,7 @@ class Tokens:
             if time.monotonic() >= self._good_until:
                 self._token, lifetime = self._endpoint.ask(self._form, self._basic)
                 self._good_until = time.monotonic() + max(lifetime - _MARGIN_SECONDS, lifetime / 2)
+                _log.info("token fetched", extra=fields(host=self._endpoint.host, lifetime=lifetime))
             return self._token
 
 
@@ -97,7 +101,7 @@ def discovered(host: str, timeout: float) -> str:
     """
     url = f"{host}/oidc/.well-known/oauth-authorization-server"
     name = urlsplit(host).hostname or host
-    answer = asked("GET", url, timeout, auth=as_it_is)
+    answer = request_once("GET", url, timeout, auth=keep_credentials)
     if answer.status_code >= _SERVER_ERROR:
         text = f"the workspace does not say how to sign in (HTTP {answer.status_code})"
         raise WorkspaceUnavailable(text, maybe_applied=False)
@@ -108,29 +112,29 @@ def discovered(host: str, timeout: float) -> str:
     return endpoint
 
 
-def asked(method: str, url: str, timeout: float, **more: Any) -> requests.Response:  # noqa: ANN401 as requests takes it
-    """The answer to one request; redirects are not followed. Raises as ``failure`` says."""
+def request_once(method: str, url: str, timeout: float, **more: Any) -> requests.Response:  # noqa: ANN401 as requests takes it
+    """The answer to one request; redirects are not followed. Raises as ``sign_in_failure`` says."""
     times = (min(_CONNECT_SECONDS, timeout), timeout)
     try:
         with requests.Session() as session:
-            session.trust_env = not is_plainly_here(url)
+            session.trust_env = not is_local_http(url)
             return session.request(method, url, timeout=times, allow_redirects=False, **more)
     except requests.RequestException as error:
-        raise failure(urlsplit(url).hostname or url, error) from None
+        raise sign_in_failure(urlsplit(url).hostname or url, error) from None
     except (OSError, UnicodeError) as error:
         raise ConfigurationError(f"no request can be made: {error}") from None
 
 
-def failure(host: str, error: Exception) -> ProcessManagerError:
+def sign_in_failure(host: str, error: Exception) -> ProcessManagerError:
     """What a request without an answer means while nothing but signing in has begun."""
-    if why := tls.untrusted(error):
-        return tls.refused(host, why)
-    why = tls.no_session(error)
+    if why := tls.untrusted_reason(error):
+        return tls.untrusted_error(host, why)
+    why = tls.handshake_failure(error)
     what = f"no TLS with {host} ({why})" if why else f"cannot connect to {host} ({type(error).__name__})"
     return WorkspaceUnavailable(f"signing in to the workspace failed: {what}", maybe_applied=False)
 
 
-def as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def keep_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Takes the place of a .netrc, which would override what a request carries."""
     return request
 

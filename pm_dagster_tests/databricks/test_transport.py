@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import traceback
 from collections.abc import Callable, Mapping
@@ -277,3 +278,27 @@ def test_a_token_at_the_cut_of_a_long_message_does_not_show_in_part(server: Tiny
         server.asked.clear()
         server.replies(json_reply(400, message="x" * (500 - room) + TOKEN))
         assert TOKEN[:5] not in str(failure(server))
+
+
+def test_each_attempt_is_logged_without_headers_query_and_body(
+    server: TinyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.replies(json_reply(run_id=1), Reply(429, "slow down", {"Retry-After": "7"}))
+    with caplog.at_level(logging.DEBUG, "pm_dagster"):
+        server.attempt().do("GET", "/x", query={"q": "of-the-query"}, body={"a": "of-the-body"})
+        with pytest.raises(Throttled):
+            server.attempt().do("POST", "/y")
+    found = [(record.levelname, record.getMessage(), record.__dict__["fields"]) for record in caplog.records]
+    assert [given.pop("seconds") >= 0 for _, event, given in found if event == "request"] == [True, True]
+    assert found == [
+        ("DEBUG", "request", {"call": "GET /x", "status": 200}),
+        ("DEBUG", "request", {"call": "POST /y", "status": 429}),
+        ("INFO", "throttled", {"call": "/y", "pause": 7.0}),
+    ]
+
+
+def test_an_attempt_without_an_answer_is_logged_as_well(server: TinyServer, caplog: pytest.LogCaptureFixture) -> None:
+    server.replies(Reply(behaviour="reset"))
+    with caplog.at_level(logging.DEBUG, "pm_dagster.databricks.transport"):
+        failure(server)
+    assert [record.__dict__["fields"]["status"] for record in caplog.records] == [None]

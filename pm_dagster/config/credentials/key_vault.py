@@ -1,6 +1,6 @@
 """Azure Key Vault, read as the identity that azure-identity finds.
 
-Put here: what Key Vault's answers mean: https://learn.microsoft.com/en-us/azure/key-vault/general/rest-error-codes.
+What its answers mean: https://learn.microsoft.com/en-us/azure/key-vault/general/rest-error-codes.
 Importing this module needs azure-keyvault-secrets, an extra (``azure``).
 """
 
@@ -15,8 +15,7 @@ from azure.core.exceptions import AzureError, HttpResponseError
 from azure.keyvault.secrets import SecretClient
 
 from pm_dagster.config import entra
-from pm_dagster.config.credentials.errors import NoSuchSecret
-from pm_dagster.config.credentials.references import VaultSecret
+from pm_dagster.config.credentials.references import NoSuchSecret, VaultSecret
 from pm_dagster.errors import ConfigurationError, ProcessManagerError, Throttled, Unavailable
 from pm_dagster.net import tls
 from pm_dagster.net.exception_chain import exception_chain
@@ -93,8 +92,8 @@ def _retry_after(error: HttpResponseError) -> float | None:
 
 
 def _no_answer(error: Exception, host: str) -> ProcessManagerError:
-    if why := tls.untrusted(error):
-        return tls.refused(host, why)
+    if why := tls.untrusted_reason(error):
+        return tls.untrusted_error(host, why)
     if _unknown_name(error):
         return ConfigurationError(f"there is no vault {host}, or this network cannot resolve its name")
     return Unavailable(f"the vault does not answer ({type(error).__name__})")

@@ -1,6 +1,5 @@
-"""Looks secrets up, wherever they are.
+"""Reads a secret from a file, a vault or a secret scope, and says what a failure means.
 
-Put here: one reading of each kind of reference, and what its failures mean. Keep out: which variable it is for.
 Nothing that is read is kept.
 """
 
@@ -11,8 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pm_dagster.config import entra
-from pm_dagster.config.credentials.errors import NoSuchSecret
-from pm_dagster.config.credentials.references import FileSecret, Reference, Scope, ScopeSecret, VaultSecret
+from pm_dagster.config.credentials.references import (
+    FileSecret,
+    NoSuchSecret,
+    Reference,
+    Scope,
+    ScopeSecret,
+    VaultSecret,
+)
 from pm_dagster.errors import AuthenticationFailed, ConfigurationError, ProcessManagerError, Refused
 from pm_dagster.net.retry import retry
 
@@ -26,7 +31,7 @@ _LARGEST_FILE = 64 * 1024
 class Readers:
     """Reads references; ``sign_in`` opens the workspace's scopes when the first of them is asked for.
 
-    A store that failed is not asked again by the same object: seven more variables would wait for the same time-outs.
+    The same object does not ask a store again that failed: seven more variables would wait for the same time-outs.
     """
 
     def __init__(self, sign_in: Callable[[], SecretScopes]) -> None:

@@ -1,6 +1,6 @@
 """What stands for a secret in an environment variable, and how it is written.
 
-Put here: the forms and their reading. Keep out: looking the secret up. A reference is no secret: it may be shown.
+A reference is no secret and may be shown.
 
 ==============================================  ===========================================================
 ``file:///run/secrets/password``                a file of this machine
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from pm_dagster.errors import ConfigurationError
+
 #: https://learn.microsoft.com/en-us/azure/key-vault/general/about-keys-secrets-certificates#dns-suffixes-for-object-identifiers
 _VAULT_SUFFIXES = (".vault.azure.net", ".vault.azure.cn", ".vault.usgovcloudapi.net")
 _VAULT_NAME = re.compile(r"[A-Za-z0-9-]{3,24}")
@@ -34,6 +36,10 @@ _DATABRICKS = re.compile(r"\{\{\s*secrets/([^/{}]+)/([^/{}]+?)\s*\}\}")
 #: Schemes of values that are no references; also with a driver's name behind them.
 _ORDINARY = ("http", "postgres")
 _FORMS = "file:///PATH, keyvault://VAULT/NAME or databricks-secret://SCOPE/KEY"
+
+
+class NoSuchSecret(ConfigurationError):
+    """The store is there and lets us in, but has nothing under this name."""
 
 
 class NotReadableError(ValueError):

@@ -1,7 +1,5 @@
 """Environment variables with every reference replaced by the secret it names.
 
-Put here: in which order secrets are looked up, and which ones a whole store is asked for. Keep out: the stores.
-
 A workspace's scopes can only be read after signing in to it, so what signs in is looked up first: files and vaults,
 then the vault that PM_SECRETS names, then scopes, then the scope that PM_SECRETS names.
 """
@@ -12,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pm_dagster.config.credentials.errors import NoSuchSecret
 from pm_dagster.config.credentials.readers import Readers
 from pm_dagster.config.credentials.references import (
+    NoSuchSecret,
     NotReadableError,
     Reference,
     Scope,
@@ -24,10 +22,9 @@ from pm_dagster.config.credentials.references import (
     reference_in,
     store_in,
 )
-from pm_dagster.config.credentials.store_precedence import StorePrecedence
-from pm_dagster.config.credentials.variables import DATABASE, IN_STORE, SECRETS, STORE, WORKSPACE
+from pm_dagster.config.credentials.variables import DATABASE, IN_STORE, PART_OF, SECRETS, STORE, WORKSPACE
 from pm_dagster.config.masking import register_secret
-from pm_dagster.config.settings import as_meant, settings_from
+from pm_dagster.config.settings import LIBPQ_VARIABLES, as_meant, settings_from
 from pm_dagster.errors import ConfigurationError, ProcessManagerError, Unavailable
 from pm_dagster.ledger.parameters import url_parameters
 
@@ -39,6 +36,9 @@ _GIVEN = "environment variable"
 _SIGN_IN = ("DATABRICKS_", "ARM_")
 #: A name, of which ``settings_from`` judges every character.
 _COMPARED = ("PM_SCHEMA",)
+_URL, _HOST = "PM_POSTGRES_URL", "PM_POSTGRES_HOST"
+#: Each of these says where the database is.
+_PLACES = (_HOST, "PGHOST", "PGSERVICE")
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class _LookUp:
         if isinstance(store, Scope) or any(isinstance(reference, ScopeSecret) for reference in self._pending.values()):
             self._sort(WORKSPACE)
             variables = (*variables, *WORKSPACE)
-        wanted = StorePrecedence(self.values)
+        precedence = StorePrecedence(self.values)
         self._read(scopes=False)
         if isinstance(store, Vault):
-            self._fill(store, [name for name in WORKSPACE if name in variables], wanted)
+            self._fill(store, [name for name in WORKSPACE if name in variables], precedence)
         self._read(scopes=True)
         if store is not None:
-            self._fill(store, variables, wanted)
+            self._fill(store, variables, precedence)
 
     def mask(self) -> None:
         """Let no text show the secrets from here on."""
@@ -176,11 +176,11 @@ class _LookUp:
         for name in now:
             del self._pending[name]
 
-    def _fill(self, store: Store, variables: Sequence[str], wanted: StorePrecedence) -> None:
+    def _fill(self, store: Store, variables: Sequence[str], precedence: StorePrecedence) -> None:
         try:
             there = self._readers.keys(store) if isinstance(store, Scope) else None
             for name in variables:
-                if name not in IN_STORE or self.values.get(name) or not wanted.from_store(name, self.values):
+                if name not in IN_STORE or self.values.get(name) or not precedence.from_store(name, self.values):
                     continue
                 if there is None or IN_STORE[name] in there:
                     self._take(name, store.secret(IN_STORE[name]))
@@ -210,6 +210,44 @@ class _LookUp:
         except ConfigurationError as error:
             message = f"host and sign-in have to come from elsewhere to read a secret scope: {error}"
             raise ConfigurationError(message) from None
+
+
+class StorePrecedence:
+    """What was set before any store was asked: a store completes it and overrides nothing of it."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        self._given = dict(given)
+        self._has_url = bool(given.get(_URL))
+
+    def from_store(self, variable: str, now: Mapping[str, str]) -> bool:
+        """True when an unset variable is to be taken from the store; ``now`` is what is known so far."""
+        if variable == "DATABRICKS_TOKEN":
+            # The SDK takes half a second to import, and most commands need only the database.
+            from pm_dagster.databricks.sign_in import is_configured  # noqa: PLC0415
+
+            return not is_configured(now)
+        if variable == "DATABRICKS_HOST":
+            return not now.get("DATABRICKS_CONFIG_PROFILE")
+        if variable == _URL:
+            return not any(self._given.get(name) for name in _PLACES)
+        return variable not in PART_OF or self._part_is_missing(PART_OF[variable], now)
+
+    def _part_is_missing(self, part: str, now: Mapping[str, str]) -> bool:
+        if self._given.get("PGSERVICE") or (part == "password" and now.get("PM_POSTGRES_AUTH") == "entra"):
+            return False
+        if any(self._given.get(name) for name, its_part in LIBPQ_VARIABLES.items() if its_part == part):
+            return False
+        if not self._has_url:
+            return True
+        return part in ("user", "password") and part not in _parts(now[_URL])
+
+
+def _parts(url: str) -> Mapping[str, str]:
+    try:
+        return url_parameters(url)
+    except ConfigurationError:
+        # Connecting will say so; until then nothing is known of it.
+        return {}
 
 
 def _as_found(name: str, value: str) -> str:

@@ -1,6 +1,6 @@
 """The environment variables that hold credentials, and the conventional name of each in a store.
 
-Put here: the names. Keep out: values. The names in a store are those of the secret scope that such deployments have.
+The names in a store are those of the secret scope that such deployments have.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
 """Entra ID tokens, through azure-identity.
 
-Put here: which identity we are, and getting tokens for it. Keep out: what a token is used for.
 azure-identity is an extra (``azure``) and imported when first used: the cluster's image does not have it.
 
 Identities live as long as the process: they keep tokens until these are about to expire, and read their own secret

@@ -58,7 +58,7 @@ class _NotingTransport(RequestsTransport):  # type: ignore[misc]  # its package 
             response = super().send(request, **options)
         except AzureError as error:
             if not metadata_service:
-                why = tls.untrusted(error)
+                why = tls.untrusted_reason(error)
                 self.trouble = type(error).__name__
                 self.untrusted = (urlsplit(request.url).hostname, why) if why else None
             raise
@@ -90,7 +90,7 @@ class Identity:
                 return self._credential.get_token(*scopes, **options)
         except (AzureError, ValueError) as error:
             if self._transport.untrusted:
-                raise tls.refused(*self._transport.untrusted) from None
+                raise tls.untrusted_error(*self._transport.untrusted) from None
             if trouble := self._transport.trouble:
                 raise Unavailable(f"Entra ID does not answer ({trouble})") from None
             raise ConfigurationError(f"Entra ID gives us no token: {self._reason(error)}") from None
