@@ -14,7 +14,7 @@ from pm_dagster.cli import connections
 from pm_dagster.cli.numbers import LIMIT
 from pm_dagster.cli.output import Column, console, json_option, print_json, table
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.planning import Past, plan
+from pm_dagster.dispatch.planning import OpenEntry, plan
 
 _COLUMNS = (
     Column("run id", right=True),
@@ -68,13 +68,13 @@ def command(limit: int | None, *, as_json: bool) -> None:
         out.print(table(_UNTAKEABLE, rows, f"{backlog.untakeable} rows of the view that no dispatch can take"))
 
 
-def _known(settings: Settings, run_ids: Sequence[int]) -> Mapping[int, Past]:
+def _known(settings: Settings, run_ids: Sequence[int]) -> Mapping[int, OpenEntry]:
     from pm_dagster.ledger import reads as history  # noqa: PLC0415
 
     with connections.reader(settings) as connection:
         entries = history.entries(connection, settings, run_ids)
     return {
-        entry["run_id"]: Past(entry["generation"], entry["attempts"], entry["ambiguous"])
+        entry["run_id"]: OpenEntry(entry["generation"], entry["attempts"], entry["ambiguous"])
         for entry in entries
         if entry["open"]
     }

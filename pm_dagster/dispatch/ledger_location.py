@@ -1,9 +1,7 @@
-"""Where a ledger stands, and whether it woke up elsewhere: restored, copied or moved.
+"""Where a ledger is, and whether that is another place than the one where it was made: restored, copied or moved.
 
-Put here: the comparison of two places. Keep out: how a place is read from a database.
-
-A copied or restored ledger brings along the identity that idempotency tokens are made of. Two databases that dispatch
-with one identity against the same workspace would take each other's runs for their own.
+A copied or restored ledger has the identity of its original, of which idempotency tokens are made. Two databases that
+dispatch with one identity against the same workspace would take each other's runs for their own.
 """
 
 from __future__ import annotations
@@ -18,20 +16,23 @@ _LOOPBACK_NAMES = ("", "localhost", "localhost.localdomain", "localhost4", "loca
 
 
 class Answer(StrEnum):
-    """What the operator says of a ledger that stands elsewhere than it was made."""
+    """What the operator says about a ledger that is in another place than the one where it was made."""
 
-    #: The original is not used any more: this one goes on in its place.
+    #: The original is no longer used; this ledger replaces it.
     MOVED = "moved"
-    #: The original goes on: this one gets an identity of its own.
+    #: The original stays in use; this ledger gets an identity of its own.
     COPY = "copy"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a ledger stands.
+    """Where a ledger is.
 
-    ``system`` is the server's own identifier and ``timeline`` the branch of its history; both None where the user may
-    not read them. ``hosts`` are the configured ones, normalised.
+    Attributes:
+        database: The database's name.
+        hosts: The configured hosts, normalised and sorted.
+        system: The server's own identifier; None where our user may not read it.
+        timeline: The branch of the server's history; None where our user may not read it.
     """
 
     database: str
@@ -41,7 +42,7 @@ class Place:
 
     @property
     def words(self) -> str:
-        """The place for people."""
+        """The place in words."""
         more = [f"server {self.system}"] if self.system else []
         more += [f"timeline {self.timeline}"] if self.timeline else []
         where = f"database {self.database} on {' or '.join(self.hosts) or 'an unknown host'}"
@@ -61,25 +62,29 @@ def _normalised(host: str) -> str:
 
 
 def difference(made: Place, now: Place, known_hosts: Collection[str] = ()) -> str:
-    """Why ``now`` may be another place than ``made``, empty when it is the same one.
+    """Why ``now`` may be another place than ``made``; empty when it is the same.
 
-    ``known_hosts`` are those under which the ledger was used since. A server that failed over to a new timeline keeps
-    its host, and another name of the same server shows the same timeline: only a copy has both anew. What may not be
-    read cannot differ.
+    A server that failed over to a new timeline keeps its host, and another name of the same server shows the same
+    timeline: only a copy differs in both. What our user may not read counts as equal.
+
+    Args:
+        made: Where the ledger was made.
+        now: Where it is.
+        known_hosts: Hosts under which it was used since.
     """
     if made.system and now.system and made.system != now.system:
         return "it is another server"
     if made.database != now.database:
         return "it is another database"
-    if made.timeline and now.timeline and made.timeline != now.timeline and not _meets(made, now, known_hosts):
+    if made.timeline and now.timeline and made.timeline != now.timeline and not _share_a_host(made, now, known_hosts):
         return "it is another host, with another history of the same server"
     return ""
 
 
 def answered_already(made: Place, now: Place) -> bool:
-    """Whether there is nothing to answer: the ledger stands where it is recorded to stand, whatever its timeline."""
-    return not difference(made, now) and _meets(made, now, ())
+    """Whether there is nothing to answer: the ledger is where it is recorded to be, whatever its timeline."""
+    return not difference(made, now) and _share_a_host(made, now, ())
 
 
-def _meets(made: Place, now: Place, known_hosts: Collection[str]) -> bool:
+def _share_a_host(made: Place, now: Place, known_hosts: Collection[str]) -> bool:
     return bool(set(now.hosts) & {*made.hosts, *known_hosts})

@@ -1,7 +1,4 @@
-"""What a dispatch would do, found out by a dispatch that writes nothing and starts nothing.
-
-Put here: the two ports that turn a dispatch into a plan, and a plan's lines. Keep out: decisions, which a dispatch has.
-"""
+"""``pm plan``: the steps of a dispatch over ports that write nothing and start nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, row_key, sort_rows
 from pm_dagster.errors import ProcessManagerError, WorkspaceUnavailable
 
-#: Who asks for a plan sits and waits for it.
+#: A person waits for the plan: it takes at most so long, and asks the workspace at most so often for one run.
 _LONGEST_SECONDS = 60.0
 _MOST_TRIES = 3
 _WORDS = {
@@ -42,7 +39,15 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Planned:
-    """One row, what a dispatch would do with it now, and why."""
+    """One line of the plan.
+
+    Attributes:
+        run_id: The control plane's id of the row; None when it has none that can be read.
+        branch: ``new`` or ``repair``.
+        job_id: The Databricks job; None when the row is refused.
+        would: What a dispatch would do now: start, repair, adopt, defer, refuse, withdraw or look up.
+        why: The reason, for people.
+    """
 
     run_id: int | None
     branch: str
@@ -52,33 +57,47 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Past:
-    """What the ledger knows of an open entry that a claim takes up again."""
+class OpenEntry:
+    """What the ledger knows of an entry that a claim would take up again."""
 
     generation: int = 1
     attempts: int = 0
     ambiguous: bool = False
 
 
-#: The open entries of the named rows, by run id.
-Known = Callable[[Sequence[int]], Mapping[int, Past]]
+#: Reads the open entries of the rows with these run ids, by run id.
+OpenEntries = Callable[[Sequence[int]], Mapping[int, OpenEntry]]
 
 
 def plan(
-    control: ControlPlane, known: Known, connect: Callable[[], DatabricksRuns], settings: Settings, limit: int
+    control: ControlPlane,
+    open_entries: OpenEntries,
+    connect: Callable[[], DatabricksRuns],
+    settings: Settings,
+    limit: int,
 ) -> list[Planned]:
-    """The rows that a dispatch with this limit would take or refuse, in its order.
+    """The rows that a dispatch would take or refuse, in its order.
 
-    ``connect`` is called when a run has to be looked up. A look-up without an answer is the line of its row. Raises
-    what a dispatch would raise before it sends anything.
+    Args:
+        control: The control table and the ledger; they are only read.
+        open_entries: Reads what the ledger knows of rows that a dispatch had before.
+        connect: Signs in to the workspace; called when a run has to be looked up.
+        settings: Those of the dispatch. The plan looks up with fewer tries and for a minute at most.
+        limit: The most rows that the dispatch would take.
+
+    Returns:
+        A line for each row. A row whose run got no answer says so.
+
+    Raises:
+        ProcessManagerError: What a dispatch would raise before it sends anything.
     """
-    patient = replace(
+    hurried = replace(
         settings,
         deadline_seconds=min(settings.deadline_seconds, _LONGEST_SECONDS),
         call_tries=min(settings.call_tries, _MOST_TRIES),
     )
-    runs = ReadingRuns(connect)
-    dispatch = Dispatch(PlanningControl(control, known), runs, patient)
+    runs = ReadOnlyRuns(connect)
+    dispatch = Dispatch(ReadOnlyControlPlane(control, open_entries), runs, hurried)
     claimed = dispatch.claim(dispatch.read(limit), limit)
     if claimed.repair:
         runs.connect()
@@ -120,31 +139,31 @@ def _words(entry: Entry, decided: Decision | RowOutcome | None, failure: Process
     return "look up", f"no answer: {failure or 'not asked in the time that a plan may take'}"
 
 
-class PlanningControl:
+class ReadOnlyControlPlane:
     """A control plane that reads as ``inner`` does, claims in memory, and writes nothing."""
 
-    def __init__(self, inner: ControlPlane, known: Known) -> None:
+    def __init__(self, inner: ControlPlane, open_entries: OpenEntries) -> None:
         self._inner = inner
-        self._known = known
+        self._open_entries = open_entries
 
     def backlog(self) -> Backlog:
-        """As it is."""
+        """As ``inner`` does."""
         return self._inner.backlog()
 
     def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
-        """As it is."""
+        """As ``inner`` does."""
         return self._inner.waiting(limit, seen)
 
     def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
-        """As it is."""
+        """As ``inner`` does."""
         return self._inner.untakeable(limit, run_ids)
 
     def held(self, run_ids: Collection[int]) -> set[int]:
-        """As it is."""
+        """As ``inner`` does."""
         return self._inner.held(run_ids)
 
     def shown(self, run_ids: Collection[int]) -> list[RawRow]:
-        """As it is."""
+        """As ``inner`` does."""
         return self._inner.shown(run_ids)
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
@@ -152,8 +171,8 @@ class PlanningControl:
         run_ids = [job.run_id for job in jobs]
         stuck = {row.run_id for row in self._inner.untakeable(len(run_ids), run_ids)} if run_ids else set()
         current, _ = sort_rows(self._inner.shown(run_ids)) if run_ids else ([], [])
-        known = self._known(run_ids)
-        return [_entry(job, known.get(job.run_id, Past())) for job in current if job.run_id not in stuck]
+        known = self._open_entries(run_ids)
+        return [_entry(job, known.get(job.run_id, OpenEntry())) for job in current if job.run_id not in stuck]
 
     def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
         """Those that would be refused."""
@@ -161,7 +180,7 @@ class PlanningControl:
         return sort_rows(self._inner.shown(run_ids))[1] if run_ids else []
 
     def rescue(self, limit: int) -> list[Entry]:  # noqa: ARG002 of the port
-        """Nothing: what a dead dispatcher left is only counted."""
+        """Nothing: the plan only counts what a dead dispatcher left."""
         return []
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:  # noqa: ARG002 of the port
@@ -173,7 +192,7 @@ class PlanningControl:
         return set()
 
     def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
-        """As it is."""
+        """As ``inner`` does."""
         return self._inner.known_runs(databricks_run_ids)
 
     def record(self, changes: Sequence[Change]) -> set[int]:  # noqa: ARG002 of the port
@@ -189,20 +208,20 @@ class PlanningControl:
         return []
 
     def register(self) -> None:
-        """There is no dispatcher."""
+        """Nothing: a plan is no dispatcher."""
 
     def signs_of_life(self, actors: Collection[str]) -> Mapping[str, SignOfLife]:
-        """As they are."""
+        """As ``inner`` does."""
         return self._inner.signs_of_life(actors)
 
     def heartbeat(self) -> None:
-        """There is no dispatcher."""
+        """Nothing: a plan is no dispatcher."""
 
     def end(self) -> None:
-        """The inner one is its owner's to end."""
+        """Nothing: the owner of ``inner`` ends it."""
 
 
-class ReadingRuns:
+class ReadOnlyRuns:
     """A workspace that is connected to when it is first asked, and in which nothing is started."""
 
     def __init__(self, connect: Callable[[], DatabricksRuns]) -> None:
@@ -241,17 +260,17 @@ class ReadingRuns:
         return self._runs.scrub(text)
 
 
-def _entry(job: WaitingJob, past: Past) -> Entry:
+def _entry(job: WaitingJob, known: OpenEntry) -> Entry:
     return Entry(
         entry_id=job.run_id,
         run_id=job.run_id,
-        generation=past.generation,
+        generation=known.generation,
         branch=job.branch,
         state=EntryState.CLAIMED,
         job_id=job.job_id,
         previous_run_id=job.previous_run_id,
         parameters=job.parameters,
         idempotency_token="",
-        attempts=past.attempts,
-        ambiguous=past.ambiguous,
+        attempts=known.attempts,
+        ambiguous=known.ambiguous,
     )

@@ -1,7 +1,7 @@
-"""All that the core needs of the outside: the workspace and the control plane, and the records that cross over.
+"""What a dispatch needs of the outside: the workspace, the control table with its ledger, and the records between them.
 
 ``DatabricksRuns`` is implemented by ``pm_dagster.databricks`` over the official SDK, ``ControlPlane`` by
-``pm_dagster.ledger``; the fakes of the tests pass the same contract suites.
+``pm_dagster.ledger``. The fakes of the tests pass the same contract suites.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
 
 
 class DatabricksRuns(Protocol):
-    """The Jobs API as a dispatch sees it: one HTTP attempt a call, no hidden retry, ids as integers.
+    """The Jobs API as a dispatch sees it: one HTTP attempt for each call, no hidden retry, ids as integers.
 
-    Every method raises WorkspaceUnavailable, Throttled, AuthenticationFailed or Refused, and nothing else.
+    Raises:
+        WorkspaceUnavailable: No usable answer; ``maybe_applied`` says whether the call may have taken effect.
+        Throttled: HTTP 429, with the pause in seconds that the workspace asks for.
+        AuthenticationFailed: The credentials, or the network of the call, are not accepted.
+        Refused: The Jobs API itself says no to this call.
     """
 
     def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
-        """run-now; returns the run id: that of the run which exists, if the token was used before."""
+        """run-now; returns the run id, that of the existing run if the token was used before."""
 
     def look_up(self, run_id: int) -> RunSnapshot:
         """runs/get with the whole repair history. Raises Refused with ``gone`` when the run does not exist."""
@@ -35,7 +39,7 @@ class DatabricksRuns(Protocol):
         """The runs of the job that started after ``since`` with these job parameters, the newest first."""
 
     def page_url(self, job_id: int, run_id: int) -> str:
-        """The link to the run's page; makes no call."""
+        """The link to the run's page, made without a call."""
 
     def scrub(self, text: str) -> str:
         """``text`` without any secret of this connection."""
@@ -43,7 +47,15 @@ class DatabricksRuns(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """One line of an entry's history. ``seconds`` is the duration of a call, ``status`` its HTTP status."""
+    """One line of an entry's history.
+
+    Attributes:
+        kind: What happened, such as ``claimed``, ``answer`` or ``deferred``.
+        detail: The same for people, without secrets.
+        call: The API call, where it was one.
+        status: Its HTTP status.
+        seconds: Its duration.
+    """
 
     kind: str
     detail: str = ""
@@ -54,7 +66,13 @@ class Event:
 
 @dataclass(frozen=True)
 class Intent:
-    """A call that is about to be made, committed before it is: a new run, or a repair naming ``latest_repair_id``."""
+    """A call that starts something, committed before it is made.
+
+    Attributes:
+        entry: The entry for which it is made.
+        fresh_run: Whether a repair row gets a new run.
+        latest_repair_id: What a repair names; None for a first repair, and for a new run.
+    """
 
     entry: Entry
     fresh_run: bool = False
@@ -63,10 +81,24 @@ class Intent:
 
 @dataclass(frozen=True)
 class Change:
-    """What was learned about an entry, to be written at once.
+    """What was learned about an entry, written in one transaction.
 
-    ``state`` None leaves the state and only adds events. ``defer_seconds`` counts from the database's now. ``rule`` is
-    what made a refusal final. ``found`` when the run was found by a search: it is taken only if it is no other row's.
+    Attributes:
+        entry_id: The entry in the ledger.
+        events: Lines to add to its history, in their order.
+        state: The new state; None leaves the state as it is.
+        outcome: How the row left the dispatch, once it did.
+        succeeded: Whether the adopted run has succeeded already.
+        accepted_run_id: The Databricks run that stands for the row.
+        accepted_repair_id: The repair of that run that stands for the row.
+        page_url: The run's page.
+        reason: Why, for people.
+        defer_seconds: The row is left alone for so many seconds from the database's now.
+        counts_as_attempt: Whether one of the row's attempts is used up.
+        ambiguous: Whether the call may have taken effect unseen.
+        rule: The rule that made a refusal final.
+        superseded: Whether the row was corrected, so that the control table is not written.
+        found: Whether a search found the run: it is taken only if it is no other row's.
     """
 
     entry_id: int
@@ -86,13 +118,13 @@ class Change:
     found: bool = False
 
     def passed_over(self) -> Change:
-        """What is written in place of a change whose run has become another row's: the call, and that it was so."""
+        """What is written instead when the run became another row's meanwhile: the call, and that."""
         told = Event("passed over", f"run {self.accepted_run_id} became another row's work meanwhile")
         return Change(self.entry_id, (*self.events[:-1], told), ambiguous=self.ambiguous)
 
 
 def taken_at_once(changes: Sequence[Change]) -> set[int]:
-    """Of changes that are written together: the entries that found a run which another of them takes."""
+    """The entries that found a run which another of the changes takes; all changes are written together."""
     taken = {change.accepted_run_id for change in changes if not change.found}
     late = set()
     for change in changes:
@@ -105,7 +137,20 @@ def taken_at_once(changes: Sequence[Change]) -> set[int]:
 
 @dataclass(frozen=True)
 class Closed:
-    """An entry after closing. ``control_status`` is what the control table now says."""
+    """An entry that is closed.
+
+    Attributes:
+        entry_id: The entry in the ledger.
+        run_id: The control plane's id of the row.
+        state: SCHEDULED, QUARANTINED or WITHDRAWN.
+        outcome: How the row left the dispatch that decided it.
+        accepted_run_id: The Databricks run that stands for the row.
+        accepted_repair_id: The repair of that run that stands for the row.
+        page_url: The run's page.
+        reason: Why, for people.
+        control_status: What the control table says now; None when it has no such row.
+        superseded: Whether the control table was not written because the row had been corrected.
+    """
 
     entry_id: int
     run_id: int
@@ -116,16 +161,23 @@ class Closed:
     page_url: str | None
     reason: str
     control_status: str | None
-    #: Whether it was closed without writing the control table, because the row had been corrected.
     superseded: bool = False
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What waits at this moment: rows a dispatch would take, and the age in seconds of the oldest (None if none).
+    """How many rows wait at this moment, and for what.
 
-    ``untakeable`` rows are shown by the view, but no dispatch can take them as they are (``Untakeable``). ``locked``
-    counts rows that would be ready if somebody else did not hold them all locked at this moment.
+    Attributes:
+        ready: Rows that a dispatch would take.
+        oldest_seconds: The age of the oldest of them; None without any.
+        backing_off: Rows that were put off and whose time has not come.
+        quarantined: Rows that were refused for good.
+        in_hand: Rows that a living dispatcher works on.
+        extra: Further counts by name, such as ``unresolved``.
+        question: What the ledger asks its operator before anything is dispatched; empty when it asks nothing.
+        untakeable: Rows that the view shows and no dispatch can take as they are (``Untakeable``).
+        locked: Rows that would be ready if somebody else did not hold them locked at this moment.
     """
 
     ready: int
@@ -134,7 +186,6 @@ class Backlog:
     quarantined: int = 0
     in_hand: int = 0
     extra: Mapping[str, int] = field(default_factory=dict)
-    #: What the ledger asks of its operator before anything is dispatched, empty where nothing is asked.
     question: str = ""
     untakeable: int = 0
     locked: int = 0
@@ -142,9 +193,12 @@ class Backlog:
 
 @dataclass(frozen=True)
 class SignOfLife:
-    """What is known of a dispatcher: whether it lives, whether one of that name left properly, when it was last seen.
+    """What is known of a dispatcher.
 
-    One that is not alive may only have lost its connection for a moment, or be about to start anew.
+    Attributes:
+        alive: Whether it lives. One that does not may only have lost its connection, or be about to start again.
+        left: Whether a dispatcher of that name left properly.
+        seconds_ago: Seconds since it was last seen.
     """
 
     alive: bool
@@ -155,85 +209,94 @@ class SignOfLife:
 class ControlPlane(Protocol):
     """The control table and the ledger beside it, as one dispatcher sees them.
 
-    Each method is one transaction. Every write is guarded by our ownership of the entry, so a dispatcher that lost its
-    claim writes nothing. Raises ControlPlaneUnavailable when the database does not answer, ConfigurationError when
-    it is not as configured; every method may be called again after ControlPlaneUnavailable and continues.
+    Each method is one transaction. Every write is guarded by our ownership of the entry: a dispatcher that lost its
+    claim writes nothing.
+
+    Raises:
+        ControlPlaneUnavailable: The database does not answer. The method may be called again and continues.
+        ConfigurationError: The database is not as configured.
     """
 
     def backlog(self) -> Backlog:
-        """Count what waits; one cheap query."""
+        """Count what waits, with one cheap query."""
 
     def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
-        """The rows that a dispatch may take, at most ``limit``; takes nothing.
+        """The rows that a dispatch may take, oldest first; rows that were put off before come last. Takes nothing.
 
-        The oldest come first, and rows that were left for later after those that were not tried yet. A few rows whose
-        run id the ledger cannot hold come in addition to the limit, so that they are told. With ``seen`` the next rows
-        are read: those neither among them nor locked by somebody else at this moment.
+        Args:
+            limit: The most rows. A few rows whose run id the ledger cannot hold come on top, so that they are reported.
+            seen: Rows to leave out. With it, rows that somebody else holds locked are left out as well.
         """
 
     def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
-        """Rows that the view shows and no dispatch can take as they are, at most ``limit``, with the reasons.
+        """Rows that the view shows and no dispatch can take as they are, with the reasons. Takes nothing.
 
-        With ``run_ids`` only among these rows. Takes nothing.
+        Args:
+            limit: The most rows.
+            run_ids: Looks only among these rows.
         """
 
     def held(self, run_ids: Collection[int]) -> set[int]:
-        """Those of the waiting rows that somebody else holds locked at this moment. Takes nothing."""
+        """The run ids of waiting rows that somebody else holds locked at this moment. Takes nothing."""
 
     def shown(self, run_ids: Collection[int]) -> list[RawRow]:
-        """Those of the rows that still wait, as the view shows them now, in no order."""
+        """The rows that still wait, as the view shows them now, in no order."""
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Take the jobs that are still WAITING and free, as they are now; others are left out.
 
-        What cannot be closed is not to be started: an entry whose row the control table would not take comes back
-        DEFERRED, with the reason.
+        What cannot be closed is not started: an entry whose row the control table would not take comes back DEFERRED,
+        with the reason.
         """
 
     def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
-        """Record those of the rows that are to be refused as they are now as quarantined, and return them."""
+        """Quarantine the rows that still break their rules, and return these."""
 
     def rescue(self, limit: int) -> list[Entry]:
-        """Take entries that a dead dispatcher left in SENDING or ACCEPTED, whether or not the view still has them."""
+        """Take entries that a dead dispatcher left in SENDING or ACCEPTED, also when the view has lost the row."""
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
-        """The named entries that are ours or can be taken over now, as they stand."""
+        """The entries as they stand, as far as they are ours or can be rescued now."""
 
     def intend(self, intents: Sequence[Intent]) -> set[int]:
         """Commit the intents; returns the ids of the entries that may be sent now.
 
-        Left out are those whose row left WAITING, was taken by another dispatcher, or was corrected since it was
-        claimed. Of the latter, ``resume`` gives what is to be done now.
+        An entry is left out when its row left WAITING, was taken by another dispatcher, or was corrected since it was
+        claimed. ``resume`` gives what a corrected row asks for now.
         """
 
     def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
-        """What the ledger knows of these runs, the newest first; asked before one that was found is taken."""
+        """What the ledger knows of these runs, newest first; read before a run that was found is taken."""
 
     def record(self, changes: Sequence[Change]) -> set[int]:
-        """Write what was learned; at most one change for each entry.
+        """Write what was learned, at most one change for each entry.
 
-        Gives the ids of the entries that were to take a run which they ``found`` and which became another row's since
-        ``known_runs`` was asked: these are in doubt as before.
+        Returns the ids of entries whose ``found`` run became another row's since ``known_runs`` was read. Their calls
+        are in doubt as before.
         """
 
     def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
         """Write the control table for entries that are ACCEPTED or QUARANTINED, and close them.
 
-        A table that is too slow for all at once is written in several transactions; once ``go_on`` says no, the rest
-        stays for later.
+        A table that is too slow for all at once is written in several transactions. Rows that somebody else holds
+        locked stay open for the next dispatch.
 
-        Rows that somebody else holds locked stay for the next dispatch. Entries closed before are told again, whoever
-        closed them: an earlier step may have been another dispatcher.
+        Args:
+            entry_ids: The entries; those in other states are left as they are.
+            go_on: Asked between transactions; once it says no, the rest stays open.
+
+        Returns:
+            The entries that are closed, also those that were closed before, by whomever.
         """
 
     def register(self) -> None:
-        """Become a dispatcher now, before the first write does it, so that others can see that this one lives."""
+        """Become a dispatcher before the first write does it, so that others can see that this one lives."""
 
     def signs_of_life(self, actors: Collection[str]) -> Mapping[str, SignOfLife]:
-        """What is known of the dispatchers with these names; who never registered is left out."""
+        """What is known of the dispatchers with these names, by name; one that never registered is left out."""
 
     def heartbeat(self) -> None:
-        """Say that this dispatcher lives; cheap, may be called often."""
+        """Say that this dispatcher lives. It is cheap and may be called often."""
 
     def end(self) -> None:
-        """Give up all claims that are not SENDING's business and leave; never raises."""
+        """Give up all claims but those of entries in SENDING, and leave. Never raises."""

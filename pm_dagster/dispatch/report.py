@@ -22,7 +22,19 @@ _ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One row after the dispatch. ``control_status`` is what the control table says now, None if unknown."""
+    """One row after the dispatch.
+
+    Attributes:
+        run_id: The control plane's id of the row; None when it has none that can be read.
+        branch: What the row needed.
+        outcome: How it left the dispatch.
+        reason: Why, for people.
+        databricks_run_id: The run that stands for the row.
+        repair_id: The repair of that run that stands for the row.
+        page_url: The run's page.
+        control_status: What the control table says now; None when that is not known.
+        since: When the work arrived, for a row that could not be read.
+    """
 
     run_id: int | None
     branch: Branch
@@ -39,9 +51,17 @@ class ReportRow:
 class Report:
     """The result of one dispatch.
 
-    ``read`` rows came from the view, ``rescued`` were left by a dead dispatcher, ``scheduled`` were written as
-    SCHEDULED; ``left`` were claimed but not sent before the deadline; ``further`` are the rows that were read in place
-    of others. Times are seconds; ``api_seconds`` sums over calls.
+    Attributes:
+        read: Rows that were looked at.
+        rescued: Entries that a dead dispatcher had left.
+        rows: A line for each row.
+        scheduled: Rows that were written as SCHEDULED.
+        left: Entries that were claimed but not sent before the deadline.
+        calls: Calls to the Jobs API.
+        api_seconds: Their duration, summed over all calls.
+        seconds: Duration of the dispatch.
+        throttled: Calls that were answered 429.
+        further: Rows that were read in place of rows that could not be claimed.
     """
 
     read: int = 0
@@ -53,7 +73,6 @@ class Report:
     api_seconds: float = 0.0
     seconds: float = 0.0
     throttled: int = 0
-    oldest_waiting_seconds: float | None = None
     further: list[RawRow] = field(default_factory=list)
 
     def counts(self, branch: Branch) -> dict[str, int]:
@@ -134,7 +153,7 @@ def _answered_earlier(entry: Entry, closed: Closed, outcome: Outcome) -> ReportR
 
 
 def report_line(report: Report) -> str:
-    """The numbers of a report as one line of output, which ``report_in`` finds again."""
+    """The numbers of a report as one line of output; ``report_in`` reads it."""
     return _LINE_BEGINS + json.dumps(report.as_json())
 
 

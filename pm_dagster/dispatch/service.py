@@ -192,6 +192,7 @@ class Dispatch:
             ProcessManagerError: What a step raises. Rows that were closed until then stay closed.
         """
         limit = limit or self._settings.dispatch_limit
+        _log.info("dispatch started", extra=fields(limit=limit, deadline=self._settings.deadline_seconds))
         claimed = self.claim(self.read(limit) if rows is None else rows, limit)
         entries = claimed.new + claimed.repair
         sent = self.send(entries)
@@ -208,7 +209,6 @@ class Dispatch:
         At most ``limit`` rows are taken, by default as many as ``rows`` has. Where fewer can be had, because others
         hold or took them or they are refused, the next ones are read: no row keeps back those behind it.
         """
-        _log.info("dispatch started", extra=fields(rows=len(rows), limit=limit))
         rescued = self.control.rescue(self._settings.dispatch_limit)
         wanted = limit or len(_keys(rows))
         looked_at = within(rows, wanted)
@@ -431,7 +431,7 @@ def _log_claim(claimed: Claimed) -> None:
         else:
             _log.debug("claimed", extra=of_the_row)
     for row in claimed.refused:
-        _log.warning("row refused", extra=fields(run_id=row.run_id, reason=scrubbed(row.reason)))
+        _log.info("row refused", extra=fields(run_id=row.run_id, reason=scrubbed(row.reason)))
     counts = fields(
         new=len(claimed.new),
         repair=len(claimed.repair),

@@ -1,9 +1,7 @@
-"""Rows that the view shows and no dispatch can take as they are: why, and what to do.
+"""Rows that the view shows and no dispatch can take as they are: why, and what to do about them.
 
-Put here: the reasons and their words. Keep out: where the facts come from.
-
-A dispatch takes a row when the view shows it *and* the control table's own row says so by the same comparison that
-guards every later step. A row for which only one of the two holds would be read in every pass and taken in none.
+A dispatch takes a row when the view shows it *and* the control table's own row is WAITING by the comparison that guards
+every later step. A row for which only one of the two holds is read in every dispatch and taken in none.
 """
 
 from __future__ import annotations
@@ -17,10 +15,14 @@ from pm_dagster.dispatch.waiting_job import shown_value
 
 @dataclass(frozen=True)
 class Untakeable:
-    """One such row; ``run_id`` is None when it has none that the ledger can hold.
+    """A row that no dispatch can take.
 
-    ``settled`` says that the row was dispatched before and has another status since: the view merely still shows it,
-    and no work is lost.
+    Attributes:
+        run_id: The control plane's id of the row; None when it has none that the ledger can hold.
+        reason: Why it cannot be taken.
+        remedy: What to do about it.
+        settled: Whether the row was dispatched before and has another status since. The view only still shows it, and
+            no work is lost.
     """
 
     run_id: int | None
@@ -33,10 +35,16 @@ class Untakeable:
 class RowFacts:
     """What view and control table say of a row that the view shows.
 
-    ``status`` is what the table says, None when it has no such row that we can see, or says nothing; ``waits`` whether
-    the table itself takes that for waiting. ``view_status`` is what the view's own status column says, where it has
-    one that does not say waiting. ``lockable`` is false when row security keeps us from locking it, ``met`` true when
-    the ledger has an entry of the row.
+    Attributes:
+        run_id: The value of the view's id column.
+        has_place: Whether the ledger can hold that id.
+        in_table: Whether the control table has such a row that we can see.
+        status: The table's status; None when it has no such row, or no status.
+        waits: Whether the table itself takes that status for waiting.
+        view_status: The status that the view shows, where it has such a column and that does not say waiting.
+        view_waits: Whether the view's own status says waiting.
+        lockable: Whether row security lets us lock the row.
+        met: Whether the ledger has an entry of the row.
     """
 
     run_id: object
@@ -51,7 +59,7 @@ class RowFacts:
 
 
 def untakeable(facts: RowFacts, settings: Settings, *, row_security: bool = False) -> Untakeable | None:
-    """Why the row can never be taken as it is, None when it can. ``row_security`` says that it is active for us."""
+    """Why the row cannot be taken as it is; None when it can. ``row_security`` is whether it applies to our user."""
     view, table = _view(settings), settings.control_table
     waiting, column = settings.status_waiting, settings.column_run_id
     number = int(facts.run_id) if facts.has_place and isinstance(facts.run_id, (int, Decimal)) else None

@@ -1,7 +1,4 @@
-"""One row of the view, as work to do: the waiting job, its branch, and why a row may be refused.
-
-Put here: how a raw row becomes a ``WaitingJob`` or a ``RefusedRow``. Keep out: where rows come from.
-"""
+"""One row of the view: as it was read, as a job that can be dispatched, or as a row that is refused."""
 
 from __future__ import annotations
 
@@ -34,10 +31,16 @@ class Branch(StrEnum):
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as the view gave it: unchecked values, by the words of this project.
+    """A row as the view gave it, with unchecked values.
 
-    ``parameters`` maps the name of a job parameter to the value of its column; ``since`` is when the work arrived.
-    ``unreadable`` says why the view could not show the row's values, which are then missing.
+    Attributes:
+        run_id: The control plane's id of the row.
+        job_id: The id of the Databricks job.
+        previous_run_id: The Databricks run to repair; None for a new run.
+        parameters: Job parameters: the value of the column of each.
+        since: When the work arrived.
+        in_control_table: Whether the control table has the row.
+        unreadable: Why the view could not show the row's values, which are then missing; empty when it could.
     """
 
     run_id: object
@@ -51,7 +54,7 @@ class RawRow:
 
 @dataclass(frozen=True)
 class WaitingJob:
-    """A row that can be dispatched: ids are 64-bit integers, job parameters are strings."""
+    """A row that can be dispatched. Ids are 64-bit integers, job parameters are strings."""
 
     run_id: int
     job_id: int
@@ -73,7 +76,7 @@ class WaitingJob:
 
 @dataclass(frozen=True)
 class RefusedRow:
-    """A row that breaks its own rules; ``run_id`` is None when even that cannot be read."""
+    """A row that cannot be dispatched, and why; ``run_id`` is None when even that cannot be read."""
 
     run_id: int | None
     branch: Branch
@@ -148,8 +151,8 @@ def _waiting_job(row: RawRow, occurrences: int) -> WaitingJob:
 def sort_rows(rows: Sequence[RawRow]) -> tuple[list[WaitingJob], list[RefusedRow]]:
     """Split rows of the view into those that can be dispatched and those that cannot, keeping their order.
 
-    A ``run_id`` that stands more than once is refused once, with all its rows: any choice among them could run the
-    wrong work.
+    A ``run_id`` that occurs more than once is refused once, for all its rows: any choice among them could run the wrong
+    work.
     """
     occurrences = Counter(_hashable_ids(rows))
     jobs: list[WaitingJob] = []
@@ -166,12 +169,12 @@ def sort_rows(rows: Sequence[RawRow]) -> tuple[list[WaitingJob], list[RefusedRow
 
 
 def row_key(row: RawRow) -> int | None:
-    """The id under which the ledger can keep the row, None when it has none of the kind."""
+    """The id under which the ledger can keep the row; None when its id is no 64-bit number."""
     return _key_of(_as_int(row.run_id))
 
 
 def within(rows: Sequence[RawRow], limit: int) -> list[RawRow]:
-    """The first ``limit`` of the rows that the ledger can keep, and all others, which are only told."""
+    """The first ``limit`` of the rows that the ledger can keep, and all others, which are only reported."""
     room = itertools.count(1)
     return [row for row in rows if row_key(row) is None or next(room) <= limit]
 

@@ -1,7 +1,4 @@
-"""What a dispatch shows of itself in the Dagster UI: numbers to plot, and a table of rows with links.
-
-Put here: wording and form. Keep out: counting (``core.report``).
-"""
+"""What a dispatch shows of itself in the Dagster UI: numbers to plot, and a table of rows with links."""
 
 from datetime import UTC, datetime
 from typing import Any
