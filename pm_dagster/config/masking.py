@@ -27,8 +27,8 @@ _WEB_TOKEN = re.compile(
     r"([A-Za-z0-9_-]*?)\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"
 )
 _SHORTEST_SECRET = 4
-#: Of a secret at least this long, a beginning or end of ``_PIECE`` characters is masked as well: whoever wrote the text
-#: may have cut it. A shorter one may share as much with a word that people have to read.
+#: Of a secret at least this long, a beginning or end of ``_PIECE`` characters or more is masked as well: other programs
+#: may have cut the text. A shorter secret may share as much with a word that people have to read.
 _LONG_SECRET, _PIECE = 20, 8
 #: The secrets that were registered, the newest last. Rotated ones fall out when as many came after them: every text
 #: is searched for all.
@@ -60,7 +60,7 @@ def scrubbed(text: str, secrets: Iterable[str | None] = ()) -> str:
 
 @lru_cache(maxsize=2 * _MOST_REGISTERED)
 def _forms(secret: str) -> frozenset[str]:
-    """A secret as other programs write it: an error can echo what was sent, in the form in which it was sent."""
+    """A secret as other programs write it: an error can repeat what was sent, in the form in which it was sent."""
     raw = secret.encode("utf-8", "surrogateescape")
     escaped = quote(raw, safe="")
     written = {
@@ -96,7 +96,7 @@ def _without_ends(text: str, secret: str) -> str:
     """``text`` without a beginning or an end of a long secret."""
     if len(secret) < _LONG_SECRET:
         return text
-    # Back to front, an end is a beginning; the mask is the same both ways.
+    # In the reversed text an end is a beginning, and the mask reads the same.
     return _without_beginnings(_without_beginnings(text, secret)[::-1], secret[::-1])[::-1]
 
 

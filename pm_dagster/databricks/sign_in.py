@@ -62,7 +62,7 @@ _HOSTED_BY = ("DATABRICKS_CONFIG_PROFILE", "DATABRICKS_AZURE_RESOURCE_ID", "DATA
 _NOTHING_FITS = "cannot configure default credentials"
 _NO_HOST = "no workspace is configured: set DATABRICKS_HOST (and DATABRICKS_TOKEN or other DATABRICKS_*/ARM_*)"
 _IN_CLEAR = (
-    "DATABRICKS_HOST is {host}: our token would travel readable for everybody on the way; use https,"
+    "DATABRICKS_HOST is {host}: our token would travel readable for anybody on the way; use https,"
     " or set PM_ALLOW_HTTP=true"
 )
 
@@ -105,7 +105,13 @@ def _is_scheme_and_host(url: str) -> bool:
 def workspace_client(environment: Mapping[str, str], settings: Settings) -> WorkspaceClient:
     """A client that signs in as the variables say; makes no call for a personal access token.
 
-    Raises as ``signed_in``.
+    Args:
+        environment: ``DATABRICKS_*`` and ``ARM_*`` variables, without references to secrets.
+        settings: The time-out of a call in seconds, and whether a token may travel without TLS.
+
+    Raises:
+        ConfigurationError: Host or credentials are missing or contradict each other.
+        WorkspaceUnavailable: The workspace does not say how to sign in.
     """
     return WorkspaceClient(config=signed_in(environment, settings))
 
@@ -119,7 +125,7 @@ def signed_in(environment: Mapping[str, str], settings: Settings) -> Config:
     host = environment.get("DATABRICKS_HOST")
     if host or not _finds_host(environment):
         check_host(host, allow_http=settings.allow_http)
-    way = sign_in(environment)
+    way = way_to_sign_in(environment)
     given = arguments(environment, way)
     strategy = ManagedIdentity() if way == MANAGED_IDENTITY else ClientSecret(allow_http=settings.allow_http)
     timeout = settings.http_timeout_seconds
@@ -160,7 +166,7 @@ def _failure(error: Exception, environment: Mapping[str, str], way: str | None) 
     return ConfigurationError(f"the workspace credentials cannot be used: {first_line}")
 
 
-def sign_in(environment: Mapping[str, str]) -> str | None:
+def way_to_sign_in(environment: Mapping[str, str]) -> str | None:
     """The one way to sign in that the variables describe, by the SDK's name for it; None leaves it to the SDK.
 
     The SDK then tries what is on this machine: Azure CLI, Databricks CLI, a profile of ~/.databrickscfg, the identity
@@ -203,8 +209,8 @@ def arguments(environment: Mapping[str, str], way: str | None) -> dict[str, Any]
         foreign = bool(family and attribute.auth and attribute.auth != family)
         value = "" if foreign else environment.get(attribute.env, "")
         if value or foreign or os.environ.get(attribute.env):
-            # Nothing, in the attribute's type: the SDK would make a number of an empty text, and fail.
-            given[attribute.name] = value or attribute.transform()
+            # The SDK would make a number of an empty text, and fail.
+            given[attribute.name] = value or (0 if attribute.transform in (int, float, bool) else "")
     return given | ({"auth_type": way} if way else {})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.sign_in import is_configured, sign_in, signed_in
+from pm_dagster.databricks.sign_in import is_configured, signed_in, way_to_sign_in
 from pm_dagster.errors import ConfigurationError
 
 _HOST = {"DATABRICKS_HOST": "https://adb-1.2.azuredatabricks.net"}
@@ -35,7 +35,7 @@ _MSI = {"ARM_USE_MSI": "true"}
     ],
 )
 def test_ways(variables: dict[str, str], way: str | None) -> None:
-    assert sign_in(variables) == way
+    assert way_to_sign_in(variables) == way
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_ways(variables: dict[str, str], way: str | None) -> None:
 )
 def test_contradictions_name_the_variables_and_the_way_out(variables: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as caught:
-        sign_in(variables)
+        way_to_sign_in(variables)
     assert "made-up" not in str(caught.value)
 
 

@@ -213,14 +213,14 @@ class _LookUp:
 
 
 class StorePrecedence:
-    """What was set before any store was asked: a store completes it and overrides nothing of it."""
+    """Which unset variables a whole store is asked for: it completes what was set and overrides nothing of it."""
 
     def __init__(self, given: Mapping[str, str]) -> None:
         self._given = dict(given)
         self._has_url = bool(given.get(_URL))
 
     def from_store(self, variable: str, now: Mapping[str, str]) -> bool:
-        """True when an unset variable is to be taken from the store; ``now`` is what is known so far."""
+        """True when an unset variable is taken from the store; ``now`` holds the values that are known so far."""
         if variable == "DATABRICKS_TOKEN":
             # The SDK takes half a second to import, and most commands need only the database.
             from pm_dagster.databricks.sign_in import is_configured  # noqa: PLC0415

@@ -2,8 +2,9 @@
 
 azure-identity is an extra (``azure``) and imported when first used: the cluster's image does not have it.
 
-Identities live as long as the process: they keep tokens until these are about to expire, and read their own secret
-(``AZURE_*`` variables, managed identity, Azure CLI ...) when they are made.
+Identities live as long as the process: they keep tokens until these are about to expire. azure-identity reads the
+secret of the default identity from the process (``AZURE_*`` variables, managed identity, Azure CLI ...), so there is
+one of it for all workspaces and databases of a process.
 """
 
 from __future__ import annotations
