@@ -4,6 +4,7 @@ Put here: when to start. Keep out: which rows; a run finds them itself, so repla
 """
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -24,12 +25,12 @@ _log = logging.getLogger(__name__)
 _UNKNOWN = Location()
 
 
-def process_manager() -> "UnresolvedAssetJobDefinition":
-    """The job of a dispatch, with the tag of the control table that this process' variables lead to."""
+def process_manager(environment: Mapping[str, str]) -> "UnresolvedAssetJobDefinition":
+    """The job of a dispatch, with the tag of the control table that these variables lead to."""
     return dg.define_asset_job(
         names.JOB,
         selection=dg.AssetSelection.assets(names.WAITING_JOBS, names.DISPATCHED_JOBS),
-        tags={**names.JOB_TAGS, **single_flight()},
+        tags={**names.JOB_TAGS, **single_flight(environment)},
         # A step costs 65 to 140 ms in process and 4 to 7 s in a process of its own (measured on 2 cores).
         executor_def=dg.in_process_executor,
         description=(

@@ -6,7 +6,7 @@ Put here: which of the core's answers is a success, a retry or a failure in Dags
 how the outcome is shown (``cluster_metadata``).
 """
 
-import os
+from collections.abc import Mapping
 from typing import Protocol
 
 import dagster as dg
@@ -25,6 +25,9 @@ from pm_dagster.orchestration.retries import RETRY, translated
 class ClusterWorkspace(Protocol):
     """A workspace that has not been connected to yet."""
 
+    def environment(self) -> Mapping[str, str]:
+        """The variables from which settings are read."""
+
     def deployed_jobs(self, settings: Settings) -> DeployedJobs:
         """The Jobs API of the workspace."""
 
@@ -32,6 +35,7 @@ class ClusterWorkspace(Protocol):
 process_manager_on_cluster = dg.AssetSpec(
     names.ON_CLUSTER,
     group_name=names.GROUP,
+    owners=names.OWNERS,
     deps=[mm_run_wait_vw],
     kinds={"databricks", "spark"},
     description=(
@@ -65,7 +69,7 @@ def run_deployed_job(
 
 def _dispatched(context: dg.OpExecutionContext, config: ClusterConfig, databricks: ClusterWorkspace) -> LaunchOutcome:
     # Nothing of the database: whoever only starts the job needs no way into it.
-    settings = settings_from(os.environ)
+    settings = settings_from(databricks.environment())
     order = Order(
         token=token_of(context.run.run_id),
         job_name=config.job_name,

@@ -31,13 +31,14 @@ from pm_dagster.orchestration.run_log import events_go_to
 @contextmanager
 def _step(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Iterator[None]:
     """Run a step of the dispatch: its errors in Dagster's terms, its events in the run's log."""
-    with events_go_to(context.log), translated():
+    with events_go_to(context.log, context.instance), translated():
         yield
 
 
 mm_run_wait_vw = dg.AssetSpec(
     names.VIEW,
     group_name=names.GROUP,
+    owners=names.OWNERS,
     kinds={"postgres", "view"},
     description=(
         "The view of the control plane that lists every job whose state is WAITING. It belongs to the control plane's "
@@ -49,6 +50,7 @@ mm_run_wait_vw = dg.AssetSpec(
 @dg.asset(
     name=names.WAITING_JOBS,
     group_name=names.GROUP,
+    owners=names.OWNERS,
     deps=[mm_run_wait_vw],
     kinds={"pandas"},
     retry_policy=RETRY,
@@ -172,6 +174,7 @@ def mark_scheduled(
 @dg.graph_asset(
     name=names.DISPATCHED_JOBS,
     group_name=names.GROUP,
+    owners=names.OWNERS,
     kinds={"databricks", "postgres"},
     description=(
         "The waiting jobs after one dispatch: each row got a new run or a repair of its run in Databricks and is "

@@ -13,6 +13,8 @@ SENSOR: Final = "waiting_jobs_sensor"
 SCHEDULE: Final = "process_manager_schedule"
 CHECK: Final = "no_quarantined_rows"
 GROUP: Final = "process_manager"
+#: Whom the UI names for our assets.
+OWNERS: Final = ["team:process-manager"]
 
 #: Dagster ends a run that outlives this; a dispatch stops sending well before (``PM_DEADLINE_SECONDS``).
 MAX_RUNTIME_SECONDS: Final = 900

@@ -1,11 +1,9 @@
 """What a run holds while it lasts: the control table, the workspace, and the one dispatch over both.
 
-Put here: when they are opened and closed. Keep out: what becomes of environment variables (``credentials``,
-``workspace``). Credentials are looked up anew for each run and each tick, when they are first needed, so a rotated one
-needs no restart; they are in no resource config, so no UI, run or event can show them.
+Credentials are looked up anew for each run and each tick, when they are first needed, so a rotated one needs no
+restart; they are in no resource config, so no UI, run or event can show them.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +21,7 @@ from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.orchestration import names
+from pm_dagster.orchestration.environment import PREFIX_DESCRIPTION, environment_of
 
 
 class ControlTable:
@@ -31,8 +30,9 @@ class ControlTable:
     ``opens`` is called when either is first used: looking up credentials may fail, and then the op is retried.
     """
 
-    def __init__(self, opens: Callable[[], tuple[ControlPlane, Settings]]) -> None:
+    def __init__(self, opens: Callable[[], tuple[ControlPlane, Settings]], variable_prefix: str = "") -> None:
         self._opens = opens
+        self.variable_prefix = variable_prefix
 
     @cached_property
     def _opened(self) -> tuple[ControlPlane, Settings]:
@@ -64,6 +64,8 @@ class Workspace(Protocol):
 class ControlTableResource(dg.ConfigurableResource[ControlTable]):
     """The control table and its ledger. A field left empty takes its PM_* variable, or the default of that."""
 
+    variable_prefix: str = Field(default="", description=PREFIX_DESCRIPTION)
+
     concurrency: int | None = Field(default=None, ge=1, le=256, description="How many API calls are in flight at once.")
     deadline_seconds: float | None = Field(
         default=None, gt=0, le=840, description="A dispatch stops sending after this many seconds and leaves the rest."
@@ -85,7 +87,9 @@ class ControlTableResource(dg.ConfigurableResource[ControlTable]):
 
     def settings(self, environment: Mapping[str, str]) -> Settings:
         """The settings of the deployment with this run's own values on top."""
-        mine: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        mine: dict[str, Any] = {
+            name: getattr(self, name) for name in type(self).model_fields if name != "variable_prefix"
+        }
         return replace(settings_from(environment), **{name: value for name, value in mine.items() if value is not None})
 
     @contextmanager
@@ -94,10 +98,10 @@ class ControlTableResource(dg.ConfigurableResource[ControlTable]):
         actor = _actor(context)
 
         def opens() -> tuple[ControlPlane, Settings]:
-            settings = self.settings(resolved(os.environ, DATABASE).environment)
+            settings = self.settings(resolved(environment_of(self.variable_prefix), DATABASE).environment)
             return PostgresControlPlane(settings, actor), settings
 
-        table = ControlTable(opens)
+        table = ControlTable(opens, self.variable_prefix)
         try:
             if context.run:
                 self._register(table, context)
@@ -128,13 +132,18 @@ class DispatchSession:
         return Dispatch(self._table.control, self._workspace.runs(settings), settings)
 
 
-@dg.resource(
-    required_resource_keys={"control_table", "databricks"},
-    description="The dispatch of this run, over the control table and the workspace.",
-)
-def dispatch_session(context: dg.InitResourceContext) -> DispatchSession:
-    """One session for each run, or for each step with the multiprocess executor; both continue from the ledger."""
-    return DispatchSession(context.resources.control_table, context.resources.databricks)
+class SessionResource(dg.ConfigurableResource[DispatchSession]):
+    """The dispatch of this run, over the control table and the workspace.
+
+    One for each run, or for each step with the multiprocess executor; both continue from the ledger.
+    """
+
+    control_table: dg.ResourceDependency[ControlTable]
+    databricks: dg.ResourceDependency[Workspace]
+
+    def create_resource(self, context: dg.InitResourceContext) -> DispatchSession:  # noqa: ARG002 the base class's signature
+        """The session; nothing is opened yet."""
+        return DispatchSession(self.control_table, self.databricks)
 
 
 def _actor(context: dg.InitResourceContext) -> str:

@@ -8,7 +8,6 @@ reference to a secret stands for itself. No password goes into it, so it stays w
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 
@@ -23,9 +22,8 @@ _PARTS = ("PM_POSTGRES_HOST", "PM_POSTGRES_PORT", "PM_POSTGRES_DATABASE", "PGSER
 _READABLE_LENGTH = 40
 
 
-def single_flight(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The tag of every dispatch of the control table that these variables (else this process' own) lead to."""
-    given = os.environ if environment is None else environment
+def single_flight(given: Mapping[str, str]) -> dict[str, str]:
+    """The tag of every dispatch of the control table that these variables lead to."""
     parts = {name: given.get(name, "") for name in _PARTS}
     parts |= {name: given.get(name, "") for name, part in LIBPQ_VARIABLES.items() if part in _PLACES}
     parts |= _places(given.get("PM_POSTGRES_URL", ""))

@@ -21,6 +21,7 @@ from pm_dagster.dispatch.ports import SignOfLife
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.dead_runs import RunFacts, Stage, Verdict, Worker, verdict
+from pm_dagster.orchestration.environment import environment_of
 from pm_dagster.orchestration.resources import ControlTable
 from pm_dagster.orchestration.single_flight import single_flight
 
@@ -68,7 +69,7 @@ class UnderWay:
 
 def look(instance: dg.DagsterInstance, table: ControlTable, location: Location) -> UnderWay:
     """Find the dispatches that are under way. While the ledger cannot be asked, each of them lives."""
-    records = [record for record in _records(instance, location) if _may_be_in_our_ledger(record.dagster_run)]
+    records = [record for record in _records(instance, location) if _may_be_in_our_ledger(record.dagster_run, table)]
     if not records:
         return UnderWay()
     try:
@@ -138,9 +139,9 @@ def _is_ours(run: dg.DagsterRun, location: Location) -> bool | None:
     return None if run.job_name == _OF_ASSETS else True
 
 
-def _may_be_in_our_ledger(run: dg.DagsterRun) -> bool:
+def _may_be_in_our_ledger(run: dg.DagsterRun, table: ControlTable) -> bool:
     """A run for another control table is not judged by our ledger, which may be a copy of its own."""
-    ((name, ours),) = single_flight().items()
+    ((name, ours),) = single_flight(environment_of(table.variable_prefix)).items()
     return run.tags.get(name, ours) == ours
 
 

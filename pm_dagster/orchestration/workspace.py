@@ -4,14 +4,14 @@ Put here: the way from our sign-in to dagster-databricks' client resource. Keep 
 and where their secrets come from (``credentials``).
 """
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import dagster as dg
 from dagster_databricks import DatabricksClientResource
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from databricks.sdk.credentials_provider import CredentialsStrategy
+from pydantic import Field
 
 from pm_dagster.config.credentials import WORKSPACE, resolved
 from pm_dagster.config.masking import scrubbed
@@ -22,6 +22,7 @@ from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.dispatch.ports import DatabricksRuns
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.launcher.deployed_job import DeployedJobs
+from pm_dagster.orchestration.environment import PREFIX_DESCRIPTION, environment_of
 
 _MESSAGE_LIMIT = 500
 
@@ -52,13 +53,19 @@ def databricks_client_resource(config: Config) -> DatabricksClientResource:
 class WorkspaceResource(dg.ConfigurableResource["WorkspaceResource"]):
     """The Databricks workspace, signed in to from DATABRICKS_* or ARM_* variables when a run first needs it."""
 
+    variable_prefix: str = Field(default="", description=PREFIX_DESCRIPTION)
+
+    def environment(self) -> Mapping[str, str]:
+        """The variables that this workspace is read from, as they are at this moment."""
+        return environment_of(self.variable_prefix)
+
     def client(self, settings: Settings) -> WorkspaceClient:
         """Sign in with the credentials of this moment.
 
         Raises ConfigurationError, WorkspaceUnavailable when signing in gets no answer, Unavailable when a credential
         cannot be looked up now.
         """
-        config = signed_in(resolved(os.environ, WORKSPACE).environment, settings)
+        config = signed_in(resolved(self.environment(), WORKSPACE).environment, settings)
         try:
             with databricks_client_resource(config).process_config_and_initialize_cm() as resource:
                 client: WorkspaceClient = resource.get_client().workspace_client

@@ -74,4 +74,4 @@ def test_rows_that_could_not_be_closed_on_the_way_are_told_and_closed_at_the_end
     result = world.dispatch()
     assert result.success
     assert world.database.statuses() == {1: "SCHEDULED"}
-    assert "closing put off: entries=1, error=the database restarts" in _logged(world.instance, result.run_id)
+    assert 'closing put off entries=1 error="the database restarts"' in _logged(world.instance, result.run_id)

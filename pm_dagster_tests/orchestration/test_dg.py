@@ -1,0 +1,54 @@
+"""The command `dg` finds the project by pyproject.toml, and assets say whose they are and where they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pm_dagster.definitions import defs
+
+_ROOT = Path(__file__).parents[2]
+_DG = Path(sys.executable).with_name("dg")
+
+
+def _dg(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environment |= {"VIRTUAL_ENV": sys.prefix, "DAGSTER_DISABLE_TELEMETRY": "1"}
+    return subprocess.run(
+        [_DG, *arguments], cwd=_ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
+    )
+
+
+@pytest.mark.slow
+def test_dg_checks_the_definitions() -> None:
+    done = _dg("check", "defs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All definitions loaded successfully" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_dg_lists_the_definitions() -> None:
+    done = _dg("list", "defs", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout[done.stdout.index("{") :])
+    assert {asset["asset_key"] for asset in found["assets"]} == {
+        "mm_run_wait_vw",
+        "waiting_jobs",
+        "dispatched_jobs",
+        "process_manager_on_cluster",
+    }
+
+
+def test_assets_name_their_owners_and_their_code() -> None:
+    graph = defs.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        assert graph.get(key).owners == ["team:process-manager"], key
+    for name, file in (("waiting_jobs", "dispatch_graph.py"), ("dispatched_jobs", "dispatch_graph.py")):
+        references = graph.get(dg.AssetKey(name)).metadata["dagster/code_references"]
+        assert any(file in str(each) for each in references.code_references), references
