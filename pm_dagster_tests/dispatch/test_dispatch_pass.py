@@ -639,3 +639,34 @@ def test_an_outage_that_stops_the_sending_is_logged(stage: Stage, caplog: pytest
     assert "single call" in names
     assert names[-1] == "sending stopped"
     assert _events(caplog)["sending stopped"]["error"] == "WorkspaceUnavailable"
+
+
+def test_claimed_entries_are_read_again_only_after_they_were_sent(stage: Stage) -> None:
+    stage.database.add(1)
+    dispatch = stage.dispatch()
+    assert isinstance(dispatch.control, InMemoryControlPlane)
+    claimed = dispatch.claim(dispatch.read())
+    ids = [entry.entry_id for entry in claimed.new]
+    dispatch.control.faults["resume"] = [ControlPlaneUnavailable("away")]
+    assert dispatch.take_up(ids) == claimed.new
+    dispatch.send(claimed.new)
+    with pytest.raises(ControlPlaneUnavailable):
+        dispatch.take_up(ids)
+    assert [entry.state for entry in dispatch.take_up(ids)] == [EntryState.ACCEPTED]
+
+
+def test_a_dispatch_logs_what_it_claimed_rescued_and_closed(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.database.add(1)
+    dead = stage.dispatch()
+    (entry,) = dead.claim(dead.read()).new
+    dead.control.intend([Intent(entry)])
+    dead.control.end()
+    stage.database.add(2)
+    with caplog.at_level("DEBUG", logger="pm_dagster.dispatch.service"):
+        stage.run()
+    events = [(r.getMessage(), r.fields) for r in caplog.records if r.name == "pm_dagster.dispatch.service"]  # type: ignore[attr-defined]
+    assert [name for name, _ in events] == [
+        "dispatch started", "rescued", "claimed", "rows claimed", "row closed", "row closed", "dispatch finished",
+    ]  # fmt: skip
+    assert [named["run_id"] for name, named in events if name in ("rescued", "claimed")] == [1, 2]
+    assert [named["scheduled"] for name, named in events if name == "dispatch finished"] == [2]
