@@ -1,7 +1,7 @@
 """The lineage of a dispatch, from the view to ``dispatched_jobs``. Each op runs one step of ``dispatch.service``.
 
-Every op asks the ledger how its entries stand, so a retry, a re-execution from failure and another process continue and
-repeat no call whose answer is known.
+An op reads from the ledger what its own process did not just claim. So a retry, a re-execution from failure and another
+process continue, and repeat no call whose answer is known.
 """
 
 from collections.abc import Iterator
