@@ -29,13 +29,16 @@ VERSIONS_LOCKS := $(wildcard $(VERSIONS_TESTS)/*.lock)
 # The tests wait for servers half of their time, so that two workers for each core are done sooner than one.
 WORKERS ?= $(shell python3 -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null || echo auto)
 
+# What builds the site of docs/.
+DOCS := .venv-docs
+
 # What the trials of `make chaos` found, from which the page is made.
 PROOF := .proof
 
 # For the time of a test only: the licence of the CLI and of this package is not open source.
 BUNDLES := databricks-bundles==1.22.1
 
-.PHONY: python-is-new-enough help setup demo dev test test-slow test-browser test-bundle test-runtime test-versions chaos bench release-check audit check format lock clean
+.PHONY: python-is-new-enough help setup demo dev test test-slow test-browser test-bundle test-runtime test-versions chaos bench release-check docs audit check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -108,6 +111,14 @@ bench: setup  ## measure how fast a dispatch is
 
 release-check: setup  ## build the wheel, look at it, and do the demo from it in an empty environment
 	$(BIN)/python -m pm_dagster_tests.release_check "$(abspath $(shell command -v $(UV)))"
+docs: $(DOCS)/.ready  ## build the site of docs/ in build/docs; a warning is an error
+	$(DOCS)/bin/python -m sphinx -E -W --keep-going -n -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
+# An environment of its own: the site needs nothing of ours, and we nothing of the site's.
+$(DOCS)/.ready: pyproject.toml uv.lock | $(STAMP)
+	UV_PROJECT_ENVIRONMENT=$(DOCS) $(UV) sync --quiet --locked --only-group docs --python "$$($(BIN)/python -c 'import sys; print(sys.executable)')"
+	@touch $@
 
 audit: setup  ## known vulnerabilities of what is locked; asks api.osv.dev
 	$(UV) audit --preview-features audit-command --locked $(if $(OSV_URL),--service-url $(OSV_URL))
@@ -132,5 +143,5 @@ lock:  ## resolve the dependencies anew within their bounds
 clean:  ## remove what the other targets made, the sandbox's data included
 	@# Ends what still runs there first: a server must not lose its folder.
 	@if [ -d .sandbox ] && [ -x $(BIN)/pm ]; then $(BIN)/pm sandbox reset; fi
-	rm -rf .venv .venv-runtime .versions .pgbouncer .uv .sandbox .proof .databricks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	rm -rf .venv .venv-docs .venv-runtime .versions .pgbouncer .uv .sandbox .proof .databricks build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	find pm_dagster pm_dagster_tests -name __pycache__ -prune -exec rm -rf {} +
