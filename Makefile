@@ -111,6 +111,7 @@ bench: setup  ## measure how fast a dispatch is
 
 release-check: setup  ## build the wheel, look at it, and do the demo from it in an empty environment
 	$(BIN)/python -m pm_dagster_tests.release_check "$(abspath $(shell command -v $(UV)))"
+
 docs: $(DOCS)/.ready  ## build the site of docs/ in build/docs; a warning is an error
 	$(DOCS)/bin/python -m sphinx -E -W --keep-going -n -q -b html docs build/docs
 	@echo "build/docs/index.html"
