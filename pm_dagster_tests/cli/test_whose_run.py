@@ -1,6 +1,6 @@
 """Which run is whose: corrected rows, rows of one file, one earlier run for two rows, a run of another job.
 
-Each over the real database and the local workspace, by unmodified ``pm`` processes.
+Each over the real database and the local workspace, by an unmodified ``pm``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import pytest
 
 from pm_dagster_tests.cli.world import JOB, World
 
-_ONCE = {"PM_CALL_TRIES": "1", "PM_SETTLE_SECONDS": "0"}
+#: What was lost is asked about at once in the next pass.
+_ONCE = {"PM_CALL_TRIES": "1", "PM_SETTLE_SECONDS": "0", "PM_CALL_BACKOFF_SECONDS": "0"}
 _OTHER_JOB = 2002
 
 

@@ -1,4 +1,4 @@
-"""A control plane and a workspace for the tests of `pm`, and the command as a process.
+"""A control plane and a workspace for the tests of `pm`, and the command.
 
 Put here: what several tests do. Keep out: expectations.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.in_process import run_pm
 
 JOB = 1001
 UNKNOWN_JOB = 999_999
@@ -52,7 +53,11 @@ class World:
         return subprocess.Popen(command, env=self.environment(**more), stdout=pipe, stderr=pipe, text=True)
 
     def pm(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run `pm` to its end."""
+        """Run `pm` to its end, in this process."""
+        return run_pm(*arguments, environment=self.environment(**more))
+
+    def pm_process(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run `pm` to its end in a process of its own, where that is what the test is about."""
         with self.start(*arguments, **more) as process:
             out, err = process.communicate(timeout=120)
             return subprocess.CompletedProcess(arguments, process.returncode, out, err)

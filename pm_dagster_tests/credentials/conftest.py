@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pm_dagster.config import entra, masking
-from pm_dagster.config.credentials import key_vault
+from pm_dagster.config import masking
 from pm_dagster.config.settings import Settings
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.net import retry
@@ -20,7 +19,15 @@ from pm_dagster_tests.credentials.entra_site import Entra
 from pm_dagster_tests.credentials.postgres_site import postgres_front
 from pm_dagster_tests.credentials.vault_site import Vault
 from pm_dagster_tests.credentials.workspace_site import WorkspaceSite
-from pm_dagster_tests.credentials.world import DATABASE_HOST, JOB, VAULT_HOST, WORKSPACE_HOST, Cloud, World
+from pm_dagster_tests.credentials.world import (
+    DATABASE_HOST,
+    JOB,
+    VAULT_HOST,
+    WORKSPACE_HOST,
+    Cloud,
+    World,
+    forget_identities,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +46,9 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
         patch.setattr(retry, "BRIEFLY", retry.Retry(pauses=(0.01, 0.01)))
         made = Cloud(folder=tmp_path, net=net, entra=directory, vault=vault, patch=patch)
         directory.client_secret = made.secret()
-        _forget()
+        forget_identities()
         yield made
-        _forget()
+        forget_identities()
 
 
 @pytest.fixture
@@ -67,10 +74,3 @@ def world(database_url: str, postgres: EmbeddedPostgres, cloud: Cloud) -> Iterat
             database=urlsplit(database_url).path.removeprefix("/"),
             passwords=passwords,
         )
-
-
-def _forget() -> None:
-    """As a new process: no identity, no client, no token."""
-    entra.default_identity.cache_clear()
-    entra.managed_identity.cache_clear()
-    key_vault._client.cache_clear()

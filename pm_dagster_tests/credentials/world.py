@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,8 @@ import dagster as dg
 import psycopg2
 import pytest
 
+from pm_dagster.config import entra
+from pm_dagster.config.credentials import key_vault
 from pm_dagster.definitions import build_definitions
 from pm_dagster.orchestration import names
 from pm_dagster_tests.credentials import entra_site
@@ -27,6 +28,7 @@ from pm_dagster_tests.credentials.internet import Internet
 from pm_dagster_tests.credentials.postgres_site import Front
 from pm_dagster_tests.credentials.vault_site import Vault
 from pm_dagster_tests.credentials.workspace_site import WorkspaceSite
+from pm_dagster_tests.in_process import run_pm
 
 JOB = 1001
 VAULT = "team-vault"
@@ -39,6 +41,13 @@ _INSERT = """
 INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, file_name, rgstr_file_time)
 VALUES (7, 'WAITING', %s, NULL, 'file.csv', now()) RETURNING run_id
 """
+
+
+def forget_identities() -> None:
+    """As a new process: no identity, no client, no token."""
+    entra.default_identity.cache_clear()
+    entra.managed_identity.cache_clear()
+    key_vault._client.cache_clear()
 
 
 @dataclass(kw_only=True)
@@ -128,10 +137,12 @@ class World(Cloud):
         return {"DATABRICKS_HOST": self.workspace.url, "DATABRICKS_TOKEN": self.token()}
 
     def pm(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run `pm` with these variables, to its end."""
-        command = [sys.executable, "-m", "pm_dagster.cli", *arguments]
-        environment = {**os.environ, **self.base, **variables}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        """Run `pm` with these variables in this process, to its end; it begins with no identity and leaves none."""
+        forget_identities()
+        try:
+            return run_pm(*arguments, environment={**os.environ, **self.base, **variables})
+        finally:
+            forget_identities()
 
     def dispatch(self, **variables: str) -> dict[str, Any]:
         """`pm dispatch`, which must run; gives the numbers. Nothing it prints shows a secret."""
