@@ -39,7 +39,7 @@ def run(
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         # A process begins without the secrets of another.
-        patch.setattr(masking, "_in_use", {})
+        patch.setattr(masking, "_registered", {})
         try:
             main()
         except SystemExit as end:

@@ -47,7 +47,7 @@ class World:
         }
 
     def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
-        """Start `pm`."""
+        """Start `pm` as a process of its own."""
         command = [sys.executable, "-m", "pm_dagster.cli", *arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self.environment(**more), stdout=pipe, stderr=pipe, text=True)
@@ -55,12 +55,6 @@ class World:
     def pm(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run `pm` to its end, in this process."""
         return run_pm(*arguments, environment=self.environment(**more))
-
-    def pm_process(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run `pm` to its end in a process of its own, where that is what the test is about."""
-        with self.start(*arguments, **more) as process:
-            out, err = process.communicate(timeout=120)
-            return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def json(self, *arguments: str, **more: str) -> dict[str, Any]:
         """Run `pm ... --json`, which must succeed, and give the one object on its standard output."""
