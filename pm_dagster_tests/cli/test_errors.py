@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,8 +11,12 @@ import pytest
 from pm_dagster_tests.cli.world import UNKNOWN_JOB, World
 
 
+#: How a line of the log begins, which standard error also carries.
+_EVENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (INFO|WARNING) ")
+
+
 def _one_line(text: str) -> str:
-    lines = text.strip().splitlines()
+    lines = [line for line in text.strip().splitlines() if not _EVENT.match(line)]
     assert len(lines) == 1, text
     assert lines[0].startswith("pm: ")
     return lines[0]
