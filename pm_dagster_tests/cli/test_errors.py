@@ -10,7 +10,6 @@ import pytest
 
 from pm_dagster_tests.cli.world import UNKNOWN_JOB, World
 
-
 #: How a line of the log begins, which standard error also carries.
 _EVENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z (INFO|WARNING) ")
 
