@@ -242,7 +242,9 @@ def _privileges(connection: Connection, settings: Settings) -> Finding:
     if not missing:
         open_schemas = ", ".join(catalog.open_schemas(connection))
         more = (
-            f"; EVERYBODY may create in schema {open_schemas}: `pm grants` says what to revoke" if open_schemas else ""
+            f"; every database user may create objects in schema {open_schemas}: `pm grants` says what to revoke"
+            if open_schemas
+            else ""
         )
         return Finding("privileges", ok=True, found=f"reads the view, updates the status, writes the ledger{more}")
     found = f"missing: {', '.join(missing)}"
@@ -259,7 +261,7 @@ def _workspace(environment: Mapping[str, str], settings: Settings, *, rows_reada
         client = connections.client(environment, settings)
         runs.append(connections.runs_of(client, settings))
         who, way = runs[0].check(), client.config.auth_type
-        return f"{client.config.host} takes us for {who}, signed in by {way} with databricks-sdk {sdk_version()}"
+        return f"{client.config.host} knows us as {who}, signed in by {way} with databricks-sdk {sdk_version()}"
 
     finding = _check("workspace", remedy, token)
     if not finding.ok or not rows_readable:

@@ -53,7 +53,7 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
         if row is None and not entries and not shown:
             raise ProcessManagerError(
                 f"there is no row with {settings.column_run_id} {run_id} in {settings.control_table}, and the ledger"
-                " has never met one"
+                " has no entry for it"
             )
         events = history.events(connection, [entry["entry_id"] for entry in entries])
         question = whereabouts.question(connection)

@@ -30,8 +30,8 @@ _DONE = {
 def command(*, moved: bool, copy: bool, as_json: bool) -> None:
     """Create or upgrade the ledger (schema process_manager). Running it again changes nothing.
 
-    A ledger that wakes up in another server or database than it was made in dispatches nothing before --moved or --copy
-    says which it is.
+    A ledger that is found in another server or database than the one where it was made dispatches nothing until
+    --moved or --copy says which it is.
     """
     from pm_dagster.ledger.migrate import initialise  # noqa: PLC0415
 

@@ -48,12 +48,10 @@ def _words(_context: click.Context, _parameter: click.Parameter, value: str | No
 
 @click.command("redrive")
 @click.argument("run_ids", type=RUN_ID, nargs=-1, metavar="[RUN_ID]...")
-@click.option(
-    "--reason", callback=_words, help="Of a class: rows with this text in their reason, in upper or lower case."
-)
-@click.option("--job", "job_id", type=RUN_ID, help="Of a class: rows of this Databricks job.")
-@click.option("--since", metavar="TIME", callback=_moment, help="Of a class: rows refused at this time or later.")
-@click.option("--before", metavar="TIME", callback=_moment, help="Of a class: rows refused before this time.")
+@click.option("--reason", callback=_words, help="Rows whose reason contains this text, in upper or lower case.")
+@click.option("--job", "job_id", type=RUN_ID, help="Rows of this Databricks job.")
+@click.option("--since", metavar="TIME", callback=_moment, help="Rows refused at this time or later.")
+@click.option("--before", metavar="TIME", callback=_moment, help="Rows refused before this time.")
 @click.option("--dry-run", is_flag=True, help="Count and show the rows; write nothing.")
 @json_option
 def command(
@@ -68,11 +66,11 @@ def command(
 ) -> None:
     """Put refused rows back to WAITING, after their cause is gone; doing it twice is harmless.
 
-    Either the rows RUN_ID..., or all of a class: by --reason, --job, --since and --before, of which several mean rows
-    for which all of them hold. A time without a zone is in the zone of the times that `pm status` shows.
+    Name the rows by RUN_ID..., or select them by --reason, --job, --since and --before; a row must match all that are
+    given. A time without a zone is in the zone of the times that `pm status` shows.
 
     Only rows that Process Manager refused (status FAILED, last ledger entry QUARANTINED) are put
-    back; others are left alone and told why.
+    back. Others are left as they are, and the reason is shown.
     """
     from pm_dagster.ledger.redrive import Which  # noqa: PLC0415
 

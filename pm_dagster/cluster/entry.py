@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pm_dagster.cluster.messages import Ended, log, log_to_stderr, one_line, say
+from pm_dagster.cluster.messages import Ended, log, log_events, log_to_stderr, one_line, say
 from pm_dagster.cluster.options import Options, read_options
 from pm_dagster.cluster.outcome_lines import LEFT, Line, outcome_lines
 from pm_dagster.cluster.outcome_table import table
@@ -32,24 +32,32 @@ from pm_dagster.errors import ProcessManagerError
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.stop_signals import stop_on_signal
 
+_LOG_SETTINGS = ("PM_LOG_LEVEL", "PM_LOG_FORMAT")
 
-def main(arguments: Sequence[str]) -> None:
+
+def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
     """Do the pass; returns when it ran and its report, if one was asked for, was written.
 
-    Raises Ended otherwise, after the log has said why: with status 1, or 2 for wrong usage.
+    Args:
+        arguments: The options of the command line.
+        environment: The variables with the settings and credentials.
+
+    Raises:
+        Ended: Otherwise, after the log has said why: with status 1, or 2 for wrong usage.
     """
     began = time.monotonic()
     options = read_options(arguments)
     log_to_stderr()
     try:
-        _run(options, began)
+        log_events(settings_from({name: environment.get(name, "") for name in _LOG_SETTINGS}))
+        _run(options, environment, began)
     except ProcessManagerError as error:
         reason = f"the pass could not run: {one_line(error)}"
     except KeyboardInterrupt:
         reason = "interrupted before the pass began; nothing was sent"
     except Exception as error:  # noqa: BLE001 nothing may leave but through the log, which takes the secrets out
         more = "; PM_DEBUG=1 shows where it came from"
-        if os.environ.get("PM_DEBUG", "0") not in ("", "0"):
+        if environment.get("PM_DEBUG", "0") not in ("", "0"):
             log.error("%s", traceback.format_exc().rstrip())
             more = ""
         reason = f"the pass ended by an error in itself: {type(error).__name__}: {one_line(error)}{more}"
@@ -59,9 +67,9 @@ def main(arguments: Sequence[str]) -> None:
     raise Ended(scrubbed(reason), 1)
 
 
-def _run(options: Options, began: float) -> None:
+def _run(options: Options, given: Mapping[str, str], began: float) -> None:
     report_file = ReportFile(options.report) if options.report else None
-    environment = resolved(os.environ).environment
+    environment = resolved(given).environment
     settings = settings_from(environment)
     runs = SdkRuns(workspace_client(environment, settings), settings)
     where, rows = _read_elsewhere(options, settings)

@@ -1,7 +1,4 @@
-"""What the entry says on its way: log lines and output without secrets.
-
-Put here: the form of both, and of the end. Keep out: what is said, and which texts are secrets (``workspace.scrub``).
-"""
+"""The form of what the entry says: log lines and output without secrets, and how the program ends."""
 
 from __future__ import annotations
 
@@ -11,7 +8,9 @@ import sys
 import time
 from contextlib import suppress
 
+from pm_dagster import logs
 from pm_dagster.config.masking import scrubbed
+from pm_dagster.config.settings import Settings
 
 log = logging.getLogger("process_manager")
 
@@ -43,6 +42,17 @@ def log_to_stderr() -> None:
     # Databricks' own handlers stay as they are.
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(handler)
+
+
+def log_events(settings: Settings) -> None:
+    """Send the events of the dispatch to standard error too, from PM_LOG_LEVEL on (info), in the form of PM_LOG_FORMAT.
+
+    In JSON the program's own lines are events as well, so that a collector reads one form.
+    """
+    as_json = settings.log_format == "json"
+    logs.configure(settings.log_level or "info", as_json=as_json, stream=sys.stderr)
+    if as_json:
+        log.handlers = list(logging.getLogger(logs.ROOT).handlers)
 
 
 def one_line(error: BaseException) -> str:

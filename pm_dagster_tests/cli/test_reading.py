@@ -154,4 +154,4 @@ def test_doctor_tells_of_a_schema_in_which_everybody_may_create(world: World) ->
     """What somebody makes there, an operator for one, could run with our rights; Postgres before 15 began so."""
     world.sql("GRANT CREATE ON SCHEMA public TO PUBLIC")
     found = {check["check"]: check["found"] for check in world.json("doctor")["checks"]}
-    assert "EVERYBODY may create in schema public" in found["privileges"]
+    assert "every database user may create objects in schema public" in found["privileges"]

@@ -45,7 +45,7 @@ def test_refused_rows_are_numbers_and_no_failure(world: ClusterWorld) -> None:
         [str(good), "new", "accepted"],
     ]
     assert str(UNKNOWN_JOB) in lines[1]
-    levels = [line.split()[1] for line in done.stderr.splitlines()]
+    levels = [line.split()[1] for line in done.stderr.splitlines() if " process_manager: " in line]
     assert levels == ["ERROR", "INFO"]
     assert "3 read, 1 scheduled, 2 refused, 0 left" in done.stderr
 

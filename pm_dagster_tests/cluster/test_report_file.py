@@ -167,7 +167,7 @@ def test_a_report_that_cannot_be_written_leaves_the_pass_and_its_numbers(world: 
     assert done.returncode == 1
     assert numbers_of(done)["scheduled"] == 20
     assert world.statuses() == {"SCHEDULED": 20}
-    levels = [line.split()[1] for line in done.stderr.splitlines()]
+    levels = [line.split()[1] for line in done.stderr.splitlines() if " process_manager: " in line]
     assert levels == ["ERROR", "INFO"]
     assert f"the pass ran, but the report {folder / 'report.xlsx'} could not be written" in done.stderr
 

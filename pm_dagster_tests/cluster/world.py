@@ -5,6 +5,7 @@ Put here: what several tests do. Keep out: expectations.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pm_dagster_tests.cli.world import World
 
 ENTRY = Path(__file__).parents[2] / "pm_dagster" / "cluster" / "process_manager.py"
 UNPACED = {"PM_RATE_RUN_NOW": "0", "PM_RATE_REPAIR": "0", "PM_RATE_GET_RUN": "0"}
+
+_EVENT = re.compile(r"\S+Z (INFO|WARNING) [a-z]")
 
 
 @dataclass
@@ -60,9 +63,9 @@ def numbers_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def the_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line of a pass that could not run."""
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert " CRITICAL process_manager: " in lines[0]
+    """The last line of a pass that could not run; before it are only events of the log, a line each."""
+    *events, last = done.stderr.strip().splitlines()
+    assert all(_EVENT.match(line) for line in events), done.stderr
+    assert " CRITICAL process_manager: " in last
     assert (done.returncode, done.stdout) == (1, "")
-    return lines[0]
+    return last
