@@ -20,3 +20,5 @@ html_title = "Process Manager"
 html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
