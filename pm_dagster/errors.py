@@ -22,9 +22,36 @@ error: it stays in the control table, and the next dispatch takes it again.
 
 from __future__ import annotations
 
-from pm_dagster.dispatch.answers import Kind
+from enum import StrEnum
 
 _FORBIDDEN = 403
+
+
+class Kind(StrEnum):
+    """What an answer is about."""
+
+    #: The workspace does not accept our token; nobody's call can succeed.
+    CREDENTIALS = "credentials"
+    #: The workspace does not accept the network that we call from.
+    NETWORK = "network"
+    #: Too many calls; later.
+    THROTTLED = "throttled"
+    #: A quota of the account is used up; it passes by itself, and nothing was started.
+    QUOTA = "quota"
+    #: It passes by itself, and whether the call took effect is not known.
+    MOMENT = "moment"
+    #: Not the Jobs API's answer: a wrong address, or something on the way.
+    FOREIGN = "foreign"
+    #: The run or secret that was asked for does not exist.
+    GONE = "gone"
+    #: We may not do this, or may not for the moment.
+    FORBIDDEN = "forbidden"
+    #: A no of the Jobs API that names this job, this run or these parameters.
+    NAMED = "named"
+    #: A no of the Jobs API that names none of them.
+    UNNAMED = "unnamed"
+    #: A no with an error code that is not known.
+    UNKNOWN = "unknown"
 
 
 class ProcessManagerError(Exception):

@@ -18,7 +18,6 @@ from pm_dagster.cli.findings import Finding, Missing, credentials
 from pm_dagster.cli.output import console, json_option, print_json, text
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
-from pm_dagster.dispatch.answers import Kind
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import (
@@ -26,6 +25,7 @@ from pm_dagster.errors import (
     Defect,
     EverybodyRefused,
     ForeignAnswer,
+    Kind,
     NotAdmitted,
     ProcessManagerError,
     Refused,

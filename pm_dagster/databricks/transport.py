@@ -25,11 +25,12 @@ from requests.exceptions import InvalidHeader, InvalidURL
 from urllib3.exceptions import LocationParseError, NewConnectionError
 
 from pm_dagster.config.masking import scrubbed
-from pm_dagster.dispatch.answers import Asked, Kind, classify
+from pm_dagster.dispatch.answers import Asked, classify
 from pm_dagster.errors import (
     AuthenticationFailed,
     ConfigurationError,
     ForeignAnswer,
+    Kind,
     NotAdmitted,
     ProcessManagerError,
     Refused,

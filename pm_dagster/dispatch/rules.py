@@ -24,7 +24,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import overload
 
-from pm_dagster.dispatch.answers import Kind
 from pm_dagster.dispatch.in_doubt import had_no_effect, has_intent, is_in_doubt, released
 from pm_dagster.dispatch.model import (
     Accept,
@@ -55,7 +54,7 @@ from pm_dagster.dispatch.model import (
 )
 from pm_dagster.dispatch.ports import Change, Event
 from pm_dagster.dispatch.waiting_job import RefusedRow, WaitingJob
-from pm_dagster.errors import AuthenticationFailed, ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
+from pm_dagster.errors import AuthenticationFailed, Kind, ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
 from pm_dagster.text import clause
 
 #: The only refusal that passes by itself.

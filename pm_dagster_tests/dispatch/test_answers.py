@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.dispatch.answers import Asked, Kind, classify
+from pm_dagster.dispatch.answers import Asked, classify
+from pm_dagster.errors import Kind
 
 START = Asked("/api/2.2/jobs/run-now", job_id=5, parameters={"RUN_ID": "17", "FILE_NAME": "please try again.csv"})
 READ = Asked("/api/2.2/jobs/runs/get", run_id=5)

@@ -6,8 +6,7 @@ import pickle
 
 import pytest
 
-from pm_dagster.dispatch.answers import Kind
-from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
+from pm_dagster.errors import Kind, ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
 
 _ERRORS: tuple[ProcessManagerError, ...] = (
     Refused("HTTP 400 no", status=400, error_code="INVALID_PARAMETER_VALUE", kind=Kind.NAMED),

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.answers import Kind
 from pm_dagster.dispatch.circuit_breaker import BreakerState, RefusalBreaker
 from pm_dagster.dispatch.model import (
     Answer,
@@ -42,6 +41,7 @@ from pm_dagster.errors import (
     AuthenticationFailed,
     EverybodyRefused,
     ForeignAnswer,
+    Kind,
     ProcessManagerError,
     Refused,
     WorkspaceUnavailable,
