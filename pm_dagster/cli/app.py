@@ -45,7 +45,7 @@ The five commands, in the order of use:
   pm dispatch          do it, once (Dagster does the same by itself)
   pm explain RUN_ID    why is this row where it is?
 
-The environment variables that matter (README.md has all of them):
+The environment variables that matter (docs/reference/settings.md has all of them):
 
 \b
   PM_POSTGRES_URL      database, as a libpq or JDBC URL; empty: libpq's own PG* variables

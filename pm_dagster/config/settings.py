@@ -206,7 +206,7 @@ def _part(name: str) -> str:
 
 _FIELDS = tuple(item for item in fields(Settings) if item.metadata)
 
-#: Every setting as (variable, default, help), in the order of the README's table.
+#: Every setting as (variable, default, help), in the order of the table in docs/reference/settings.md.
 SETTINGS: tuple[tuple[str, object, str], ...] = tuple(
     (item.metadata["variable"], item.default, item.metadata["help"]) for item in _FIELDS
 )
