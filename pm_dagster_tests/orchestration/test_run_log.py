@@ -68,4 +68,4 @@ def test_a_dispatch_tells_of_a_refused_row_in_its_run_log(world: World) -> None:
     result = world.dispatch()
     assert result.success
     told = _messages(world.instance, result.run_id)
-    assert any("run_id=1" in message or "entry=" in message or "rows" in message for message in told), told
+    assert any(message.startswith("row quarantined run_id=1 ") for message in told), told
