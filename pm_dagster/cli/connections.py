@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
 
     from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.dispatch.ports import ControlPlane
+    from pm_dagster.dispatch.ports import ControlPlane
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def start(folder: Path, environment: Mapping[str, str], *arguments: str) -> Disp
     number = len(list(folder.glob("*.out")))
     out, err = folder / f"{number}.out", folder / f"{number}.err"
     out.touch()
+    err.touch()
     process = _context.Process(target=_run, args=(arguments, dict(environment), str(out), str(err)))
     process.start()
     return Dispatcher(process, out, err)

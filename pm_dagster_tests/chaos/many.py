@@ -107,6 +107,7 @@ def start_stepwise(world: ChaosWorld) -> Dispatcher:
     number = len(list(world.folder.glob("*.out")))
     out, err = world.folder / f"{number}.out", world.folder / f"{number}.err"
     out.touch()
+    err.touch()
     process = get_context("forkserver").Process(target=_stepwise, args=(world.environment(), str(out), str(err)))
     process.start()
     started = Dispatcher(process, out, err)
@@ -116,14 +117,16 @@ def start_stepwise(world: ChaosWorld) -> Dispatcher:
 
 def _stepwise(environment: dict[str, str], out: str, err: str) -> None:
     dispatcher.become(environment, out, err)
+    import click  # noqa: PLC0415
+
     from pm_dagster.cli import connections  # noqa: PLC0415 imported in the fork, with its own environment
     from pm_dagster.dispatch.service import Dispatch  # noqa: PLC0415
     from pm_dagster.dispatch.worker import Sent  # noqa: PLC0415
     from pm_dagster.errors import ProcessManagerError  # noqa: PLC0415
 
-    settings = connections.settings()
+    call = click.Context(click.Command("stepwise"), obj=connections.Invocation(environment))
     try:
-        with connections.control_plane(settings) as control:
+        with call, connections.control_plane(settings := connections.settings()) as control:
             dispatch = Dispatch(control, connections.workspace_runs(settings), settings)
             claimed = dispatch.claim(dispatch.read())
             new, repair = ([entry.entry_id for entry in part] for part in (claimed.new, claimed.repair))
