@@ -9,7 +9,7 @@ import dagster as dg
 
 from pm_dagster.orchestration import automation, checks, cluster, dispatch_graph
 from pm_dagster.orchestration.environment import environment_of
-from pm_dagster.orchestration.resources import ControlTable, ControlTableResource, SessionResource, Workspace
+from pm_dagster.orchestration.resources import ControlTable, ControlTableResource, Workspace, dispatch_session
 from pm_dagster.orchestration.workspace import WorkspaceResource
 
 
@@ -46,7 +46,7 @@ def build_definitions(
         resources={
             "control_table": opened,
             "databricks": workspace,
-            "session": session or SessionResource(control_table=opened, databricks=workspace),
+            "session": session or dispatch_session,
         },
         executor=dg.in_process_executor,
     )

@@ -132,18 +132,17 @@ class DispatchSession:
         return Dispatch(self._table.control, self._workspace.runs(settings), settings)
 
 
-class SessionResource(dg.ConfigurableResource[DispatchSession]):
-    """The dispatch of this run, over the control table and the workspace.
+@dg.resource(
+    required_resource_keys={"control_table", "databricks"},
+    description="The dispatch of this run, over the control table and the workspace.",
+)
+def dispatch_session(context: dg.InitResourceContext) -> DispatchSession:
+    """One session for each run, or for each step with the multiprocess executor; both continue from the ledger.
 
-    One for each run, or for each step with the multiprocess executor; both continue from the ledger.
+    By keys, and no ``ResourceDependency``: Dagster opens a nested resource a second time for each resource that it is
+    nested in, and then a run would be two dispatchers with a connection each.
     """
-
-    control_table: dg.ResourceDependency[ControlTable]
-    databricks: dg.ResourceDependency[Workspace]
-
-    def create_resource(self, context: dg.InitResourceContext) -> DispatchSession:  # noqa: ARG002 the base class's signature
-        """The session; nothing is opened yet."""
-        return DispatchSession(self.control_table, self.databricks)
+    return DispatchSession(context.resources.control_table, context.resources.databricks)
 
 
 def _actor(context: dg.InitResourceContext) -> str:

@@ -10,10 +10,12 @@ import psycopg2
 import pytest
 
 from pm_dagster.config.settings import Settings
+from pm_dagster.definitions import build_definitions
 from pm_dagster.errors import ControlPlaneUnavailable
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTable, ControlTableResource
+from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.orchestration.conftest import World
 
 _DISPATCHERS = "SELECT actor, ended_at IS NULL FROM process_manager.dispatcher"
@@ -46,6 +48,23 @@ def test_a_run_is_a_dispatcher_before_it_reads_anything(
     run_id = str(uuid4())
     assert only_looks.execute_in_process(instance=world.instance, run_id=run_id).success
     assert dispatchers() == [(names.actor(run_id), False)]
+
+
+def test_a_whole_dispatch_is_one_dispatcher(world: World, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    initialise(Settings(postgres_url=database_url))
+    with LocalWorkspace() as workspace:
+        for name, value in {
+            "PM_POSTGRES_URL": database_url,
+            "DATABRICKS_HOST": workspace.host,
+            "DATABRICKS_TOKEN": workspace.token,
+        }.items():
+            monkeypatch.setenv(name, value)
+        job = build_definitions().resolve_job_def(names.JOB)
+        result = job.execute_in_process(instance=world.instance)
+    assert result.success
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute(_DISPATCHERS)
+        assert cursor.fetchall() == [(names.actor(result.run_id), False)]
 
 
 def test_a_run_that_cannot_register_goes_on_to_the_op_which_is_retried(
