@@ -53,8 +53,13 @@ class World:
         return subprocess.Popen(command, env=self.environment(**more), stdout=pipe, stderr=pipe, text=True)
 
     def pm(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run `pm` to its end, in this process."""
-        return run_pm(*arguments, environment=self.environment(**more))
+        """Run `pm` to its end: in this process, or in one of its own where it is to import other libraries."""
+        environment = self.environment(**more)
+        if environment.get("PYTHONPATH") == os.environ.get("PYTHONPATH"):
+            return run_pm(*arguments, environment=environment)
+        with self.start(*arguments, **more) as process:
+            out, err = process.communicate(timeout=120)
+            return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def json(self, *arguments: str, **more: str) -> dict[str, Any]:
         """Run `pm ... --json`, which must succeed, and give the one object on its standard output."""
