@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
+from pm_dagster.config import masking
 from pm_dagster.logs import ROOT
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 
@@ -48,6 +49,12 @@ def untouched_log() -> Iterator[None]:
     yield
     log.handlers, log.propagate = before[0], before[2]
     log.setLevel(before[1])
+
+
+@pytest.fixture(autouse=True)
+def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test reads as a secret is not masked in the next: it may be any word."""
+    monkeypatch.setattr(masking, "_registered", {})
 
 
 @pytest.fixture(scope="session")
