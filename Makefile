@@ -27,7 +27,7 @@ VERSIONS_TESTS := pm_dagster_tests/versions
 VERSIONS_LOCKS := $(wildcard $(VERSIONS_TESTS)/*.lock)
 
 # The tests wait for servers half of their time, so that two workers for each core are done sooner than one.
-WORKERS ?= $(shell python3 -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null || echo auto)
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null || echo auto)
 
 # What builds the site of docs/.
 DOCS := .venv-docs

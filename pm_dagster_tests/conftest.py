@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import signal
 import tempfile
@@ -15,8 +14,8 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
+from pm_dagster.cli.process import logs_as_before
 from pm_dagster.config import masking
-from pm_dagster.logs import ROOT
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -44,11 +43,8 @@ def clean_environment() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def untouched_log() -> Iterator[None]:
     """Take back what a program that a test ran in this process did to our logger."""
-    log = logging.getLogger(ROOT)
-    before = (log.handlers[:], log.level, log.propagate)
-    yield
-    log.handlers, log.propagate = before[0], before[2]
-    log.setLevel(before[1])
+    with logs_as_before():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,7 @@ def made_ready() -> Iterator[None]:
 def logs_as_before() -> Iterator[None]:
     """Give a process that is not ours its logging back at the end."""
     logger = logging.getLogger(logs.ROOT)
-    before = (logger.handlers, logger.level, logger.propagate)
+    before = (logger.handlers[:], logger.level, logger.propagate)
     try:
         yield
     finally:

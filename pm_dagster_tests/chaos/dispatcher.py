@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -81,11 +82,16 @@ class Dispatcher:
 
 def start(folder: Path, environment: Mapping[str, str], *arguments: str) -> Dispatcher:
     """Start `pm` with these arguments and exactly this environment; its output goes to new files in the folder."""
+    return fork(folder, partial(_run, arguments, dict(environment)))
+
+
+def fork(folder: Path, program: Callable[[str, str], None]) -> Dispatcher:
+    """Start a program in a process of its own; it is given the names of new files for its output and its errors."""
     number = len(list(folder.glob("*.out")))
     out, err = folder / f"{number}.out", folder / f"{number}.err"
     out.touch()
     err.touch()
-    process = _context.Process(target=_run, args=(arguments, dict(environment), str(out), str(err)))
+    process = _context.Process(target=program, args=(str(out), str(err)))
     process.start()
     return Dispatcher(process, out, err)
 

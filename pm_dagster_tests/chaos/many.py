@@ -10,7 +10,7 @@ import os
 import random
 import time
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from typing import Any
 
 from pm_dagster_tests.chaos import dispatcher
@@ -104,13 +104,7 @@ def _runs(each: Dispatcher) -> bool:
 
 def start_stepwise(world: ChaosWorld) -> Dispatcher:
     """A dispatch in the steps and the order of Dagster's ops, in a process of its own."""
-    number = len(list(world.folder.glob("*.out")))
-    out, err = world.folder / f"{number}.out", world.folder / f"{number}.err"
-    out.touch()
-    err.touch()
-    process = get_context("forkserver").Process(target=_stepwise, args=(world.environment(), str(out), str(err)))
-    process.start()
-    started = Dispatcher(process, out, err)
+    started = dispatcher.fork(world.folder, partial(_stepwise, world.environment()))
     world.started.append(started)
     return started
 

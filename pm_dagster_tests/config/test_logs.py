@@ -12,7 +12,6 @@ from logging.handlers import BufferingHandler
 
 import pytest
 
-from pm_dagster.config import masking
 from pm_dagster.config.masking import MASK, register_secret
 from pm_dagster.logs import ROOT, configure, fields
 from pm_dagster_tests.security.scanner import forms
@@ -22,8 +21,7 @@ _log = logging.getLogger(f"{ROOT}.made_up")
 
 
 @pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masking, "_registered", {})
+def _secret(own_secrets: None) -> None:  # noqa: ARG001 it empties the registry before
     register_secret(SECRET)
 
 

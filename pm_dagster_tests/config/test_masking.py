@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.config import masking
 from pm_dagster.config.masking import register_secret, scrubbed
-
-
-@pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masking, "_registered", {})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pm_dagster.config import masking
 from pm_dagster.config.settings import Settings
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.net import retry
@@ -28,12 +27,6 @@ from pm_dagster_tests.credentials.world import (
     World,
     forget_identities,
 )
-
-
-@pytest.fixture(autouse=True)
-def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test reads is not masked in the next."""
-    monkeypatch.setattr(masking, "_registered", {})
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from pm_dagster_tests.credentials.world import JOB, USER, VAULT, World
 from pm_dagster_tests.security import echo
 from pm_dagster_tests.security.scanner import Scanner
 
-own_secrets, cloud, cloud_world = its.own_secrets, its.cloud, its.world
+cloud, cloud_world = its.cloud, its.world
 
 _CLUSTER = Path(pm_dagster.__file__).parent / "cluster" / "process_manager.py"
 _TABLES = ("public.mm_run_plc", *(f"process_manager.{name}" for name in ("entry", "event", "dispatcher", "identity")))

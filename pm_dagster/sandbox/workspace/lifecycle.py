@@ -23,6 +23,41 @@ _ENDS: dict[str, tuple[str, str | None, str | None]] = {
     "cancel": ("TERMINATED", "CANCELED", "CANCELED"),
 }
 
+LOST = "The local workspace ended while this run was under way, and its programs with it."
+BROKEN = "The local workspace itself failed; see its log."
+
+# https://docs.databricks.com/jobs/run-if.html: over whether each task depended on succeeded.
+_RUN_IF: Mapping[str, Callable[[Sequence[bool]], bool]] = {
+    "ALL_SUCCESS": all,
+    "NONE_FAILED": all,
+    "ALL_DONE": lambda _: True,
+    "AT_LEAST_ONE_SUCCESS": any,
+    "ALL_FAILED": lambda good: not any(good),
+    "AT_LEAST_ONE_FAILED": lambda good: not all(good),
+}
+_WHOLE = frozenset({"SUCCESS", "EXCLUDED"})
+
+
+@dataclass(frozen=True)
+class TaskEnd:
+    """How a task ended: life cycle state, result and message, and what get-output says of an error."""
+
+    life: str
+    result: str
+    message: str = ""
+    error: str = ""
+    error_trace: str = ""
+
+
+SUCCEEDED = TaskEnd("TERMINATED", "SUCCESS")
+#: The end of a task that was stopped, by why it was.
+STOPPED = {
+    "cancel": TaskEnd("TERMINATED", "CANCELED", "Run cancelled."),
+    "timeout": TaskEnd("TERMINATED", "TIMEDOUT", "Timed out."),
+    "lost": TaskEnd("INTERNAL_ERROR", "FAILED", LOST, LOST),
+    "broken": TaskEnd("INTERNAL_ERROR", "FAILED", BROKEN, BROKEN),
+}
+
 
 def begin(attempt: Attempt, now: float) -> None:
     """Let the attempt leave the start."""
@@ -45,7 +80,7 @@ def skip(attempt: Attempt, now: float, limit: int) -> None:
     attempt.start = attempt.end = now
     attempt.due = None
     for task in attempt.tasks:
-        _end_task(task, now, "SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", attempt.message)
+        end_task(task, TaskEnd("SKIPPED", "MAXIMUM_CONCURRENT_RUNS_REACHED", attempt.message), now)
 
 
 def step(attempt: Attempt) -> None:
@@ -89,68 +124,25 @@ def _finish_tasks(attempt: Attempt, bad_result: str | None, now: float) -> None:
     bad: set[str] = set()
     for task in attempt.tasks:
         if not bad.isdisjoint(task.depends_on):
-            _end_task(task, now, "SKIPPED", upstream, "An upstream task failed.")
+            end_task(task, TaskEnd("SKIPPED", upstream, "An upstream task failed."), now)
         elif bad_result is not None and (not bad or bad_result == "CANCELED"):
             message = {"FAILED": _TASK_FAILED, "CANCELED": "Run cancelled."}.get(bad_result, "Timed out.")
-            _end_task(task, now, "TERMINATED", bad_result, message)
+            end_task(task, TaskEnd("TERMINATED", bad_result, message), now)
         else:
             task.start = task.start or attempt.start
-            _end_task(task, now, "TERMINATED", "SUCCESS", "")
+            end_task(task, SUCCEEDED, now)
         if task.result != "SUCCESS":
             bad.add(task.task_key)
 
 
-def _end_task(task: TaskRun, now: float, life: str, result: str, message: str) -> None:
-    task.life, task.result, task.end, task.message = life, result, now, message
-
-
 def _run_message(attempt: Attempt, outcome: str) -> str:
     if outcome == "fail":
-        failed = next(task.task_key for task in attempt.tasks if task.result == "FAILED")
-        downstream = any(task.result == "UPSTREAM_FAILED" for task in attempt.tasks)
-        tail = " This caused all downstream tasks to get skipped." if downstream else ""
-        return f"Task {failed} failed with message: {_TASK_FAILED}.{tail}"
+        return _failure(attempt, next(task for task in attempt.tasks if task.result == "FAILED"))
     return {
         "cancel": "Run cancelled.",
         "timeout": "Timed out.",
         "internal_error": "The run could not be started due to an internal error.",
     }.get(outcome, "")
-
-
-LOST = "The local workspace ended while this run was under way, and its programs with it."
-BROKEN = "The local workspace itself failed; see its log."
-
-# https://docs.databricks.com/jobs/run-if.html: over whether each task depended on succeeded.
-_RUN_IF: Mapping[str, Callable[[Sequence[bool]], bool]] = {
-    "ALL_SUCCESS": all,
-    "NONE_FAILED": all,
-    "ALL_DONE": lambda _: True,
-    "AT_LEAST_ONE_SUCCESS": any,
-    "ALL_FAILED": lambda good: not any(good),
-    "AT_LEAST_ONE_FAILED": lambda good: not all(good),
-}
-_WHOLE = frozenset({"SUCCESS", "EXCLUDED"})
-
-
-@dataclass(frozen=True)
-class TaskEnd:
-    """How a task ended: life cycle state, result and message, and what get-output says of an error."""
-
-    life: str
-    result: str
-    message: str = ""
-    error: str = ""
-    error_trace: str = ""
-
-
-SUCCEEDED = TaskEnd("TERMINATED", "SUCCESS")
-#: The end of a task that was stopped, by why it was.
-STOPPED = {
-    "cancel": TaskEnd("TERMINATED", "CANCELED", "Run cancelled."),
-    "timeout": TaskEnd("TERMINATED", "TIMEDOUT", "Timed out."),
-    "lost": TaskEnd("INTERNAL_ERROR", "FAILED", LOST, LOST),
-    "broken": TaskEnd("INTERNAL_ERROR", "FAILED", BROKEN, BROKEN),
-}
 
 
 def failed(error: str, trace: str) -> TaskEnd:
@@ -222,7 +214,11 @@ def _outcome(attempt: Attempt) -> tuple[str, str, str]:
     first = next((task for task in bad if task.result == "FAILED"), None)
     if first is None:
         return "TERMINATED", "TIMEDOUT", "Timed out."
-    skipped = any(task.result == "UPSTREAM_FAILED" for task in attempt.tasks)
+    return "INTERNAL_ERROR", "FAILED", _failure(attempt, first)
+
+
+def _failure(attempt: Attempt, task: TaskRun) -> str:
+    """The run's message when this task failed."""
+    skipped = any(each.result == "UPSTREAM_FAILED" for each in attempt.tasks)
     tail = " This caused all downstream tasks to get skipped." if skipped else ""
-    message = f"Task {first.task_key} failed with message: {first.message.rstrip('.')}.{tail}"
-    return "INTERNAL_ERROR", "FAILED", message
+    return f"Task {task.task_key} failed with message: {task.message.rstrip('.')}.{tail}"
