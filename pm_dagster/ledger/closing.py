@@ -115,7 +115,7 @@ class Closing:
 
     def _run(self, statement: Any, **names: object) -> list[tuple[Any, ...]]:  # noqa: ANN401 text or composed
         self._cursor.execute(statement, {**self._names, **names})
-        return self._cursor.fetchall() if self._cursor.description else []
+        return self._cursor.fetchall() if self._cursor.description is not None else []
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
         """Write the rows; gives, by run id, why one was not: all at once, and in halves where the table refuses."""

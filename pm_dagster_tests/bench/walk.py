@@ -40,6 +40,7 @@ import psycopg2
 import requests
 
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
+from pm_dagster_tests.database import fetched
 
 PATHS = {
     "cli-new": "CLI, new row",
@@ -245,7 +246,7 @@ class Bench:
     def _sql(self, query: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
         with closing(psycopg2.connect(self._url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(query, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
     def _price_of_a_connection(self) -> int:
         before = self._statistics()[0]

@@ -17,6 +17,7 @@ import psycopg2
 from pm_dagster.sandbox.place import Open
 from pm_dagster.sandbox.workspace.model import Job
 from pm_dagster_tests.bundle.bundle_files import ROOT
+from pm_dagster_tests.database import fetched
 
 CLI = "databricks"
 INGEST_JOB = 1001
@@ -81,7 +82,7 @@ class Deployment:
         url = self.sandbox.settings.postgres_url
         with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
     def add_waiting_jobs(self, new: int, repairs: int) -> None:
         """Rows that wait for a new run, and rows whose earlier run failed."""

@@ -23,6 +23,7 @@ from pm_dagster_tests.chaos.dispatcher import Dispatcher
 from pm_dagster_tests.chaos.oracle import Oracle, Verdict
 from pm_dagster_tests.chaos.wire import At, Rule, Then, When, WireFront
 from pm_dagster_tests.chaos.wire_messages import Target
+from pm_dagster_tests.database import fetched
 from pm_dagster_tests.ledger.world import eventually
 
 JOB = 1001
@@ -124,7 +125,7 @@ class ChaosWorld:
         """Run one statement as the owner, past the front, and commit it."""
         with closing(psycopg2.connect(self.database_url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(query, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
     def hold(self, query: str, values: tuple[object, ...] = ()) -> None:
         """Run one statement as the owner, in a transaction that stays open until ``release``."""

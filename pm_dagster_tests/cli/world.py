@@ -16,6 +16,7 @@ from typing import Any
 import psycopg2
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.database import fetched
 from pm_dagster_tests.in_process import run_pm
 
 JOB = 1001
@@ -76,7 +77,7 @@ class World:
         """Run one statement."""
         with closing(psycopg2.connect(self.database_url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(query, values)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
     def add(self, count: int = 1, job_id: int | None = JOB, run: int | None = None) -> list[int]:
         """Waiting rows, new or with this earlier run; gives their ids."""

@@ -20,6 +20,7 @@ from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.database import fetched
 
 _JOB = 1001
 _SECOND = """
@@ -34,7 +35,7 @@ SELECT %s, %s, 7, %s || n, now() FROM generate_series(1, %s) n"""
 def _sql(url: str, statement: str, *values: object) -> list[tuple[object, ...]]:
     with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(statement, values or None)
-        return cursor.fetchall() if cursor.description else []
+        return fetched(cursor)
 
 
 def _dispatch(variables: Mapping[str, str]) -> Report:

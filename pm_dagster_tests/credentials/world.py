@@ -28,6 +28,7 @@ from pm_dagster_tests.credentials.internet import Internet
 from pm_dagster_tests.credentials.postgres_site import Front
 from pm_dagster_tests.credentials.vault_site import Vault
 from pm_dagster_tests.credentials.workspace_site import WorkspaceSite
+from pm_dagster_tests.database import fetched
 from pm_dagster_tests.in_process import run_pm
 
 JOB = 1001
@@ -168,7 +169,7 @@ class World(Cloud):
             connection.cursor() as cursor,
         ):
             cursor.execute(query, values)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
     def add(self, count: int = 1) -> None:
         """Rows that wait for a new run."""

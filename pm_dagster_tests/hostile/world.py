@@ -20,6 +20,7 @@ from pm_dagster.dispatch.report import Report
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.database import fetched
 
 JOB = 1001
 UNKNOWN_JOB = 999_999
@@ -63,7 +64,7 @@ class HostileWorld:
         connection = psycopg2.connect(self.database_url, client_encoding="UTF8")
         with closing(connection), connection, connection.cursor() as cursor:
             cursor.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
     def add(self, *, job_id: int | None = JOB, run: int | None = None, file_name: str = "file.csv") -> int:
         """A waiting row; gives its id."""

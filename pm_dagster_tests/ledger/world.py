@@ -16,6 +16,7 @@ from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import ControlPlane
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
+from pm_dagster_tests.database import fetched
 
 _PATIENCE_SECONDS = 30.0
 
@@ -41,7 +42,7 @@ class PostgresWorld:
         """Run one statement as the owner and commit it."""
         with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
     def ask_after(self, first: str, statement: str) -> list[tuple[Any, ...]]:
         """Run one statement after another in the same session, as another client does; values come as text."""

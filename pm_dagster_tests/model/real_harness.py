@@ -22,6 +22,7 @@ from pm_dagster.sandbox.workspace.attempts import RepairRequest
 from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.model import Run
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
+from pm_dagster_tests.database import fetched
 from pm_dagster_tests.ledger.world import eventually
 from pm_dagster_tests.model.harness import FILE_NAME, JOBS, SETTINGS, EntryNow, RowNow, RunNow
 
@@ -56,7 +57,7 @@ class RealServers:
         """Run one statement as the owner."""
         with self.connection.cursor() as cursor:
             cursor.execute(statement, values or None)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
     def harness(self) -> RealHarness:
         """Everything empty."""

@@ -17,6 +17,7 @@ import pytest
 
 from pm_dagster.orchestration import names
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.database import fetched
 
 JOB = 1001
 MODULE = ("-m", "pm_dagster.definitions")
@@ -46,7 +47,7 @@ class Deployment:
         """Run one statement."""
         with closing(psycopg2.connect(self._url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(query, values)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
     def add(self, job_id: int = JOB, table: str = "mm_run_plc") -> int:
         """A row that waits for a new run."""

@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 
 from pm_dagster.sandbox.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from pm_dagster_tests.database import fetched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,7 @@ def ask(url: str, statement: str) -> list[tuple[Any, ...]]:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement)
-            return cursor.fetchall() if cursor.description else []
+            return fetched(cursor)
 
 
 def process_of(server: EmbeddedPostgres) -> int:
