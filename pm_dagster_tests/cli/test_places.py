@@ -189,19 +189,19 @@ def test_a_user_who_may_not_read_the_servers_identifier_dispatches(world: World)
     world.add()
     world.sql("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_control_system() FROM PUBLIC")
     world.sql("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_walfile_name(pg_lsn) FROM PUBLIC")
-    world.sql("CREATE ROLE blind LOGIN SUPERUSER")
+    world.sql("CREATE ROLE no_superuser LOGIN SUPERUSER")
     try:
-        world.sql("ALTER ROLE blind NOSUPERUSER")
-        world.sql("GRANT ALL ON ALL TABLES IN SCHEMA process_manager, public TO blind")
-        world.sql("GRANT ALL ON ALL SEQUENCES IN SCHEMA process_manager, public TO blind")
-        world.sql("GRANT USAGE ON SCHEMA process_manager, public TO blind")
-        blind = replace(world, database_url=make_dsn(world.database_url, user="blind"))
+        world.sql("ALTER ROLE no_superuser NOSUPERUSER")
+        world.sql("GRANT ALL ON ALL TABLES IN SCHEMA process_manager, public TO no_superuser")
+        world.sql("GRANT ALL ON ALL SEQUENCES IN SCHEMA process_manager, public TO no_superuser")
+        world.sql("GRANT USAGE ON SCHEMA process_manager, public TO no_superuser")
+        blind = replace(world, database_url=make_dsn(world.database_url, user="no_superuser"))
         assert blind.json("dispatch")["scheduled"] == 1
         world.sql("UPDATE process_manager.identity SET made_database = 'production'")
         assert blind.pm("dispatch").returncode == 1
     finally:
-        world.sql("DROP OWNED BY blind")
-        world.sql("DROP ROLE blind")
+        world.sql("DROP OWNED BY no_superuser")
+        world.sql("DROP ROLE no_superuser")
 
 
 def test_a_restored_row_is_met_by_its_run_and_another_row_of_its_number_is_not(world: World) -> None:
