@@ -12,7 +12,7 @@
         |-- ConfigurationError          a setting, or what it points at, is wrong
         |-- AuthenticationFailed        the workspace does not accept our credentials; stops the dispatch
         |   `-- NotAdmitted                   ... or the network that we call from
-        |-- EverybodyRefused            the workspace refuses every row's call; stops the dispatch, blames no row
+        |-- AllStartsRefused            the workspace refuses every row's call; stops the dispatch, blames no row
         |-- Defect                      our code, or a library that it does not fit; stops the dispatch
         `-- Refused                     a definite no from the Jobs API to one call
 
@@ -137,7 +137,7 @@ class NotAdmitted(AuthenticationFailed):
     """The workspace does not accept the network that we call from: an IP access list, a private link."""
 
 
-class EverybodyRefused(NeverAgain):
+class AllStartsRefused(NeverAgain):
     """The workspace refused so many calls in a row that it cannot be the rows' fault; none of them is blamed."""
 
 

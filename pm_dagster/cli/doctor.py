@@ -21,9 +21,9 @@ from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import (
+    AllStartsRefused,
     AuthenticationFailed,
     Defect,
-    EverybodyRefused,
     ForeignAnswer,
     Kind,
     NotAdmitted,
@@ -55,7 +55,7 @@ _REMEDIES: tuple[tuple[type[ProcessManagerError], str], ...] = (
         ForeignAnswer,
         "the address, or something on the way: check DATABRICKS_HOST (the workspace's, not an account's) and proxies",
     ),
-    (EverybodyRefused, "the workspace: is DATABRICKS_HOST the one that these rows are for, and may our user see jobs?"),
+    (AllStartsRefused, "the workspace: is DATABRICKS_HOST the one that these rows are for, and may our user see jobs?"),
 )
 _ROWS_LOOKED_AT = 1000
 _REASONS_TOLD = 5
@@ -280,7 +280,7 @@ def _jobs(runs: SdkRuns, settings: Settings) -> Finding:
             exist = pool.map(lambda job_id: _exists(runs, job_id), ids)
             missing = [str(job_id) for job_id, known in zip(ids, exist, strict=True) if not known]
         if len(missing) == len(ids) >= _SUSPICIOUS_JOBS:
-            raise EverybodyRefused(f"none of the {len(ids)} jobs exists here, or is shown to us: {missing[0]}, ...")
+            raise AllStartsRefused(f"none of the {len(ids)} jobs exists here, or is shown to us: {missing[0]}, ...")
         if missing:
             more = f" and {len(missing) - _JOBS_NAMED} more" if len(missing) > _JOBS_NAMED else ""
             named = ", ".join(missing[:_JOBS_NAMED])

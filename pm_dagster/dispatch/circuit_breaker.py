@@ -23,7 +23,7 @@ from pm_dagster.dispatch.rules import (
     is_about_starting,
     names_the_row,
 )
-from pm_dagster.errors import EverybodyRefused, ForeignAnswer, ProcessManagerError, Refused, WorkspaceUnavailable
+from pm_dagster.errors import AllStartsRefused, ForeignAnswer, ProcessManagerError, Refused, WorkspaceUnavailable
 from pm_dagster.logs import fields
 from pm_dagster.text import clause, counted
 
@@ -212,7 +212,7 @@ class RefusalBreaker:
         if isinstance(newest, ForeignAnswer):
             return newest
         rows, jobs = counted(len(self._streak), "row"), counted(len(self.affected), "job")
-        return EverybodyRefused(
+        return AllStartsRefused(
             f"the workspace refused the calls of {rows} of {jobs}"
             f" in a row and took none since; the last answer: {clause(str(newest))}. No row is blamed for that: they"
             " wait and are tried again. Check what our user may do, whether DATABRICKS_HOST is the right workspace, and"

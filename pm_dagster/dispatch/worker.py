@@ -277,7 +277,7 @@ class Worker:
     def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
         """Take each row to its outcome; with ``prepare_only``, only up to the point of starting something.
 
-        Raises AuthenticationFailed, WorkspaceUnavailable, Defect or EverybodyRefused when going on is pointless, and
+        Raises AuthenticationFailed, WorkspaceUnavailable, Defect or AllStartsRefused when going on is pointless, and
         ControlPlaneUnavailable when the database stays away; what was learned until then is recorded as far as the
         database allows.
         """

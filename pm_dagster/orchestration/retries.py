@@ -11,9 +11,9 @@ import dagster as dg
 
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.errors import (
+    AllStartsRefused,
     AuthenticationFailed,
     ConfigurationError,
-    EverybodyRefused,
     NeverAgain,
     NotAdmitted,
     Unavailable,
@@ -25,7 +25,7 @@ RETRY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, j
 _ADVICE = {
     AuthenticationFailed: "Check the workspace credentials of this deployment; no row has lost an attempt.",
     NotAdmitted: "Have this network let in (IP access list, private link); no row has lost an attempt.",
-    EverybodyRefused: "Check our user's rights, the workspace's address and its maintenance; no row was blamed.",
+    AllStartsRefused: "Check our user's rights, the workspace's address and its maintenance; no row was blamed.",
     ConfigurationError: "Correct the setting that is named above; `pm doctor` checks all of them.",
 }
 

@@ -38,8 +38,8 @@ from pm_dagster.dispatch.rules import (
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import Branch
 from pm_dagster.errors import (
+    AllStartsRefused,
     AuthenticationFailed,
-    EverybodyRefused,
     ForeignAnswer,
     Kind,
     ProcessManagerError,
@@ -147,7 +147,7 @@ def unknown(*jobs: int) -> Say:
 def test_all_calls_forbidden_stop_the_pass_and_blames_nobody(passes: Passes, jobs: tuple[int, ...]) -> None:
     passes.add(*jobs)
     passes.runs.says = forbidden()
-    with pytest.raises(EverybodyRefused, match=r"PERMISSION_DENIED.*No row is blamed"):
+    with pytest.raises(AllStartsRefused, match=r"PERMISSION_DENIED.*No row is blamed"):
         passes.run()
     assert set(passes.statuses()) == {"WAITING"}
     assert passes.runs.count(Call.RUN_NOW) < 30
@@ -170,7 +170,7 @@ def test_a_maintenance_that_begins_in_mid_pass_blames_nobody(passes: Passes) -> 
         return forbidden()(call, job) if len(passes.runs.runs) >= good else None
 
     passes.runs.says = says
-    with pytest.raises(EverybodyRefused):
+    with pytest.raises(AllStartsRefused):
         passes.run()
     assert passes.statuses().count("SCHEDULED") == good
     assert passes.statuses().count("FAILED") == 0
@@ -255,7 +255,7 @@ def test_one_or_two_jobs_that_do_not_exist_are_refused_without_a_success(passes:
 def test_a_workspace_in_which_no_job_exists_is_another_workspace(passes: Passes, jobs: tuple[int, ...]) -> None:
     passes.add(*jobs)
     passes.runs.says = unknown()
-    with pytest.raises(EverybodyRefused, match="DATABRICKS_HOST"):
+    with pytest.raises(AllStartsRefused, match="DATABRICKS_HOST"):
         passes.run()
     assert set(passes.statuses()) == {"WAITING"}
 
@@ -333,7 +333,7 @@ def test_look_ups_that_everybody_is_refused_blame_nobody_and_start_nothing(passe
         passes.database.add(row, row, passes.runs.failed_run(row))
     no = Refused("HTTP 403 PERMISSION_DENIED", status=403)
     passes.runs.says = lambda call, _job: no if call is Call.GET_RUN else None
-    with pytest.raises(EverybodyRefused):
+    with pytest.raises(AllStartsRefused):
         passes.run()
     assert set(passes.statuses()) == {"WAITING"}
     assert passes.runs.count(Call.RUN_NOW) == passes.runs.count(Call.REPAIR) == 0
@@ -345,7 +345,7 @@ def test_repairs_that_everybody_is_refused_blame_nobody(passes: Passes) -> None:
     no = Refused("HTTP 403 PERMISSION_DENIED", status=403)
     passes.runs.says = lambda call, _job: no if call is Call.REPAIR else None
     for _ in range(3):
-        with pytest.raises(EverybodyRefused):
+        with pytest.raises(AllStartsRefused):
             passes.run()
         passes.wait()
     assert set(passes.statuses()) == {"WAITING"}
@@ -364,7 +364,7 @@ def test_reads_that_go_well_prove_nothing_about_starts(passes: Passes) -> None:
     for row in range(21, 31):
         passes.database.add(row, row)
     passes.runs.says = forbidden()
-    with pytest.raises(EverybodyRefused):
+    with pytest.raises(AllStartsRefused):
         passes.run()
     assert "FAILED" not in passes.statuses()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pm_dagster.errors import AuthenticationFailed, EverybodyRefused, ForeignAnswer, NotAdmitted
+from pm_dagster.errors import AllStartsRefused, AuthenticationFailed, ForeignAnswer, NotAdmitted
 from pm_dagster.sandbox.workspace.attempts import RepairRequest
 from pm_dagster_tests.hostile.world import JOB, UNKNOWN_JOB, HostileWorld
 
@@ -149,7 +149,7 @@ def test_a_maintenance_that_forbids_everybody_while_me_answers_fails_no_row(jobs
     rows = [jobs.add(job_id=job_id) for job_id in OTHER_JOBS for _ in range(3)]
     details = {"status": 403, **_json("PERMISSION_DENIED", "User x does not have Manage Run permissions on it")}
     _fault(jobs, "run-now", details)
-    with pytest.raises(EverybodyRefused, match="PERMISSION_DENIED"):
+    with pytest.raises(AllStartsRefused, match="PERMISSION_DENIED"):
         jobs.dispatch()
     assert {jobs.status(row) for row in rows} == {"WAITING"}
     told = [event for row in rows for event in jobs.events(row) if event.startswith("deferred")]
@@ -162,7 +162,7 @@ def test_a_maintenance_that_forbids_everybody_while_me_answers_fails_no_row(jobs
 
 def test_a_workspace_that_has_none_of_the_jobs_is_another_one(jobs: HostileWorld) -> None:
     rows = [jobs.add(job_id=UNKNOWN_JOB + number) for number in range(7)]
-    with pytest.raises(EverybodyRefused, match="does not exist"):
+    with pytest.raises(AllStartsRefused, match="does not exist"):
         jobs.dispatch()
     assert {jobs.status(row) for row in rows} == {"WAITING"}
 
