@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +21,8 @@ from pm_dagster.config.settings import SETTINGS, settings_from
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.ledger.schema import LEDGER_SCHEMA
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
+from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.docs.json_objects import keys_of_commands
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -111,13 +113,14 @@ def error_tree() -> str:
 
 
 def _meanings(page: str) -> dict[tuple[str, str], str]:
+    """What a page says of each row of its tables, in their last column, by heading and name."""
     found, table = {}, ""
     for line in page.splitlines():
         if line.startswith("## "):
             table = line.removeprefix("## ").strip("` ")
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if line.startswith("| `") and len(cells) == 4:
-            found[table, cells[0].strip("`")] = cells[3]
+        if line.startswith("| `"):
+            found[table, cells[0].strip("`")] = cells[-1].strip("| ")
     return found
 
 
@@ -136,6 +139,16 @@ def ledger(page: str, database_url: str) -> str:
             if owner == table
         ]
         sections.append(f"## {table}\n\n" + _table(["column", "type", "may be null", "meaning"], rows))
+    return "\n\n".join(sections)
+
+
+def json_objects(page: str, keys: Mapping[str, Mapping[str, str]]) -> str:
+    """One section for each command with the keys of its object; the meanings are those that the page has."""
+    meanings = _meanings(page)
+    sections = []
+    for command, types in keys.items():
+        rows = [[f"`{path}`", kind, meanings.get((command, path), "")] for path, kind in types.items()]
+        sections.append(f"## {command}\n\n" + _table(["key", "type", "meaning"], rows))
     return "\n\n".join(sections)
 
 
@@ -162,11 +175,15 @@ def main() -> None:
         _write(name, made())
     schema = files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text()
     with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "pg", durable=False) as server:
-        url = server.create_database("docs")
-        with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-            cursor.execute(schema)
-            connection.commit()
-        _write("ledger", ledger((REFERENCE / "ledger.md").read_text(encoding="utf-8"), url))
+        urls = [server.create_database(name) for name in ("ledger", "json")]
+        for url in urls:
+            with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+                cursor.execute(schema)
+                connection.commit()
+        _write("ledger", ledger((REFERENCE / "ledger.md").read_text(encoding="utf-8"), urls[0]))
+        with LocalWorkspace() as workspace:
+            keys = keys_of_commands(urls[1], workspace)
+        _write("json", json_objects((REFERENCE / "json.md").read_text(encoding="utf-8"), keys))
 
 
 if __name__ == "__main__":

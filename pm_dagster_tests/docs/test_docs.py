@@ -13,7 +13,9 @@ from pm_dagster import errors
 from pm_dagster.cli.app import _group
 from pm_dagster.config.settings import SETTINGS
 from pm_dagster.sandbox.seed import CASES
+from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.docs import generate
+from pm_dagster_tests.docs.json_objects import keys_of_commands
 
 ROOT = generate.ROOT
 #: The proof is written by `make chaos`, and CHANGELOG tells of names that were.
@@ -46,7 +48,20 @@ def test_what_comes_from_the_code_is_current(name: str) -> None:
 def test_the_tables_of_the_ledger_are_current_and_every_column_is_explained(database_url: str) -> None:
     page = (generate.REFERENCE / "ledger.md").read_text(encoding="utf-8")
     assert generate.part_of(page, "ledger") == generate.ledger(page, database_url), generate.HOW_TO_WRITE
-    assert [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")] == []
+    assert _unexplained(page) == []
+
+
+def test_the_keys_of_json_are_current_and_every_key_is_explained(database_url: str) -> None:
+    """Every command prints them here, from rows of many kinds."""
+    page = (generate.REFERENCE / "json.md").read_text(encoding="utf-8")
+    with LocalWorkspace() as workspace:
+        keys = keys_of_commands(database_url, workspace)
+    assert generate.part_of(page, "json") == generate.json_objects(page, keys), generate.HOW_TO_WRITE
+    assert _unexplained(page) == []
+
+
+def _unexplained(page: str) -> list[str]:
+    return [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")]
 
 
 def test_every_error_is_in_the_tree() -> None:
@@ -58,6 +73,15 @@ def test_every_error_is_in_the_tree() -> None:
     ]
     assert len(raised) > 1
     assert [name for name in raised if f"`{name}`" not in page] == []
+
+
+def test_every_folder_of_tests_and_every_target_that_runs_them_is_on_their_page() -> None:
+    page = (ROOT / "docs" / "explanation" / "tests.md").read_text(encoding="utf-8")
+    folders = [each.parent.name for each in (ROOT / "pm_dagster_tests").glob("*/__init__.py")]
+    targets = re.findall(r"^(test[a-z-]*|chaos|bench|coverage):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(folders) > 1
+    assert [name for name in folders if f"`{name}/`" not in page] == []
+    assert [name for name in targets if f"| `make {name}` |" not in page] == []
 
 
 @every_text
