@@ -15,6 +15,10 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 export UV_LINK_MODE := copy
+# Hundreds of processes start in the tests, and Dagster's libraries take seconds to compile: compile each once, also
+# where the shell forbids Python to write bytecode.
+export UV_COMPILE_BYTECODE := 1
+export PYTHONDONTWRITEBYTECODE :=
 
 # The exact libraries of Databricks Runtime 16.4; pandas 1.5.3 has wheels up to Python 3.11.
 RUNTIME := .venv-runtime
