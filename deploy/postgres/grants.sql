@@ -20,7 +20,7 @@ GRANT SELECT ON TABLE "process_manager"."alembic_version" TO "process_manager_di
 GRANT SELECT ON TABLE "process_manager"."identity" TO "process_manager_dispatcher";  -- the environment in idempotency tokens
 GRANT SELECT ON TABLE "process_manager"."dispatcher" TO "process_manager_dispatcher";  -- who lives?
 GRANT INSERT ON TABLE "process_manager"."dispatcher" TO "process_manager_dispatcher";  -- register
-GRANT UPDATE ON TABLE "process_manager"."dispatcher" TO "process_manager_dispatcher";  -- number writes, renew the lease, leave, bury the dead
+GRANT UPDATE ON TABLE "process_manager"."dispatcher" TO "process_manager_dispatcher";  -- number writes, renew the lease, leave, mark dead ones
 GRANT SELECT ON TABLE "process_manager"."entry" TO "process_manager_dispatcher";  -- what was intended, sent and learned
 GRANT INSERT ON TABLE "process_manager"."entry" TO "process_manager_dispatcher";  -- claim
 GRANT UPDATE ON TABLE "process_manager"."entry" TO "process_manager_dispatcher";  -- intend, record, close

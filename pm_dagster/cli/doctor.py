@@ -126,7 +126,7 @@ def _database(settings: Settings) -> list[Finding]:
 
 
 def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
-    from pm_dagster.ledger import catalog, layout, read_only  # noqa: PLC0415
+    from pm_dagster.ledger import layout, schema, server  # noqa: PLC0415
     from pm_dagster.ledger import location as whereabouts  # noqa: PLC0415
     from pm_dagster.ledger import read_only_connection as asking  # noqa: PLC0415
     from pm_dagster.ledger.connection import translated  # noqa: PLC0415
@@ -137,8 +137,8 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
         return f"{where} have what is needed ({len(found.table)} columns in the table)"
 
     def ledger() -> str:
-        layout.check_ledger(connection)
-        return f"version {layout.ledger_version(connection)}"
+        schema.check_ledger(connection)
+        return f"version {schema.ledger_version(connection)}"
 
     def home() -> str:
         with translated():
@@ -148,11 +148,11 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
         return f"in {whereabouts.place(connection).words}, where it was made or moved to"
 
     def writes() -> str:
-        read_only.demand_writable(connection)
+        server.demand_writable(connection)
         return "the server takes writes"
 
     findings = [
-        Finding("database", ok=True, found=catalog.server(connection)),
+        Finding("database", ok=True, found=server.server(connection)),
         _check("writes", "nothing is dispatched until the server takes writes", writes),
         _check("view and table", "set PM_SCHEMA, PM_WAIT_VIEW, PM_RUN_TABLE, PM_COLUMN_*", relations),
     ]
@@ -172,21 +172,21 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
             _check("closing", "have the owner of the table let our user write it", lambda: _closing(settings))
         )
     findings.append(_parameters(settings))
-    mode = catalog.liveness(connection, settings)
+    mode = server.liveness(connection, settings)
     return [*findings, Finding("liveness", ok=True, found=mode)]
 
 
 def _closing(settings: Settings) -> str:
     """Try what a dispatch writes at its end, and undo it."""
+    from pm_dagster.ledger import closing  # noqa: PLC0415
     from pm_dagster.ledger import read_only_connection as asking  # noqa: PLC0415
-    from pm_dagster.ledger import rehearsal  # noqa: PLC0415
 
     with connections.control_plane(settings) as control:
         found = [row.run_id for row in control.waiting(_ROWS_TRIED)]
     run_ids = [run_id for run_id in found if isinstance(run_id, int)]
     longest = _STATUSES * (settings.row_seconds + _SECONDS_BESIDE)
     with asking.asking(settings, read_only=False, longest=longest) as connection:
-        ok, words = rehearsal.finding(connection, settings, run_ids if settings.rehearse else [])
+        ok, words = closing.rehearse_all(connection, settings, run_ids if settings.rehearse else [])
     if not ok:
         raise ProcessManagerError(words)
     return words
@@ -236,11 +236,11 @@ def _parameters(settings: Settings) -> Finding:
 
 
 def _privileges(connection: Connection, settings: Settings) -> Finding:
-    from pm_dagster.ledger import catalog  # noqa: PLC0415
+    from pm_dagster.ledger import grants  # noqa: PLC0415
 
-    missing = catalog.missing_privileges(connection, settings)
+    missing = grants.missing_privileges(connection, settings)
     if not missing:
-        open_schemas = ", ".join(catalog.open_schemas(connection))
+        open_schemas = ", ".join(grants.open_schemas(connection))
         more = (
             f"; every database user may create objects in schema {open_schemas}: `pm grants` says what to revoke"
             if open_schemas

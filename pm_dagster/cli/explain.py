@@ -42,7 +42,8 @@ def command(run_id: int, *, as_json: bool) -> None:
 def _read(settings: Settings, run_id: int) -> dict[str, Any]:
     from pm_dagster.ledger import location as whereabouts  # noqa: PLC0415
     from pm_dagster.ledger import reads as history  # noqa: PLC0415
-    from pm_dagster.ledger.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger.layout import read_layout  # noqa: PLC0415
+    from pm_dagster.ledger.schema import check_ledger  # noqa: PLC0415
 
     with connections.reader(settings) as connection:
         check_ledger(connection)

@@ -125,7 +125,8 @@ def _say_rows(rows: list[dict[str, Any]], settings: Settings, *, as_json: bool) 
 def _would(settings: Settings, run_ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """Of the named rows, those that would go back."""
     from pm_dagster.ledger import redrive  # noqa: PLC0415
-    from pm_dagster.ledger.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger.layout import read_layout  # noqa: PLC0415
+    from pm_dagster.ledger.schema import check_ledger  # noqa: PLC0415
 
     with connections.reader(settings) as connection:
         check_ledger(connection)
@@ -147,8 +148,9 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def _batches(settings: Settings, which: Which, *, read_only: bool) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     from pm_dagster.ledger import redrive  # noqa: PLC0415
-    from pm_dagster.ledger.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger.layout import read_layout  # noqa: PLC0415
     from pm_dagster.ledger.read_only_connection import asking  # noqa: PLC0415
+    from pm_dagster.ledger.schema import check_ledger  # noqa: PLC0415
 
     after = 0
     while True:
@@ -181,8 +183,9 @@ def _redrive_class(settings: Settings, which: Which) -> tuple[list[int], dict[in
 def _redrive(settings: Settings, run_ids: tuple[int, ...]) -> tuple[list[int], dict[int, str]]:
     from pm_dagster.ledger import reads as history  # noqa: PLC0415
     from pm_dagster.ledger import redrive  # noqa: PLC0415
-    from pm_dagster.ledger.layout import check_ledger, read_layout  # noqa: PLC0415
+    from pm_dagster.ledger.layout import read_layout  # noqa: PLC0415
     from pm_dagster.ledger.read_only_connection import asking  # noqa: PLC0415
+    from pm_dagster.ledger.schema import check_ledger  # noqa: PLC0415
 
     with asking(settings, read_only=False) as connection:
         check_ledger(connection)

@@ -1,6 +1,6 @@
 """The waiting jobs as Spark's JDBC source reads them.
 
-Put here: the session, the read, and what its failures mean. Keep out: the statement (``postgres.waiting_as_text``).
+Put here: the session, the read, and what its failures mean. Keep out: the statement (``ledger.waiting_rows``).
 
 On a cluster with access mode USER_ISOLATION the session is a Spark Connect client: only what it has too is used.
 """
@@ -17,7 +17,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.ledger.jdbc import jdbc_options
-from pm_dagster.ledger.waiting_as_text import TextRead, WaitingAsText
+from pm_dagster.ledger.waiting_rows import TextRead, WaitingAsText
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -1,13 +1,18 @@
 """The end of an entry: the control table says what became of the row, and the ledger closes it, in one transaction.
 
-Put here: which rows are written, what becomes of those that the owner's table does not take. Keep out: statements.
-
 A table can refuse a row (a trigger, a constraint, an enumeration without the word), drop the write or undo it. That is
 the row's own trouble: its entry stays open, so that it is never run a second time, and says why; the others are closed.
+
+The same write is rehearsed before anything is started, and undone at once: the catalog tells what a column can hold,
+but what a trigger, a rule, a constraint, a foreign key, a policy or a view with a computed status make of a write only
+the write itself tells. It is undone with all that the owner's triggers did in the database; they have to bear that
+anyway, as any transaction may fail. PM_REHEARSE=off spares a table whose triggers reach outside of it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +20,17 @@ from typing import Any
 
 import psycopg2
 from psycopg2 import errorcodes
-from psycopg2.extensions import cursor as Cursor  # noqa: N812 the driver's class has a lower-case name
+from psycopg2.extensions import connection as Connection  # noqa: N812 the driver's class has a lower-case name
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import Event
 from pm_dagster.errors import ConfigurationError
-from pm_dagster.ledger import statements
+from pm_dagster.ledger import ledger_sql
 from pm_dagster.ledger.connection import in_our_words
-from pm_dagster.ledger.control_statements import Statements
+from pm_dagster.ledger.control_table_sql import ControlTableStatements
+from pm_dagster.ledger.layout import read_layout, statuses_refused
 from pm_dagster.ledger.text import as_json, storable
 
 #: A lock that the owner's triggers wait for is looked for with short waits, and not for ever: so many find one row
@@ -36,6 +43,13 @@ _LONGEST_TOGETHER_SECONDS = 10.0
 _LIMIT = "SELECT set_config('statement_timeout', %(limit)s, true)"
 #: A row that takes too long is tried again after so many times what it may take.
 _SLOW_ROW_PAUSES = 10.0
+#: So long may the rehearsal of all rows together take; where they do not fit, one of them stands for all.
+_LONGEST_REHEARSAL_SECONDS = 2.0
+#: Values to rehearse with, as long as they get in practice: 16 digits, the link of a workspace in Azure, a message of
+#: a line.
+_RUN = 9_000_000_000_000_000
+_URL = "https://adb-1234567890123456.10.azuredatabricks.net/jobs/123456789012345/runs/{}?o=1234567890123456"
+_MESSAGE = "run {} was started"
 
 
 class TooSlow(Exception):
@@ -60,13 +74,13 @@ class Closing:
     def __init__(
         self,
         cursor: Cursor,
-        owners: Statements,
+        statements: ControlTableStatements,
         settings: Settings,
         names: Mapping[str, Any],
         corrected: Callable[[Mapping[int, int | None]], set[int]] = lambda _runs: set(),
     ) -> None:
         self._cursor = cursor
-        self._owners = owners
+        self._statements = statements
         self._settings = settings
         self._names = names
         self._corrected = corrected
@@ -84,21 +98,21 @@ class Closing:
         self._alone = len(entry_ids) == 1
         if self._alone:
             self._limit = self._settings.row_seconds
-        due = self._run(statements.TO_CLOSE, entry_ids=list(entry_ids))
+        due = self._run(ledger_sql.TO_CLOSE, entry_ids=list(entry_ids))
         run_ids = [row[1] for row in due]
         found: dict[int, Seen] = {}
-        for run_id, status, waits, run in self._run(self._owners.lock_rows, run_ids=run_ids):
+        for run_id, status, waits, run in self._run(self._statements.lock_rows, run_ids=run_ids):
             # Without a key a table can hold several rows of one id: the one that waits is meant.
             if run_id not in found or waits:
                 found[run_id] = Seen(status, waits, run)
         # Under the row locks: what the rows say now is what is written over, or left to the next generation.
         corrected = self._corrected({row[0]: row[4] for row in due if row[1] in found and found[row[1]].waits})
         due = [row for row in due if row[0] not in corrected]
-        existing = {run_id for (run_id,) in self._run(self._owners.existing, run_ids=run_ids)}
+        existing = {run_id for (run_id,) in self._run(self._statements.existing, run_ids=run_ids)}
         failed = self._write([self._row_write(row) for row in due if _to_write(row, found.get(row[1]))])
         closable = [row for row in due if row[1] not in failed and _closable(row, found, existing)]
-        self._cursor.execute(statements.LOCAL_TIMEOUTS)
-        self._run(statements.CLOSE_ENTRIES, entry_ids=[row[0] for row in closable])
+        self._cursor.execute(ledger_sql.LOCAL_TIMEOUTS)
+        self._run(ledger_sql.CLOSE_ENTRIES, entry_ids=[row[0] for row in closable])
         self._put_off({row[0]: failed[row[1]] for row in due if row[1] in failed})
         return [(row[0], self._closing_event(row, found)) for row in closable]
 
@@ -123,7 +137,7 @@ class Closing:
             return {}
         began = time.monotonic()
         try:
-            return self._try(rows, self._owners.write_rows)
+            return self._try(rows, self._statements.write_rows)
         except psycopg2.Error as error:
             what = in_our_words(error)
             slow = error.pgcode == errorcodes.QUERY_CANCELED and time.monotonic() - began > 0.9 * self._limit
@@ -154,7 +168,7 @@ class Closing:
     def _write_bare(self, rows: Sequence[Mapping[str, Any]], why: str) -> dict[int, str]:
         """Write status and run alone: link and message are worth less than that the row can be closed."""
         try:
-            failed = self._try(rows, self._owners.write_bare)
+            failed = self._try(rows, self._statements.write_bare)
         except psycopg2.Error as error:
             if not _is_of_the_rows(error, in_our_words(error)):
                 raise
@@ -169,7 +183,7 @@ class Closing:
         self._run(statement, rows=as_json(self._cursor, rows))
         # A check that the owner put off to the end of the transaction would take all rows with it.
         self._cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        waiting = self._run(self._owners.waiting_still, run_ids=[row["run_id"] for row in rows])
+        waiting = self._run(self._statements.waiting_still, run_ids=[row["run_id"] for row in rows])
         self._cursor.execute("RELEASE SAVEPOINT closing")
         table, status = self._settings.control_table, self._settings.status_waiting
         why = f"{table} still says {status} after the write: a trigger or rule of its owner keeps it so"
@@ -179,7 +193,7 @@ class Closing:
         rows = [{"entry_id": entry_id, "detail": storable(why)} for entry_id, why in failed.items()]
         if rows:
             pause = self._settings.settle_seconds + (self._limit * _SLOW_ROW_PAUSES if self._slow else 0.0)
-            self._run(statements.NOT_CLOSED, rows=as_json(self._cursor, rows), seconds=pause)
+            self._run(ledger_sql.NOT_CLOSED, rows=as_json(self._cursor, rows), seconds=pause)
 
     def _status_for(self, state: str, succeeded: bool) -> str:  # noqa: FBT001 as the ledger has it
         if state == EntryState.QUARANTINED.value:
@@ -225,3 +239,100 @@ def _closable(row: tuple[Any, ...], found: Mapping[int, Seen], existing: set[int
     if row[1] in found:
         return True
     return row[1] not in existing and row[2] == EntryState.ACCEPTED.value
+
+
+def refused_rows(
+    cursor: Cursor,
+    statements: ControlTableStatements,
+    settings: Settings,
+    names: Mapping[str, Any],
+    runs: Mapping[int, int | None],
+) -> dict[int, str]:
+    """Why the control table would not take SCHEDULED, by the ids of the rows whose closing it refuses.
+
+    ``runs`` has the rows, locked by this transaction, with the run that each of them names. Raises TooSlow when they
+    take too long together: then nothing of the transaction may be kept, and ``refused_sample`` is to be asked.
+    """
+    closing = Closing(cursor, statements, settings, names)
+    return closing.rehearse(_writes(settings.status_scheduled, runs), _LONGEST_REHEARSAL_SECONDS)
+
+
+def refused_sample(
+    cursor: Cursor,
+    statements: ControlTableStatements,
+    settings: Settings,
+    names: Mapping[str, Any],
+    runs: Mapping[int, int | None],
+) -> dict[int, str]:
+    """The same for a slow table: one row has all the time that a row may take, and what it says goes for all."""
+    # Another one each time, so that a single slow row does not keep back the others for ever.
+    row = random.choice(list(runs))  # noqa: S311 no secret
+    closing = Closing(cursor, statements, settings, names)
+    failed = closing.rehearse(_writes(settings.status_scheduled, {row: runs[row]}), settings.row_seconds, alone=True)
+    if not failed:
+        return {}
+    return {each: failed[row] if each == row else f"tried with row {row}: {failed[row]}" for each in runs}
+
+
+def rehearse_all(connection: Connection, settings: Settings, run_ids: list[int]) -> tuple[bool, str]:
+    """Whether these waiting rows could be closed, with each status, and in what words `pm doctor` says so.
+
+    The transaction is rolled back.
+    """
+    layout = read_layout(connection, settings)
+    wrong = statuses_refused(settings, layout.table[settings.column_status])
+    statements = ControlTableStatements(settings, layout)
+    names = {"me": 0, "waiting": settings.status_waiting, "control_table": settings.control_table}
+    tried: list[int] = []
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute(statements.lock_waiting, {**names, "run_ids": run_ids})
+        tried = [run_id for (run_id,) in cursor.fetchall()]
+        for variable, status in () if wrong else _statuses(settings):
+            failed = _failed(connection, cursor, statements, settings, names, tried, status)
+            if failed:
+                row, why = next(iter(failed.items()))
+                wrong.append(
+                    f"{len(failed)} of {len(tried)} rows cannot be set to {status} ({variable}); row {row}: {why}"
+                )
+    connection.rollback()
+    if wrong:
+        return False, "; ".join(wrong)
+    if not tried:
+        return True, f"no row waits to try it with; the columns of {settings.control_table} hold what is written"
+    return True, f"{settings.control_table} takes all that is written, as tried with {len(tried)} rows and undone"
+
+
+def _statuses(settings: Settings) -> list[tuple[str, str]]:
+    return [
+        ("PM_STATUS_SCHEDULED", settings.status_scheduled),
+        ("PM_STATUS_FAILED", settings.status_failed),
+        ("PM_STATUS_SUCCEEDED", settings.status_succeeded),
+    ]
+
+
+def _failed(
+    connection: Connection,
+    cursor: Cursor,
+    statements: ControlTableStatements,
+    settings: Settings,
+    names: Mapping[str, Any],
+    run_ids: list[int],
+    status: str,
+) -> dict[int, str]:
+    runs = dict.fromkeys(run_ids, None)
+    try:
+        return Closing(cursor, statements, settings, names).rehearse(_writes(status, runs), _LONGEST_REHEARSAL_SECONDS)
+    except TooSlow:
+        connection.rollback()
+        one = _writes(status, dict(list(runs.items())[:1]))
+        return Closing(cursor, statements, settings, names).rehearse(one, settings.row_seconds, alone=True)
+
+
+def _writes(status: str, runs: Mapping[int, int | None]) -> list[dict[str, Any]]:
+    found = []
+    for number, (row, named) in enumerate(runs.items()):
+        # Another for each row, for the owner may demand that no two name the same.
+        run = named or _RUN + number
+        message = _MESSAGE.format(run)
+        found.append({"run_id": row, "status": status, "run": run, "url": _URL.format(run), "message": message})
+    return found

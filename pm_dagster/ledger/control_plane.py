@@ -20,10 +20,9 @@ from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, Intent, Si
 from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
-from pm_dagster.ledger import statements
-from pm_dagster.ledger.closing import Closing, TooSlow
-from pm_dagster.ledger.rehearsal import refused_rows, refused_sample
-from pm_dagster.ledger.rows import (
+from pm_dagster.ledger import ledger_sql
+from pm_dagster.ledger.closing import Closing, TooSlow, refused_rows, refused_sample
+from pm_dagster.ledger.ledger_sql import (
     asked_of,
     change_record,
     claimed_record,
@@ -36,9 +35,7 @@ from pm_dagster.ledger.rows import (
 )
 from pm_dagster.ledger.session import Session
 from pm_dagster.ledger.text import as_json, storable
-from pm_dagster.ledger.untakeable_rows import Locks, UntakeableRows
-from pm_dagster.ledger.view_reading import reading_view
-from pm_dagster.ledger.waiting_rows import read_current, read_next, read_waiting
+from pm_dagster.ledger.waiting_rows import Locks, UntakeableRows, read_current, read_next, read_waiting, reading_view
 
 #: Rows of a slow table are closed in transactions of about this length: short enough to keep what is done.
 _SECONDS_AT_ONCE = 5.0
@@ -102,11 +99,11 @@ class PostgresControlPlane:
         """The rows that a dispatch may take, oldest first; with ``seen`` the next ones."""
 
         def work(cursor: Cursor) -> list[RawRow]:
-            owners, settings = self._session.statements, self._settings
+            statements, settings = self._session.statements, self._settings
             if seen is None:
-                return read_waiting(cursor, owners, settings, self._names(limit=limit))
+                return read_waiting(cursor, statements, settings, self._names(limit=limit))
             names = self._names(limit=limit, seen=list(seen))
-            return read_next(cursor, owners, settings, names, locking=not self._looks)
+            return read_next(cursor, statements, settings, names, locking=not self._looks)
 
         return self._session.read(work)
 
@@ -182,7 +179,7 @@ class PostgresControlPlane:
             for entry_id, why in reasons.items()
         ]
         rows = [change_record(change) for change in changes]
-        cursor.execute(statements.RECORD, self._names(changes=as_json(cursor, rows)))
+        cursor.execute(ledger_sql.RECORD, self._names(changes=as_json(cursor, rows)))
         self._tell(cursor, [(entry_id, Event("deferred", why)) for entry_id, why in reasons.items()])
         return refused
 
@@ -250,7 +247,7 @@ class PostgresControlPlane:
 
         def still(cursor: Cursor, granted: set[int]) -> set[int]:
             # Our lock was gone with the connection: an heir may have resolved them, and let the row go.
-            cursor.execute(statements.STILL_SENDING, self._names(entry_ids=list(granted)))
+            cursor.execute(ledger_sql.STILL_SENDING, self._names(entry_ids=list(granted)))
             return {entry_id for (entry_id,) in cursor.fetchall()}
 
         return self._session.write(work, ("intend", list(intents)), still)
@@ -260,7 +257,7 @@ class PostgresControlPlane:
         ids = list(databricks_run_ids)
 
         def work(cursor: Cursor) -> list[KnownRun]:
-            cursor.execute(statements.KNOWN_RUNS, self._names(runs=ids))
+            cursor.execute(ledger_sql.KNOWN_RUNS, self._names(runs=ids))
             return [KnownRun(*row[:8]) for row in cursor.fetchall()]
 
         return self._session.read(work) if ids else []
@@ -274,7 +271,7 @@ class PostgresControlPlane:
             others = self._others_runs(cursor, changes)
             learned = [change.passed_over() if change.entry_id in others else change for change in changes]
             rows = [change_record(change) for change in learned]
-            cursor.execute(statements.RECORD, self._names(changes=as_json(cursor, rows)))
+            cursor.execute(ledger_sql.RECORD, self._names(changes=as_json(cursor, rows)))
             self._tell(cursor, [(change.entry_id, event) for change in learned for event in change.events])
             return others
 
@@ -286,9 +283,9 @@ class PostgresControlPlane:
         if not found:
             return set()
         names = self._names(entry_ids=list(found), runs=list(found.values()))
-        cursor.execute(statements.LOCK_RUNS, names)
+        cursor.execute(ledger_sql.LOCK_RUNS, names)
         # Of its own, for a statement sees what was committed before it began, and not while it waited.
-        cursor.execute(statements.OTHERS_RUNS, names)
+        cursor.execute(ledger_sql.OTHERS_RUNS, names)
         others = {entry_id for (entry_id,) in cursor.fetchall()}
         return others | taken_at_once([change for change in changes if change.entry_id not in others])
 
@@ -333,7 +330,7 @@ class PostgresControlPlane:
         )
         names = {"entry_ids": entry_ids, "why": why}
         self._session.write(
-            lambda cursor: cursor.execute(statements.LEFT_FOR_LATER, self._names(**names)), ("leave", entry_ids)
+            lambda cursor: cursor.execute(ledger_sql.LEFT_FOR_LATER, self._names(**names)), ("leave", entry_ids)
         )
 
     def register(self) -> None:
@@ -344,7 +341,7 @@ class PostgresControlPlane:
         """What the ledger knows of the dispatchers with these names."""
 
         def work(cursor: Cursor) -> dict[str, SignOfLife]:
-            cursor.execute(statements.SIGNS_OF_LIFE, {"actors": list(actors)})
+            cursor.execute(ledger_sql.SIGNS_OF_LIFE, {"actors": list(actors)})
             return {
                 actor: SignOfLife(alive, left, max(0.0, float(ago))) for actor, alive, left, ago in cursor.fetchall()
             }
@@ -396,7 +393,7 @@ class PostgresControlPlane:
             elif written and asks is not None:
                 same.append({"entry_id": entry.entry_id, "row_version": version})
         if same:
-            cursor.execute(statements.SAME_AGAIN, self._names(rows=as_json(cursor, same)))
+            cursor.execute(ledger_sql.SAME_AGAIN, self._names(rows=as_json(cursor, same)))
         return found
 
     def _with_corrections(self, cursor: Cursor, entries: list[Entry]) -> list[Entry]:
@@ -414,7 +411,7 @@ class PostgresControlPlane:
         """Write what the rows ask for now into entries of which nothing was sent; close those that ask for nothing."""
         if not entries:
             return
-        cursor.execute(statements.NOT_SENT, self._names(entry_ids=[entry.entry_id for entry in entries]))
+        cursor.execute(ledger_sql.NOT_SENT, self._names(entry_ids=[entry.entry_id for entry in entries]))
         each = [found[entry.entry_id] for entry in entries]
         records = [claimed_record(c.asks, {c.entry.run_id: c.version or ""}) for c in each if c.asks is not None]
         for record in records:
@@ -427,7 +424,7 @@ class PostgresControlPlane:
         if why:
             details = {entry_id: storable(f"the row was corrected ({words})") for entry_id, words in why.items()}
             rows = [{"entry_id": entry_id, "detail": detail} for entry_id, detail in details.items()]
-            cursor.execute(statements.SUPERSEDE, self._names(rows=as_json(cursor, rows)))
+            cursor.execute(ledger_sql.SUPERSEDE, self._names(rows=as_json(cursor, rows)))
             self._tell(cursor, [(entry_id, Event("superseded", detail)) for entry_id, detail in details.items()])
 
     def _corrected_before_closing(self, cursor: Cursor, runs: Mapping[int, int | None]) -> set[int]:
@@ -447,7 +444,7 @@ class PostgresControlPlane:
     def _take(self, cursor: Cursor, records: list[dict[str, Any]]) -> list[int]:
         """Write records as this dispatcher's entries; those that another entry stands against are left out."""
         run_ids = [record["run_id"] for record in records]
-        cursor.execute(statements.GENERATIONS, self._names(run_ids=run_ids))
+        cursor.execute(ledger_sql.GENERATIONS, self._names(run_ids=run_ids))
         known = {row[0]: row[1:] for row in cursor.fetchall()}
         ready = []
         for record in records:
@@ -459,7 +456,7 @@ class PostgresControlPlane:
             ready.append({**record, "generation": number, "entry_id": entry_id if is_open else None, **token})
         jobs = self._names(jobs=as_json(cursor, ready))
         taken: list[int] = []
-        for statement in (statements.INSERT_ENTRIES, statements.REFRESH_ENTRIES):
+        for statement in (ledger_sql.INSERT_ENTRIES, ledger_sql.REFRESH_ENTRIES):
             cursor.execute(statement, jobs)
             taken += [entry_id for (entry_id,) in cursor.fetchall()]
         return taken
@@ -508,7 +505,7 @@ class PostgresControlPlane:
     def _tell(self, cursor: Cursor, events: Iterable[tuple[int, Event]]) -> None:
         rows = [{**event_record(entry_id, event), "place": place} for place, (entry_id, event) in enumerate(events)]
         if rows:
-            cursor.execute(statements.INSERT_EVENTS, self._names(events=as_json(cursor, rows)))
+            cursor.execute(ledger_sql.INSERT_EVENTS, self._names(events=as_json(cursor, rows)))
 
     def _close(self, cursor: Cursor, entry_ids: list[int]) -> list[Closed]:
         corrected = partial(self._corrected_before_closing, cursor)

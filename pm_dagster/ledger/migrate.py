@@ -22,9 +22,8 @@ from pm_dagster.dispatch.ledger_location import Answer
 from pm_dagster.errors import ConfigurationError, ProcessManagerError
 from pm_dagster.ledger import location as whereabouts
 from pm_dagster.ledger.connection import connect, in_our_words, time_limit
-from pm_dagster.ledger.layout import ledger_version
 from pm_dagster.ledger.read_only_connection import asking
-from pm_dagster.ledger.schema import LEDGER_SCHEMA, LOCK_CLASS
+from pm_dagster.ledger.schema import LEDGER_SCHEMA, LOCK_CLASS, ledger_version
 
 #: Two that migrate at once take turns on this advisory lock. It ends with the transaction, as nothing that a session
 #: holds may stay behind in the connection of a pooler.

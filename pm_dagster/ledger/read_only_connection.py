@@ -1,6 +1,6 @@
 """A connection for what is nobody's dispatch: the questions of people, and `pm redrive`.
 
-Put here: opening it, and that it never waits without end. Keep out: what is asked (``history``, ``catalog``).
+Put here: opening it, and that it never waits without end. Keep out: what is asked (``reads``, ``server``, ``grants``).
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.ledger.connection import connect, time_limit, translated
-from pm_dagster.ledger.statements import LOCAL_TIMEOUTS
-from pm_dagster.ledger.view_reading import longest_transaction
+from pm_dagster.ledger.ledger_sql import LOCAL_TIMEOUTS, longest_transaction
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from psycopg2.sql import SQL, Composed
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.ledger.connection import translated
-from pm_dagster.ledger.control_statements import Statements
+from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster.ledger.layout import read_layout
+from pm_dagster.ledger.ledger_sql import DISPATCHER_LIVES
 from pm_dagster.ledger.schema import LEDGER_SCHEMA, quoted
-from pm_dagster.ledger.statements import DISPATCHER_LIVES
-from pm_dagster.ledger.view_reading import reading_view
+from pm_dagster.ledger.waiting_rows import reading_view
 
 Row = dict[str, Any]
 
@@ -100,7 +100,7 @@ def control_row_and_waits(connection: Connection, settings: Settings, run_id: in
 
     Of several rows of the id the one that waits is meant.
     """
-    statements = Statements(settings, read_layout(connection, settings))
+    statements = ControlTableStatements(settings, read_layout(connection, settings))
     with translated(), connection.cursor() as cursor:
         cursor.execute(statements.control_row, {"run_id": run_id, "waiting": settings.status_waiting})
         values = cursor.fetchone()

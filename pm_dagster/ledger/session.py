@@ -21,13 +21,15 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
+from pm_dagster.ledger import ledger_sql
 from pm_dagster.ledger import location as whereabouts
-from pm_dagster.ledger import statements
 from pm_dagster.ledger.connection import DatabaseIsReadOnly, connect, time_limit, translated
-from pm_dagster.ledger.control_statements import Statements
-from pm_dagster.ledger.layout import Layout, check_ledger, demand_rights, read_layout
-from pm_dagster.ledger.read_only import demand_writable
-from pm_dagster.ledger.view_reading import longest_transaction
+from pm_dagster.ledger.control_table_sql import ControlTableStatements
+from pm_dagster.ledger.grants import demand_rights
+from pm_dagster.ledger.layout import Layout, read_layout
+from pm_dagster.ledger.ledger_sql import longest_transaction
+from pm_dagster.ledger.schema import check_ledger
+from pm_dagster.ledger.server import demand_writable
 
 T = TypeVar("T")
 #: Pauses before a transaction is repeated: a deadlock, a serialization failure, a connection that was cut.
@@ -63,7 +65,7 @@ class Session:
         self._actor = actor
         self._sleep = sleep
         self._connection: Connection | None = None
-        self._statements: Statements | None = None
+        self._statements: ControlTableStatements | None = None
         self._layout: Layout | None = None
         self._me: int | None = None
         self._liveness = "lock"
@@ -87,7 +89,7 @@ class Session:
         }
 
     @property
-    def statements(self) -> Statements:
+    def statements(self) -> ControlTableStatements:
         """The statements for this owner's names; only inside a transaction."""
         if self._statements is None:
             message = "no transaction is open"
@@ -148,7 +150,7 @@ class Session:
         if self._me is None or time.monotonic() < self._next_beat:
             return
         try:
-            self.write(lambda cursor: cursor.execute(statements.HEARTBEAT, self._mine()), "heartbeat")
+            self.write(lambda cursor: cursor.execute(ledger_sql.HEARTBEAT, self._mine()), "heartbeat")
         except ControlPlaneUnavailable:
             # Nobody's lease runs out: whoever has something to write will say so.
             if self._liveness != "lock":
@@ -162,7 +164,7 @@ class Session:
         if self._me is None or self._liveness == "lock" or lasts:
             return
         mine = self._mine() | {"lease": needed}
-        self._repeat(lambda: self._transact(lambda cursor: cursor.execute(statements.HEARTBEAT, mine)))
+        self._repeat(lambda: self._transact(lambda cursor: cursor.execute(ledger_sql.HEARTBEAT, mine)))
 
     def _seen(self) -> None:
         """The next sign of life is due in a while."""
@@ -173,7 +175,7 @@ class Session:
         """Leave: claims that were not sent are free at once. Never raises an error of ours or the database's."""
         try:
             if self._me is not None and self._connection is not None:
-                self._transact(lambda cursor: cursor.execute(statements.END, self._mine()))
+                self._transact(lambda cursor: cursor.execute(ledger_sql.END, self._mine()))
         except ProcessManagerError:
             pass
         finally:
@@ -220,7 +222,7 @@ class Session:
             if number is not None or self._announced:
                 self._register(connection)
             with connection, connection.cursor() as cursor:
-                begin = statements.LOCAL_TIMEOUTS if number is None else statements.BEGIN_WRITE
+                begin = ledger_sql.LOCAL_TIMEOUTS if number is None else ledger_sql.BEGIN_WRITE
                 cursor.execute(begin, self.names | {"number": number})
                 return work(cursor)
 
@@ -240,14 +242,14 @@ class Session:
     def _get_to_know(self, connection: Connection) -> None:
         """Read what a new connection leads to."""
         with connection.cursor() as cursor:
-            cursor.execute(statements.LOCAL_TIMEOUTS)
+            cursor.execute(ledger_sql.LOCAL_TIMEOUTS)
             check_ledger(connection)
             self._layout = read_layout(connection, self.settings)
-            self._statements = Statements(self.settings, self._layout)
+            self._statements = ControlTableStatements(self.settings, self._layout)
             self._liveness = self._find_liveness(connection)
             if self._liveness == "lock":
-                cursor.execute(statements.NOTICE_OUR_DEATH)
-            cursor.execute(statements.ENVIRONMENT)
+                cursor.execute(ledger_sql.NOTICE_OUR_DEATH)
+            cursor.execute(ledger_sql.ENVIRONMENT)
             self.environment = str((cursor.fetchone() or ("",))[0])
         self._hosts = list(whereabouts.hosts(connection))
         self.question = whereabouts.question(connection)
@@ -267,26 +269,26 @@ class Session:
         if self.question:
             raise ConfigurationError(self.question)
         with connection, connection.cursor() as cursor:
-            cursor.execute(statements.LOCAL_TIMEOUTS)
+            cursor.execute(ledger_sql.LOCAL_TIMEOUTS)
             demand_writable(connection)
             if self._layout is not None:
                 demand_rights(connection, self.settings, self._layout)
             if self._me is None:
-                cursor.execute(statements.NEXT_DISPATCHER)
+                cursor.execute(ledger_sql.NEXT_DISPATCHER)
                 self._me = int((cursor.fetchone() or (0,))[0])
             if self._liveness == "lock":
                 self._lock(cursor)
-            cursor.execute(statements.REGISTER, self._mine())
-            cursor.execute(statements.BURY, self._mine())
+            cursor.execute(ledger_sql.REGISTER, self._mine())
+            cursor.execute(ledger_sql.BURY, self._mine())
         self._locked = True
         if self._liveness == "lock":
             self._seen()
 
     def _lock(self, cursor: Cursor) -> None:
-        cursor.execute(statements.LOCK_DISPATCHER, self._mine())
+        cursor.execute(ledger_sql.LOCK_DISPATCHER, self._mine())
         if not (cursor.fetchone() or (False,))[0]:
             # Nobody else has our number, so it is our lost connection, of whose loss the server has not heard.
-            cursor.execute(statements.END_FORMER_SESSION, self._mine())
+            cursor.execute(ledger_sql.END_FORMER_SESSION, self._mine())
             message = f"the database still holds the lock of our lost connection (dispatcher {self._me})"
             raise ControlPlaneUnavailable(message)
 

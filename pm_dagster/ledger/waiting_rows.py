@@ -1,56 +1,138 @@
-"""The rows that wait, as raw rows, one by one where they cannot be read together.
+"""The rows that wait: read by the driver or, as text, by another client; and those that wait and cannot be taken.
 
-Put here: reading them, and the order of their columns. Keep out: what a value means.
+Rows are read together, and one by one where one of them cannot be read. Other clients map types in their own way: Spark
+3.5 cannot take some types of Postgres, shifts times by its own zone and cuts a numeric without scale at 18 places
+(``PostgresDialect``, ``JdbcUtils``). So for them every value crosses as text. What the server writes as text is what
+the driver gets on its own connection, so the same functions of the driver make the same values of it.
+
+Whether a row can be locked is found out by locking it, in a transaction that writes nothing: only so is row security
+asked, and only so is another session's lock seen. Where we may lock nothing, with a reader's role or on a standby, rows
+count as they are shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import psycopg2
-from psycopg2 import sql
+from psycopg2 import errors, extensions, sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 the driver's class has a lower-case name
 
 from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, untakeable
 from pm_dagster.dispatch.waiting_job import RawRow
-from pm_dagster.errors import ConfigurationError
+from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable
 from pm_dagster.ledger.connection import in_our_words
-from pm_dagster.ledger.control_statements import Statements
-from pm_dagster.ledger.view_reading import reading_view
+from pm_dagster.ledger.control_table_sql import ControlTableStatements
+from pm_dagster.ledger.ledger_sql import LOCAL_TIMEOUTS, STATEMENT_SECONDS
+from pm_dagster.ledger.session import Session
+
+_LIMIT = "SELECT set_config('statement_timeout', %(limit)s, true)"
+#: The server's clock for a statement starts a little before or after ours.
+_TOLERANCE_SECONDS = 0.1
+#: What decides how the server writes values, and the limits of a statement:
+#: https://www.postgresql.org/docs/current/runtime-config-client.html
+_SETTINGS = (
+    "DateStyle",
+    "IntervalStyle",
+    "TimeZone",
+    "bytea_output",
+    "extra_float_digits",
+    "lc_monetary",
+    "lock_timeout",
+    "statement_timeout",
+    "xmlbinary",
+)
+_SESSION = """
+SELECT 'SELECT ' || string_agg(format('set_config(%%L, %%L, false)', name, value), ', ')
+FROM (SELECT name, current_setting(name) FROM unnest(%(names)s) AS name
+      UNION ALL VALUES ('default_transaction_read_only', 'on')) AS settings(name, value)"""
+# ``format`` calls the type's output function; a cast to text does not for every type. ``IS DISTINCT FROM NULL`` is no
+# comparison, which some types lack, and holds for a composite value whose fields are null.
+_VALUE = sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%%s', {0}) END AS {0}")
+#: So many rows are locked at most to see whether row security lets us; more would write as many records to the WAL.
+_MOST_TRIED = 1000
 
 
-def read_waiting(cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any]) -> list[RawRow]:
+@contextmanager
+def reading_view(cursor: Cursor, settings: Settings) -> Iterator[None]:
+    """Give what is inside PM_VIEW_TIMEOUT_SECONDS, and name the view when it is broken off.
+
+    Inside a transaction, of which a statement has begun with ``LOCAL_TIMEOUTS``. Raises ControlPlaneUnavailable: the
+    next try may find fewer rows, a faster plan, or no lock.
+    """
+    limit = settings.view_timeout_seconds
+    if limit != STATEMENT_SECONDS:
+        cursor.execute(_LIMIT, {"limit": f"{round(limit * 1000)}ms"})
+    began = time.monotonic()
+    try:
+        yield
+    except (errors.QueryCanceled, errors.LockNotAvailable) as error:
+        raise _broken_off(error, settings, time.monotonic() - began) from None
+    if limit != STATEMENT_SECONDS:
+        cursor.execute(LOCAL_TIMEOUTS)
+
+
+def _broken_off(error: psycopg2.Error, settings: Settings, seconds: float) -> ControlPlaneUnavailable:
+    """The server has one code for its time-out and for a person who cancels; only the time tells them apart."""
+    view = f"view {settings.schema}.{settings.wait_view} (PM_WAIT_VIEW)"
+    said = next(iter(str(error).splitlines()), "").strip()
+    limit = settings.view_timeout_seconds
+    if isinstance(error, errors.LockNotAvailable):
+        return ControlPlaneUnavailable(
+            f"the {view} could not be read: another session holds a lock that we need (see pg_locks): {said}"
+        )
+    if seconds >= limit - _TOLERANCE_SECONDS:
+        return ControlPlaneUnavailable(
+            f"the {view} takes longer to read than the {limit:g} s of PM_VIEW_TIMEOUT_SECONDS: make it faster, or allow"
+            f" it more: {said}"
+        )
+    return ControlPlaneUnavailable(
+        f"the reading of the {view} was cancelled after {seconds:.1f} s, before the {limit:g} s of"
+        f" PM_VIEW_TIMEOUT_SECONDS: somebody did it (pg_cancel_backend), or a pooler's time-out: {said}"
+    )
+
+
+def read_waiting(
+    cursor: Cursor, statements: ControlTableStatements, settings: Settings, names: Mapping[str, Any]
+) -> list[RawRow]:
     """The oldest rows that a dispatch may take; ``names`` are the statement's parameters, ``limit`` among them.
 
     A row whose values the view cannot compute, or that are no text, comes without them and with the reason. Raises
     ConfigurationError, naming the view, when not even the ids can be read.
     """
-    return _read(cursor, owners, settings, names, (owners.waiting, owners.waiting_ids))
+    return _read(cursor, statements, settings, names, (statements.waiting, statements.waiting_ids))
 
 
 def read_next(
-    cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any], *, locking: bool
+    cursor: Cursor, statements: ControlTableStatements, settings: Settings, names: Mapping[str, Any], *, locking: bool
 ) -> list[RawRow]:
     """The oldest rows that a dispatch may take, none of them among ``seen``; if ``locking``, that nobody else holds."""
-    wanted = (owners.next, owners.next_ids) if locking else (owners.following, owners.following_ids)
-    return _read(cursor, owners, settings, names, wanted)
+    wanted = (statements.next, statements.next_ids) if locking else (statements.following, statements.following_ids)
+    return _read(cursor, statements, settings, names, wanted)
 
 
-def read_current(cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any]) -> list[RawRow]:
+def read_current(
+    cursor: Cursor, statements: ControlTableStatements, settings: Settings, names: Mapping[str, Any]
+) -> list[RawRow]:
     """The rows ``run_ids`` as the view shows them now, in no order; the same otherwise."""
-    return _read(cursor, owners, settings, names, (owners.current, owners.current_ids))
+    return _read(cursor, statements, settings, names, (statements.current, statements.current_ids))
 
 
 def _read(
     cursor: Cursor,
-    owners: Statements,
+    statements: ControlTableStatements,
     settings: Settings,
     names: Mapping[str, Any],
-    statements: tuple[sql.Composed, sql.Composed],
+    wanted: tuple[sql.Composed, sql.Composed],
 ) -> list[RawRow]:
-    whole, ids = statements
+    whole, ids = wanted
     try:
         with reading_view(cursor, settings):
             values_of_rows = _run(cursor, whole, names)
@@ -66,17 +148,21 @@ def _read(
         raise _in_full(error, settings) from None
     found = {values[0]: values for values in rows if values[0] is not None}
     without = [values for values in rows if values[0] is None]
-    read = [row for run_id in found for row in _one(cursor, owners, settings, names, found[run_id])]
+    read = [row for run_id in found for row in _one(cursor, statements, settings, names, found[run_id])]
     return read + [RawRow(None, None, None, {}, _moment(order), in_table) for _, in_table, order in without]
 
 
 def _one(
-    cursor: Cursor, owners: Statements, settings: Settings, names: Mapping[str, Any], found: Sequence[Any]
+    cursor: Cursor,
+    statements: ControlTableStatements,
+    settings: Settings,
+    names: Mapping[str, Any],
+    found: Sequence[Any],
 ) -> list[RawRow]:
     run_id, in_table, order = found
     try:
         with reading_view(cursor, settings):
-            rows = _run(cursor, owners.current, {**names, "run_ids": [run_id]})
+            rows = _run(cursor, statements.current, {**names, "run_ids": [run_id]})
     except psycopg2.DataError as error:
         why = str(in_our_words(error))
     except UnicodeDecodeError as error:
@@ -112,3 +198,211 @@ def raw_row(values: Sequence[Any], settings: Settings) -> RawRow:
 
 def _moment(value: object) -> datetime | None:
     return value if isinstance(value, datetime) else None
+
+
+@dataclass(frozen=True)
+class TextRead:
+    """``query`` gives, in no order, a row's place among the oldest and then its values as text.
+
+    ``session`` must have run in the same session before: it makes the server write values as ours gets them.
+    ``types`` are the values' types.
+    """
+
+    query: str
+    session: str
+    types: tuple[int, ...]
+
+
+class WaitingAsText:
+    """Reads for ``settings``; connects when first used and registers no dispatcher. Not thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._session = Session(settings, actor="")
+
+    def read(self, limit: int) -> TextRead:
+        """The read of ``ControlPlane.waiting``. Raises what that raises."""
+
+        def work(cursor: Cursor) -> TextRead:
+            waiting = self._session.statements.waiting
+            cursor.execute(waiting, {**self._session.names, "limit": 0})
+            types = tuple(column.type_code for column in cursor.description or ())
+            query = cursor.mogrify(_as_text(waiting, len(types)), {**self._session.names, "limit": limit})
+            with reading_view(cursor, self._settings):
+                cursor.execute(_SESSION, {"names": list(_SETTINGS)})
+                (session,) = cursor.fetchone() or ("",)
+            return TextRead(query.decode(_codec(cursor)), session, types)
+
+        return self._session.read(work)
+
+    def rows(self, read: TextRead, found: Iterable[Sequence[object]]) -> list[RawRow]:
+        """The rows of the query, oldest first, as ``ControlPlane.waiting`` gives them."""
+        texts = [[None if text is None else str(text) for text in row[1:]] for row in sorted(found, key=_place)]
+
+        def work(cursor: Cursor) -> list[RawRow]:
+            readers = [_reader(cursor, type_) for type_ in read.types]
+            return [
+                raw_row([reader(text) for reader, text in zip(readers, row, strict=True)], self._settings)
+                for row in texts
+            ]
+
+        return self._session.read(work)
+
+    def end(self) -> None:
+        """Close the connection."""
+        self._session.end()
+
+
+def _as_text(waiting: sql.Composable, width: int) -> sql.Composed:
+    """The statement wrapped; a client that wraps it again may lose its order, so the place becomes a column."""
+    names = [sql.SQL(f"c{number}") for number in range(width)]
+    return sql.SQL(
+        "SELECT row_number() OVER (ORDER BY c2 NULLS LAST, c0) AS place, {values} FROM ({waiting}) AS waiting"
+    ).format(values=sql.SQL(", ").join(_VALUE.format(name) for name in names), waiting=waiting)
+
+
+def _place(row: Sequence[object]) -> int:
+    return int(str(row[0]))
+
+
+def _codec(cursor: Cursor) -> str:
+    return extensions.encodings[cursor.connection.encoding]
+
+
+def _reader(cursor: Cursor, type_: int) -> Callable[[str | None], object]:
+    """What the driver does with a value of this type; it takes bytes, as they came over the wire."""
+    known = {**extensions.string_types, **cursor.connection.string_types}
+    cast = known.get(type_, extensions.UNICODE)
+    codec = _codec(cursor)
+    return lambda text: None if text is None else cast(text.encode(codec), cursor)
+
+
+class Locks:
+    """Tries to lock within a transaction of ``cursor``. ``names`` are the parameters that statements share."""
+
+    def __init__(
+        self, cursor: Cursor, statements: ControlTableStatements, settings: Settings, names: Mapping[str, Any]
+    ) -> None:
+        self._cursor = cursor
+        self._statements = statements
+        self._settings = settings
+        self._names = names
+
+    @cached_property
+    def _may(self) -> tuple[bool, bool]:
+        """Whether row security is active for us on the control table, and whether we may lock its rows."""
+        place = {"schema": self._settings.schema, "table": self._settings.run_table}
+        self._cursor.execute(self._statements.may, place)
+        row_security, lockable = self._cursor.fetchone() or (False, False)
+        return bool(row_security), bool(lockable)
+
+    @property
+    def row_security(self) -> bool:
+        """Whether row security is active for us on the control table."""
+        return self._may[0]
+
+    def hidden(self, free: int) -> int:
+        """How many of so many free rows row security keeps from us for good."""
+        row_security, lockable = self._may if free else (False, False)
+        if not row_security or not lockable:
+            return 0
+        ours = self._try(self._statements.changeable_some, limit=_MOST_TRIED)
+        return 0 if ours is None or len(ours) >= min(free, _MOST_TRIED) else free - len(ours)
+
+    def locked(self, free: int) -> int:
+        """How many of so many free rows are locked by others, if all are; one lock tells."""
+        if not free or not self._may[1]:
+            return 0
+        return free if self._try(self._statements.lockable, limit=1) == [] else 0
+
+    def answers_locked(self, left_behind: int) -> int:
+        """Of so many entries of dead dispatchers: those whose answer cannot be written, for the row is locked."""
+        if not left_behind or not self._may[1]:
+            return 0
+        found = self._try(self._statements.locked_answers, limit=_MOST_TRIED)
+        return found[0] if found else 0
+
+    def hidden_among(self, run_ids: Sequence[int]) -> set[int]:
+        """Those of the rows that row security keeps from us, as far as nobody holds them for deletion."""
+        row_security, lockable = self._may
+        if not run_ids or not row_security or not lockable:
+            return set()
+        ours = self._try(self._statements.changeable, run_ids=list(run_ids))
+        return set() if ours is None else set(run_ids) - set(ours)
+
+    def held_among(self, run_ids: Sequence[int]) -> set[int]:
+        """Those of the waiting rows that somebody else holds locked, and that are not kept from us anyway."""
+        if not run_ids or not self._may[1]:
+            return set()
+        unlocked = self._try(self._statements.unlocked, run_ids=list(run_ids))
+        waiting = self._try(self._statements.waiting_still, run_ids=list(run_ids))
+        return set(waiting or ()) - set(unlocked or ()) - self.hidden_among(run_ids) if unlocked is not None else set()
+
+    def _try(self, statement: Any, **names: object) -> list[int] | None:  # noqa: ANN401 composed
+        """The first column of what can be locked; None where nothing of the kind can be locked at all."""
+        self._cursor.execute("SAVEPOINT trying")
+        try:
+            with reading_view(self._cursor, self._settings):
+                self._cursor.execute(statement, {**self._names, **names})
+            found = [int(value) for (value,) in self._cursor.fetchall()]
+        except psycopg2.Error as error:
+            if not isinstance(in_our_words(error), ConfigurationError):
+                raise
+            found = None
+        # The locks go with it.
+        self._cursor.execute("ROLLBACK TO SAVEPOINT trying")
+        return found
+
+
+class UntakeableRows:
+    """Finds them within a transaction of ``cursor``."""
+
+    def __init__(
+        self, cursor: Cursor, statements: ControlTableStatements, settings: Settings, names: Mapping[str, Any]
+    ) -> None:
+        self._cursor = cursor
+        self._statements = statements
+        self._settings = settings
+        self._names = names
+        self._locks = Locks(cursor, statements, settings, names)
+
+    def found(self, limit: int) -> list[Untakeable]:
+        """All of them, at most ``limit``."""
+        rows = self._told(self._facts(self._statements.untakeable, limit=limit))
+        if len(rows) < limit and self._locks.row_security:
+            self._cursor.execute(self._statements.candidates, {**self._names, "limit": _MOST_TRIED})
+            hidden = self._locks.hidden_among([int(run_id) for (run_id,) in self._cursor.fetchall()])
+            rows += self.among(sorted(hidden)[: limit - len(rows)])
+        return rows[:limit]
+
+    def among(self, run_ids: Sequence[int]) -> list[Untakeable]:
+        """Those among the rows."""
+        if not run_ids:
+            return []
+        hidden = self._locks.hidden_among(run_ids)
+        facts = self._facts(self._statements.facts, run_ids=list(run_ids))
+        return self._told(replace(row, lockable=row.run_id not in hidden) for row in facts)
+
+    def _facts(self, statement: Any, **names: object) -> list[RowFacts]:  # noqa: ANN401 composed
+        with reading_view(self._cursor, self._settings):
+            self._cursor.execute(statement, {**self._names, **names})
+        return [_facts(row) for row in self._cursor.fetchall()]
+
+    def _told(self, facts: Iterable[RowFacts]) -> list[Untakeable]:
+        security = self._locks.row_security
+        told = [untakeable(row, self._settings, row_security=security) for row in facts]
+        return [row for row in told if row is not None]
+
+
+def _facts(row: Sequence[Any]) -> RowFacts:
+    run_id, has_place, in_table, status, waits, view_status, view_waits, met = row
+    return RowFacts(
+        run_id=run_id,
+        has_place=has_place,
+        in_table=in_table,
+        status=status,
+        waits=waits,
+        view_status=view_status,
+        view_waits=view_waits,
+        met=met,
+    )

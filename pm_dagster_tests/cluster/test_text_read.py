@@ -14,7 +14,7 @@ from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.dispatch.waiting_job import RawRow, sort_rows
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
-from pm_dagster.ledger.waiting_as_text import TextRead, WaitingAsText
+from pm_dagster.ledger.waiting_rows import TextRead, WaitingAsText
 from pm_dagster_tests.cluster import nasty_rows
 from pm_dagster_tests.ledger.world import PostgresWorld
 

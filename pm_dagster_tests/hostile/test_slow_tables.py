@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pm_dagster.errors import ControlPlaneUnavailable
-from pm_dagster.ledger import closing, rehearsal
+from pm_dagster.ledger import closing
 from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
 
 _SLOW = """
@@ -28,7 +28,7 @@ def _slow(world: HostileWorld, seconds: float, which: str = "true", when: str = 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes half a minute outside takes seconds here."""
     monkeypatch.setattr(closing, "_LONGEST_TOGETHER_SECONDS", 1.0)
-    monkeypatch.setattr(rehearsal, "_LONGEST_SECONDS", 0.5)
+    monkeypatch.setattr(closing, "_LONGEST_REHEARSAL_SECONDS", 0.5)
 
 
 @pytest.mark.slow

@@ -19,8 +19,7 @@ _SOURCES = sorted(path for path in _ROOT.rglob("*.py") if "sandbox" not in path.
 _EXECUTES = frozenset({"execute", "executemany", "mogrify", "SQL", "copy_expert"})
 #: Where texts are made that begin like statements, each with its reason.
 _MADE = {
-    "ledger/catalog.py",  # the name of a missing privilege, for people
-    "ledger/grants.py",  # printed for the owner, never run; names are quoted by the driver
+    "ledger/grants.py",  # printed for the owner, never run; names are quoted by the driver; a missing right, for people
     "ledger/migrations/versions/0002_writes.py",  # the ledger's schema, a constant, is put in
 }
 _STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|SET|CREATE|ALTER|DROP|LOCK|COPY|DO|CALL)\s")
@@ -29,10 +28,10 @@ _ARGUED = {
     # Alembic runs the file beside it, with the ledger's schema put in.
     ("ledger/migrations/versions/0001_ledger.py", "execute"),
     # The digits of a position.
-    ("ledger/control_statements.py", "SQL(str(number))"),
-    ("ledger/waiting_as_text.py", "SQL(f'c{number}')"),
+    ("ledger/control_table_sql.py", "SQL(str(number))"),
+    ("ledger/waiting_rows.py", "SQL(f'c{number}')"),
     # A type in the catalog's own words, which format_type quotes.
-    ("ledger/control_statements.py", "SQL('text' if characters else column.base.replace('%', '%%'))"),
+    ("ledger/control_table_sql.py", "SQL('text' if characters else column.base.replace('%', '%%'))"),
 }
 
 
@@ -54,7 +53,7 @@ def _is_constant(node: ast.expr, names: set[str]) -> bool:
         return node.id in names
     if isinstance(node, ast.Attribute):
         # A constant of an imported module, or a statement that was put together by psycopg2.sql.
-        return node.attr.isupper() or "statements" in ast.unparse(node.value) or "owners" in ast.unparse(node.value)
+        return node.attr.isupper() or "statements" in ast.unparse(node.value)
     if isinstance(node, ast.JoinedStr):
         return all(isinstance(part, ast.Constant) or _is_constant(part, names) for part in node.values)
     if isinstance(node, ast.FormattedValue):

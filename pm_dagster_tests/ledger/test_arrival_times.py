@@ -12,7 +12,7 @@ import pytest
 from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.ledger.control_plane import PostgresControlPlane
-from pm_dagster.ledger.waiting_as_text import WaitingAsText
+from pm_dagster.ledger.waiting_rows import WaitingAsText
 from pm_dagster_tests.ledger.world import PostgresWorld
 
 _BERLIN = ZoneInfo("Europe/Berlin")

@@ -13,7 +13,7 @@ import pytest
 from pm_dagster.dispatch.model import Entry, EntryState, Outcome
 from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent
 from pm_dagster.dispatch.waiting_job import WaitingJob
-from pm_dagster.ledger.statements import LOCK_RUNS
+from pm_dagster.ledger.ledger_sql import LOCK_RUNS
 from pm_dagster_tests.contracts.steps import accepted, claim_one, ids, seen, send
 from pm_dagster_tests.ledger.world import PostgresWorld, eventually
 

@@ -15,7 +15,7 @@ from pm_dagster.ledger import reads as history
 from pm_dagster.ledger.connection import connect, translated
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.read_only_connection import asking
-from pm_dagster.ledger.waiting_as_text import WaitingAsText
+from pm_dagster.ledger.waiting_rows import WaitingAsText
 from pm_dagster_tests.ledger.world import PostgresWorld, eventually
 
 _SLOW = """
@@ -71,7 +71,8 @@ def test_a_limit_of_its_own_is_not_that_of_the_other_statements(world: PostgresW
             cursor.execute("SHOW statement_timeout")
             limits.append(cursor.fetchone()[0])  # type: ignore[index]
 
-    from pm_dagster.ledger.view_reading import longest_transaction, reading_view  # noqa: PLC0415
+    from pm_dagster.ledger.ledger_sql import longest_transaction  # noqa: PLC0415
+    from pm_dagster.ledger.waiting_rows import reading_view  # noqa: PLC0415
 
     def work(cursor: psycopg2.extensions.cursor) -> None:
         with reading_view(cursor, control._settings):

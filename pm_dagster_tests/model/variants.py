@@ -30,9 +30,9 @@ from pm_dagster.dispatch.model import (
 from pm_dagster.dispatch.ports import DatabricksRuns
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.errors import Refused
-from pm_dagster.ledger import closing, control_plane, control_statements, statements
+from pm_dagster.ledger import closing, control_plane, control_table_sql, ledger_sql
 from pm_dagster.ledger.control_plane import PostgresControlPlane
-from pm_dagster.ledger.control_statements import Statements
+from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster_tests.model import stories
 
 Patch = pytest.MonkeyPatch
@@ -49,15 +49,15 @@ def _another_token_each_time(patch: Patch) -> None:
 
 
 def _no_intent(patch: Patch) -> None:
-    _in_sql(patch, control_statements, "_INTEND", "SET state = 'SENDING',", "SET state = e.state,")
+    _in_sql(patch, control_table_sql, "_INTEND", "SET state = 'SENDING',", "SET state = e.state,")
 
 
 def _sending_is_claimed(patch: Patch) -> None:
     claimed, also = "e.state = 'CLAIMED' AND", "e.state IN ('CLAIMED', 'SENDING') AND"
-    _in_sql(patch, statements, "GENERATIONS", claimed, also)
-    _in_sql(patch, control_statements, "CLAIMABLE", claimed, also)
-    _in_sql(patch, statements, "REFRESH_ENTRIES", "IN ('CLAIMED', 'DEFERRED')", "IN ('CLAIMED', 'DEFERRED', 'SENDING')")
-    _in_sql(patch, control_statements, "_LEFT_BEHIND", "IN ('SENDING', 'ACCEPTED')", "IN ('ACCEPTED')")
+    _in_sql(patch, ledger_sql, "GENERATIONS", claimed, also)
+    _in_sql(patch, control_table_sql, "CLAIMABLE", claimed, also)
+    _in_sql(patch, ledger_sql, "REFRESH_ENTRIES", "IN ('CLAIMED', 'DEFERRED')", "IN ('CLAIMED', 'DEFERRED', 'SENDING')")
+    _in_sql(patch, control_table_sql, "_LEFT_BEHIND", "IN ('SENDING', 'ACCEPTED')", "IN ('ACCEPTED')")
 
 
 def _history_not_compared(patch: Patch) -> None:
@@ -69,7 +69,7 @@ def _history_not_compared(patch: Patch) -> None:
 
 
 def _generation_too_early(patch: Patch) -> None:
-    _in_sql(patch, statements, "REFRESH_ENTRIES", "SET state", "SET generation = e.generation + 1, state")
+    _in_sql(patch, ledger_sql, "REFRESH_ENTRIES", "SET state", "SET generation = e.generation + 1, state")
 
 
 def _generation_never(patch: Patch) -> None:
@@ -81,7 +81,7 @@ def _generation_never(patch: Patch) -> None:
 
 
 def _nobody_owns(patch: Patch) -> None:
-    _in_sql(patch, statements, "RECORD", " AND e.dispatcher_id = %(me)s", "")
+    _in_sql(patch, ledger_sql, "RECORD", " AND e.dispatcher_id = %(me)s", "")
 
 
 def _rows_as_read(patch: Patch) -> None:
@@ -101,11 +101,11 @@ def _rows_as_read(patch: Patch) -> None:
 def _unwanted_is_sent(patch: Patch) -> None:
     waits = """ AND EXISTS (
       SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)"""
-    _in_sql(patch, control_statements, "_INTEND", waits, "")
+    _in_sql(patch, control_table_sql, "_INTEND", waits, "")
 
 
 def _dead_are_forgotten(patch: Patch) -> None:
-    _in_sql(patch, control_statements, "_LEFT_BEHIND", "e.control_table", "false AND e.control_table")
+    _in_sql(patch, control_table_sql, "_LEFT_BEHIND", "e.control_table", "false AND e.control_table")
 
 
 def _failed_in_doubt(patch: Patch) -> None:
@@ -128,16 +128,16 @@ def _decided_by_text(patch: Patch) -> None:
 
 
 def _closed_in_any_status(patch: Patch) -> None:
-    build = Statements._build
+    build = ControlTableStatements._build
     guard = "WHERE t.{run_id} = c.run_id AND t.{status} = %(waiting)s"
 
-    def unguarded(self: Statements, text: str, **more: sql.Composable) -> sql.Composed:
+    def unguarded(self: ControlTableStatements, text: str, **more: sql.Composable) -> sql.Composed:
         return build(self, text.replace(guard, guard.partition(" AND ")[0]), **more)
 
     def any_status(_row: object, seen: object) -> bool:
         return seen is not None
 
-    patch.setattr(Statements, "_build", unguarded)
+    patch.setattr(ControlTableStatements, "_build", unguarded)
     patch.setattr(closing, "_to_write", any_status)
 
 

@@ -21,7 +21,7 @@ from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.jdbc import jdbc_options
-from pm_dagster.ledger.waiting_as_text import WaitingAsText
+from pm_dagster.ledger.waiting_rows import WaitingAsText
 
 
 def _shown(rows: list[RawRow]) -> list[str]:

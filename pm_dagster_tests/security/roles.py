@@ -17,13 +17,13 @@ from pm_dagster.dispatch.ports import Intent
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import ProcessManagerError
-from pm_dagster.ledger import catalog, grants
+from pm_dagster.ledger import grants
 from pm_dagster.ledger import reads as history
 from pm_dagster.ledger.connection import connect
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.grants import Part
-from pm_dagster.ledger.layout import check_ledger
 from pm_dagster.ledger.redrive import redrive
+from pm_dagster.ledger.schema import check_ledger
 from pm_dagster_tests.contracts import steps
 from pm_dagster_tests.fakes.runs import InMemoryRuns
 from pm_dagster_tests.ledger.world import PostgresWorld
@@ -105,7 +105,7 @@ def doctor_is_content(settings: Settings) -> bool:
     try:
         with closing(connect(settings)) as connection:
             check_ledger(connection)
-            return not catalog.missing_privileges(connection, settings)
+            return not grants.missing_privileges(connection, settings)
     except ProcessManagerError:
         return False
 

@@ -14,7 +14,7 @@ import trustme
 
 from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.errors import ConfigurationError, ProcessManagerError
-from pm_dagster.ledger import catalog
+from pm_dagster.ledger import server
 from pm_dagster.ledger.connection import connect
 from pm_dagster.ledger.parameters import parameters
 from pm_dagster_tests.ledger.world import PostgresWorld
@@ -95,4 +95,4 @@ def test_a_token_of_entra_id_goes_over_in_tls_only(
 
 def test_doctor_says_how_the_connection_is_protected(database: PostgresWorld) -> None:
     with closing(connect(database.settings)) as connection:
-        assert catalog.server(connection).endswith("on this machine")
+        assert server.server(connection).endswith("on this machine")

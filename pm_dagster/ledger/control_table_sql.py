@@ -1,7 +1,7 @@
-"""The statements of a dispatch that name the owner's relations: the view and the control table.
+"""The statements that name the owner's relations: the view and the control table.
 
-Keep out: those of the ledger alone, which are in ``statements``. Names come from the settings and are quoted by the
-driver; values are always parameters.
+Names come from the settings and are quoted by the driver; values are always parameters. The statements of the ledger
+alone are in ``ledger_sql``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from psycopg2 import sql
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.ledger.columns import Column
-from pm_dagster.ledger.layout import Layout
+from pm_dagster.ledger.layout import Column, Layout
+from pm_dagster.ledger.ledger_sql import ALIVE, CLAIMABLE
 from pm_dagster.ledger.schema import LEDGER_SCHEMA, quoted
-from pm_dagster.ledger.statements import ALIVE, CLAIMABLE
 
 _ENTRY_COLUMNS = """e.entry_id, e.run_id, e.generation, e.branch, e.state, e.job_id, e.previous_run_id, e.parameters,
     e.idempotency_token, e.fresh_run, e.sent_repair_id, e.attempts, e.ambiguous, e.intent_at"""
@@ -135,7 +134,7 @@ _HELD_AS_IT_IS = frozenset({
 _WITHOUT_ZONE = ("timestamp without time zone", "date")
 
 
-class Statements:
+class ControlTableStatements:
     """The statements that name the owner's relations, built once per connection."""
 
     def __init__(self, settings: Settings, layout: Layout) -> None:
