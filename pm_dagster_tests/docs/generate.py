@@ -22,9 +22,9 @@ from pm_dagster.ledger.migrate import initialise
 from pm_dagster.ledger.schema import LEDGER_SCHEMA
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
+from pm_dagster_tests.docs import ROOT, log_events
 from pm_dagster_tests.docs.json_objects import keys_of_commands
 
-ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 HOW_TO_WRITE = "run: python -m pm_dagster_tests.docs.generate"
 _COLUMNS = """
@@ -152,8 +152,32 @@ def json_objects(page: str, keys: Mapping[str, Mapping[str, str]]) -> str:
     return "\n\n".join(sections)
 
 
-#: What is generated without a database, by the name of its page.
-PARTS: dict[str, Callable[[], str]] = {"settings": settings, "commands": commands, "errors": error_tree}
+def events(page: str, product: Path = log_events.PRODUCT) -> str:
+    """One row for each log event; the meanings are those that the page has."""
+    meanings = _meanings(page)
+    rows = [
+        [
+            f"`{name}`",
+            ", ".join(sorted(event.levels)),
+            ", ".join(_field(each) for each in event.fields),
+            meanings.get(("Events", name), ""),
+        ]
+        for name, event in log_events.log_events(product).items()
+    ]
+    return _table(["event", "level", "fields", "meaning"], rows)
+
+
+def _field(name: str) -> str:
+    return "the keys of [`pm dispatch --json`](json.md#pm-dispatch)" if name.startswith("**") else f"`{name}`"
+
+
+#: What is generated from the code alone, by the name of its page.
+PARTS: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "commands": commands,
+    "errors": error_tree,
+    "events": lambda: events(_page("events")),
+}
 
 
 def part_of(page: str, name: str) -> str:
@@ -161,10 +185,14 @@ def part_of(page: str, name: str) -> str:
     return page.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0].strip("\n")
 
 
+def _page(name: str) -> str:
+    return (REFERENCE / f"{name}.md").read_text(encoding="utf-8")
+
+
 def _write(name: str, text: str) -> None:
     path = REFERENCE / f"{name}.md"
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    page = path.read_text(encoding="utf-8")
+    page = _page(name)
     before, after = page.partition(begin)[0], page.partition(end)[2]
     path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
@@ -180,10 +208,10 @@ def main() -> None:
             with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
                 cursor.execute(schema)
                 connection.commit()
-        _write("ledger", ledger((REFERENCE / "ledger.md").read_text(encoding="utf-8"), urls[0]))
+        _write("ledger", ledger(_page("ledger"), urls[0]))
         with LocalWorkspace() as workspace:
             keys = keys_of_commands(urls[1], workspace)
-        _write("json", json_objects((REFERENCE / "json.md").read_text(encoding="utf-8"), keys))
+        _write("json", json_objects(_page("json"), keys))
 
 
 if __name__ == "__main__":

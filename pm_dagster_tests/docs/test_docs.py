@@ -14,10 +14,9 @@ from pm_dagster.cli.app import _group
 from pm_dagster.config.settings import SETTINGS
 from pm_dagster.sandbox.seed import CASES
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.docs import generate
+from pm_dagster_tests.docs import ROOT, generate
 from pm_dagster_tests.docs.json_objects import keys_of_commands
 
-ROOT = generate.ROOT
 #: The proof is written by `make chaos`, and CHANGELOG tells of names that were.
 TEXTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
@@ -58,6 +57,17 @@ def test_the_keys_of_json_are_current_and_every_key_is_explained(database_url: s
         keys = keys_of_commands(database_url, workspace)
     assert generate.part_of(page, "json") == generate.json_objects(page, keys), generate.HOW_TO_WRITE
     assert _unexplained(page) == []
+
+
+def test_every_log_event_is_explained() -> None:
+    page = (generate.REFERENCE / "events.md").read_text(encoding="utf-8")
+    assert _unexplained(page) == [], "write what the event means in docs/reference/events.md"
+
+
+def test_an_event_that_the_page_does_not_have_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "new.py").write_text('_log.warning("a new event", extra=fields(run_id=1, pause=2.0))\n')
+    row = "| `a new event` | warning | `run_id`, `pause` |  |"
+    assert _unexplained(generate.events("", tmp_path)) == [row]
 
 
 def _unexplained(page: str) -> list[str]:
