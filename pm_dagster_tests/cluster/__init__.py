@@ -1,1 +1,1 @@
-"""Tests of the entry that runs on a cluster, as a process of its own, without Spark."""
+"""Tests of the program that runs on a cluster, without Spark."""

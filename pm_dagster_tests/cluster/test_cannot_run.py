@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 from zipfile import ZipFile
 
 import pytest
 
 from pm_dagster.cluster.options import read_options
-from pm_dagster_tests.cluster.world import ENTRY, ClusterWorld, the_line
+from pm_dagster.cluster.spark_read import session
+from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.errors import ConfigurationError
+from pm_dagster_tests.cluster.program import ClusterProgram, failure_line
 
-_ROOT = ENTRY.parents[2]
 _SECRETS = {
     "PM_POSTGRES_PASSWORD": "geheim-of-the-database",
     "MDM_CLIENT_SECRET": "geheim-of-mdm",
@@ -22,61 +25,65 @@ _SECRETS = {
 }
 
 
-def test_database_down(world: ClusterWorld) -> None:
-    done = world.enter(PM_POSTGRES_URL="postgresql://someone:geheim@127.0.0.1:1/db")
-    assert "the pass could not run: the database does not answer" in the_line(done)
+def test_database_down(program: ClusterProgram) -> None:
+    """In a process of its own: nothing stands beside the one line, and the exit code is the interpreter's."""
+    down = "postgresql://someone:geheim@127.0.0.1:1/db"
+    done = program.wait_for(program.start("--read", "driver", PM_POSTGRES_URL=down))
+    assert "the pass could not run: the database does not answer" in failure_line(done)
     assert "geheim" not in done.stderr
 
 
-def test_workspace_down_leaves_the_rows_waiting(world: ClusterWorld) -> None:
-    world.add(5)
-    done = world.enter(DATABRICKS_HOST="http://127.0.0.1:1")
-    assert "cannot connect" in the_line(done)
-    assert world.statuses() == {"WAITING": 5}
-    assert world.numbers()["scheduled"] == 5
+def test_workspace_down_leaves_the_rows_waiting(program: ClusterProgram) -> None:
+    program.add(5)
+    done = program.run(DATABRICKS_HOST="http://127.0.0.1:1")
+    assert "cannot connect" in failure_line(done)
+    assert program.statuses() == {"WAITING": 5}
+    assert program.numbers()["scheduled"] == 5
 
 
-def test_wrong_token(world: ClusterWorld) -> None:
-    world.add()
-    done = world.enter(DATABRICKS_TOKEN="wrong-token")
-    assert "does not accept our credentials" in the_line(done)
+def test_wrong_token(program: ClusterProgram) -> None:
+    program.add()
+    done = program.run(DATABRICKS_TOKEN="wrong-token")
+    assert "does not accept our credentials" in failure_line(done)
     assert "wrong-token" not in done.stderr
 
 
 @pytest.mark.parametrize("token", ["with\na line break", "mit \u20ac"])
-def test_a_token_that_no_request_can_carry(world: ClusterWorld, token: str) -> None:
-    world.add()
-    line = the_line(world.enter(DATABRICKS_TOKEN=token))
+def test_a_token_that_no_request_can_carry(program: ClusterProgram, token: str) -> None:
+    program.add()
+    line = failure_line(program.run(DATABRICKS_TOKEN=token))
     assert "no request can be made" in line
     assert token[:5] not in line
-    assert world.statuses() == {"WAITING": 1}
+    assert program.statuses() == {"WAITING": 1}
 
 
-def test_authorities_that_are_not_there(world: ClusterWorld) -> None:
-    world.add()
+def test_authorities_that_are_not_there(program: ClusterProgram) -> None:
+    program.add()
     host = "https://127.0.0.1:1"
-    assert "no request can be made" in the_line(world.enter(DATABRICKS_HOST=host, REQUESTS_CA_BUNDLE="/nonexistent"))
+    assert "no request can be made" in failure_line(
+        program.run(DATABRICKS_HOST=host, REQUESTS_CA_BUNDLE="/nonexistent")
+    )
 
 
-def test_a_host_with_a_token_in_it_is_not_shown(world: ClusterWorld) -> None:
-    line = the_line(world.enter(DATABRICKS_HOST="https://h.example.com/?token=geheim"))
+def test_a_host_with_a_token_in_it_is_not_shown(program: ClusterProgram) -> None:
+    line = failure_line(program.run(DATABRICKS_HOST="https://h.example.com/?token=geheim"))
     assert "geheim" not in line
 
 
-def test_no_ledger(bare_world: ClusterWorld) -> None:
-    assert "pm init" in the_line(bare_world.enter())
+def test_no_ledger(program_without_ledger: ClusterProgram) -> None:
+    assert "pm init" in failure_line(program_without_ledger.run())
 
 
-def test_a_setting_that_cannot_be_used(world: ClusterWorld) -> None:
-    assert "PM_CONCURRENCY='many' cannot be used" in the_line(world.enter(PM_CONCURRENCY="many"))
+def test_a_setting_that_cannot_be_used(program: ClusterProgram) -> None:
+    assert "PM_CONCURRENCY='many' cannot be used" in failure_line(program.run(PM_CONCURRENCY="many"))
 
 
-def test_no_workspace_is_configured(world: ClusterWorld) -> None:
-    assert "DATABRICKS_HOST" in the_line(world.enter(DATABRICKS_HOST="", DATABRICKS_TOKEN="", HOME="/nonexistent"))
+def test_no_workspace_is_configured(program: ClusterProgram) -> None:
+    assert "DATABRICKS_HOST" in failure_line(program.run(DATABRICKS_HOST="", DATABRICKS_TOKEN="", HOME="/nonexistent"))
 
 
-def test_a_secret_that_is_not_there_is_named_by_its_reference(world: ClusterWorld, tmp_path: Path) -> None:
-    line = the_line(world.enter(DATABRICKS_TOKEN=f"file://{tmp_path}/token"))
+def test_a_secret_that_is_not_there_is_named_by_its_reference(program: ClusterProgram, tmp_path: Path) -> None:
+    line = failure_line(program.run(DATABRICKS_TOKEN=f"file://{tmp_path}/token"))
     assert "DATABRICKS_TOKEN" in line
     assert f"{tmp_path}/token" in line
 
@@ -101,8 +108,8 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err.startswith("usage: process_manager.py")
 
 
-def test_an_unknown_option_ends_the_process_with_the_usage(world: ClusterWorld) -> None:
-    done = world.ended(world.start("--nonsense"))
+def test_an_unknown_option_ends_the_process_with_the_usage(program: ClusterProgram) -> None:
+    done = program.wait_for(program.start("--nonsense"))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: process_manager.py")
     assert "unrecognized arguments: --nonsense" in done.stderr
@@ -115,34 +122,22 @@ def test_wrong_usage_is_told_to_databricks_in_the_exception() -> None:
     assert caught.value.code == 2
 
 
-def test_help(world: ClusterWorld) -> None:
-    done = world.ended(world.start("--help"))
+def test_help(program: ClusterProgram) -> None:
+    done = program.run_with("--help")
     assert done.returncode == 0
     for words in ("--read", "--report FILE.xlsx", "--limit N", "DATABRICKS_", "could not"):
         assert words in done.stdout
 
 
-def _with(preparation: str, *arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    code = (
-        f"import sys; sys.path.insert(0, {str(_ROOT)!r})\n{preparation}\n"
-        "from pm_dagster.cluster import entry\n"
-        f"sys.exit(entry.main({['--read', 'driver', *arguments]!r}))"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
+def test_an_error_of_our_own_tells_its_type_and_no_secret(
+    program: ClusterProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> NoReturn:
+        secrets = os.environ["DATABRICKS_TOKEN"] + os.environ["JFROG_TOKEN"]
+        raise ZeroDivisionError("in the\nmiddle of " + secrets)
 
-
-def test_an_error_of_our_own_tells_its_type_and_no_secret(world: ClusterWorld) -> None:
-    fault = (
-        "import os\n"
-        "from pm_dagster.dispatch.service import Dispatch\n"
-        "def read(*_):\n"
-        "    secrets = os.environ['DATABRICKS_TOKEN'] + os.environ['JFROG_TOKEN']\n"
-        "    raise ZeroDivisionError('in the\\nmiddle of ' + secrets)\n"
-        "Dispatch.read = read"
-    )
-    done = _with(fault, environment=world.environment(**_SECRETS, DATABRICKS_AUTH_TYPE="pat"))
+    monkeypatch.setattr(Dispatch, "read", read)
+    done = program.run(**_SECRETS, DATABRICKS_AUTH_TYPE="pat")
 
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
@@ -150,47 +145,43 @@ def test_an_error_of_our_own_tells_its_type_and_no_secret(world: ClusterWorld) -
     assert last.endswith("PM_DEBUG=1 shows where it came from")
     assert len(done.stderr.splitlines()) == 1
 
-    in_full = _with(fault, environment=world.environment(**_SECRETS, DATABRICKS_AUTH_TYPE="pat", PM_DEBUG="1"))
+    in_full = program.run(**_SECRETS, DATABRICKS_AUTH_TYPE="pat", PM_DEBUG="1")
     assert "Traceback" in in_full.stderr
     for text in (done.stderr, in_full.stderr):
-        assert world.workspace.token not in text
+        assert program.workspace.token not in text
         assert "geheim" not in text
 
 
-def test_without_pyspark_it_says_what_to_use() -> None:
-    missing = "import sys; sys.modules['pyspark'] = None; sys.modules['pyspark.sql'] = None"
-    code = (
-        f"import sys; sys.path.insert(0, {str(_ROOT)!r})\n{missing}\n"
-        "from pm_dagster.cluster.spark_read import session\n"
-        "session()"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ConfigurationError: there is no Spark session" in done.stderr.splitlines()[-1]
-    assert "--read driver" in done.stderr.splitlines()[-1]
+def test_without_pyspark_it_says_what_to_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    with pytest.raises(ConfigurationError, match=r"^there is no Spark session .*--read driver") as caught:
+        session()
+    assert "\n" not in str(caught.value)
 
 
-def test_a_database_on_a_socket_cannot_be_read_by_jdbc(world: ClusterWorld) -> None:
-    line = the_line(world.ended(world.start()))
+def test_a_database_on_a_socket_cannot_be_read_by_jdbc(program: ClusterProgram) -> None:
+    line = failure_line(program.run_with())
     assert "JDBC speaks TCP only" in line
     assert "--read driver" in line
 
 
-def test_no_secret_in_output_log_report_or_database(world: ClusterWorld, tmp_path: Path) -> None:
-    told = " ".join([world.workspace.token, *_SECRETS.values()])
-    world.add(3)
-    world.add_repairs(1)
-    world.sql(
+def test_no_secret_in_output_log_report_or_database(program: ClusterProgram, tmp_path: Path) -> None:
+    told = " ".join([program.workspace.token, *_SECRETS.values()])
+    program.add(3)
+    program.add_repairs(1)
+    program.sql(
         "INSERT INTO mm_run_plc (wkf_job_id, run_sttus_name, file_name) VALUES (NULL, 'WAITING', %s)",
         (_SECRETS["JFROG_TOKEN"],),
     )
     message = f"Job 1001, no: {told}"
-    world.workspace.faults.add("*", "status", status=400, code="INVALID_PARAMETER_VALUE", message=message, count=None)
+    program.workspace.faults.add("*", "status", status=400, code="INVALID_PARAMETER_VALUE", message=message, count=None)
 
-    done = world.enter("--report", str(tmp_path / "report.xlsx"), **_SECRETS, DATABRICKS_AUTH_TYPE="pat")
+    done = program.run("--report", str(tmp_path / "report.xlsx"), **_SECRETS, DATABRICKS_AUTH_TYPE="pat")
 
     assert done.returncode == 0, done.stderr
-    recorded = world.sql("SELECT string_agg(detail, ' ') FROM process_manager.event")[0][0]
-    messages = world.sql("SELECT string_agg(state_msg, ' ') FROM mm_run_plc")[0][0]
+    recorded = program.sql("SELECT string_agg(detail, ' ') FROM process_manager.event")[0][0]
+    messages = program.sql("SELECT string_agg(state_msg, ' ') FROM mm_run_plc")[0][0]
     unpacked = _unzipped(tmp_path / "report.xlsx")
     for text in (done.stdout, recorded, messages, unpacked):
         assert "no: ***" in text

@@ -10,30 +10,30 @@ from pathlib import Path
 import pytest
 
 from pm_dagster_tests.cli.world import UNKNOWN_JOB
-from pm_dagster_tests.cluster.world import ENTRY, UNPACED, ClusterWorld, numbers_of
+from pm_dagster_tests.cluster.program import ENTRY, UNPACED, ClusterProgram, numbers_of
 from pm_dagster_tests.ledger.world import eventually
 
 
-def test_new_and_repair_rows_are_scheduled(world: ClusterWorld) -> None:
-    world.add(6)
-    world.add_repairs(3)
-    world.add_repairs(1, repairs=4)
+def test_new_and_repair_rows_are_scheduled(program: ClusterProgram) -> None:
+    program.add(6)
+    program.add_repairs(3)
+    program.add_repairs(1, repairs=4)
 
-    report = world.numbers()
+    report = program.numbers()
 
     assert report["read"] == report["scheduled"] == 10
     assert report["new"] == {"accepted": 6, "adopted": 0, "deferred": 0, "quarantined": 0}
     assert report["repair"] == {"accepted": 4, "adopted": 0, "deferred": 0, "quarantined": 0}
-    assert [world.workspace.log.count(name) for name in ("run-now", "runs/get", "runs/repair")] == [6, 4, 4]
-    assert world.statuses() == {"SCHEDULED": 10}
+    assert [program.workspace.log.count(name) for name in ("run-now", "runs/get", "runs/repair")] == [6, 4, 4]
+    assert program.statuses() == {"SCHEDULED": 10}
 
 
-def test_refused_rows_are_numbers_and_no_failure(world: ClusterWorld) -> None:
-    (unknown,) = world.add(job_id=UNKNOWN_JOB)
-    (malformed,) = world.add(job_id=None)
-    (good,) = world.add()
+def test_refused_rows_are_numbers_and_no_failure(program: ClusterProgram) -> None:
+    (unknown,) = program.add(job_id=UNKNOWN_JOB)
+    (malformed,) = program.add(job_id=None)
+    (good,) = program.add()
 
-    done = world.enter()
+    done = program.run()
 
     assert done.returncode == 0
     assert numbers_of(done)["new"]["quarantined"] == 2
@@ -50,83 +50,83 @@ def test_refused_rows_are_numbers_and_no_failure(world: ClusterWorld) -> None:
     assert "3 read, 1 scheduled, 2 refused, 0 left" in done.stderr
 
 
-def test_an_empty_view_is_a_success(world: ClusterWorld) -> None:
-    done = world.enter()
+def test_an_empty_view_is_a_success(program: ClusterProgram) -> None:
+    done = program.run()
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 1
     assert numbers_of(done)["read"] == 0
 
 
-def test_a_second_pass_does_nothing_more(world: ClusterWorld) -> None:
-    world.add(3)
-    assert world.numbers()["scheduled"] == 3
-    assert world.numbers()["read"] == 0
-    assert world.workspace.log.count("run-now") == 3
+def test_a_second_pass_does_nothing_more(program: ClusterProgram) -> None:
+    program.add(3)
+    assert program.numbers()["scheduled"] == 3
+    assert program.numbers()["read"] == 0
+    assert program.workspace.log.count("run-now") == 3
 
 
-def test_limit_takes_the_oldest(world: ClusterWorld) -> None:
-    first, second, _ = world.add(3)
-    assert world.numbers("--limit", "2")["scheduled"] == 2
-    assert world.sql("SELECT run_id FROM mm_run_plc WHERE run_sttus_name = 'SCHEDULED' ORDER BY 1") == [
+def test_limit_takes_the_oldest(program: ClusterProgram) -> None:
+    first, second, _ = program.add(3)
+    assert program.numbers("--limit", "2")["scheduled"] == 2
+    assert program.sql("SELECT run_id FROM mm_run_plc WHERE run_sttus_name = 'SCHEDULED' ORDER BY 1") == [
         (first,),
         (second,),
     ]
 
 
-def test_many_rows_are_not_all_shown(world: ClusterWorld) -> None:
-    world.add(70)
-    done = world.enter(**UNPACED)
+def test_many_rows_are_not_all_shown(program: ClusterProgram) -> None:
+    program.add(70)
+    done = program.run(**UNPACED)
     assert "... and 10 more, all accepted or better" in done.stdout
     assert len(done.stdout.splitlines()) == 1 + 60 + 2
 
 
-def test_the_deadline_leaves_the_rest_waiting_and_says_so(world: ClusterWorld) -> None:
-    world.add(40)
-    done = world.enter(PM_DEADLINE_SECONDS="1", PM_RATE_RUN_NOW="5")
+def test_the_deadline_leaves_the_rest_waiting_and_says_so(program: ClusterProgram) -> None:
+    program.add(40)
+    done = program.run(PM_DEADLINE_SECONDS="1", PM_RATE_RUN_NOW="5")
     assert done.returncode == 0
     scheduled = numbers_of(done)["scheduled"]
     assert scheduled < 40
-    assert world.statuses()["WAITING"] == 40 - scheduled
+    assert program.statuses()["WAITING"] == 40 - scheduled
     assert "left" in done.stdout.splitlines()[1]
 
 
-def test_sigterm_ends_the_pass_cleanly(world: ClusterWorld) -> None:
-    world.add(100)
-    process = world.start("--read", "driver", PM_RATE_RUN_NOW="10")
-    eventually(lambda: world.workspace.log.count("run-now") >= 5, "five runs are started")
+def test_sigterm_ends_the_pass_cleanly(program: ClusterProgram) -> None:
+    program.add(100)
+    process = program.start("--read", "driver", PM_RATE_RUN_NOW="10")
+    eventually(lambda: program.workspace.log.count("run-now") >= 5, "five runs are started")
     process.send_signal(signal.SIGTERM)
-    done = world.ended(process)
+    done = program.wait_for(process)
 
     assert done.returncode == 0, done.stderr
     report = numbers_of(done)
     assert 0 < report["scheduled"] < 100
-    assert world.statuses() == {"SCHEDULED": report["scheduled"], "WAITING": 100 - report["scheduled"]}
+    assert program.statuses() == {"SCHEDULED": report["scheduled"], "WAITING": 100 - report["scheduled"]}
     assert "stopped on request" in done.stderr
-    assert world.numbers(**UNPACED)["scheduled"] == 100 - report["scheduled"]
+    assert program.numbers(**UNPACED)["scheduled"] == 100 - report["scheduled"]
 
 
-def test_the_dispatcher_says_where_it_runs(world: ClusterWorld) -> None:
-    world.add()
-    world.numbers()
-    ((actor,),) = world.sql("SELECT actor FROM process_manager.dispatcher")
+def test_the_dispatcher_says_where_it_runs(program: ClusterProgram) -> None:
+    program.add()
+    program.numbers()
+    ((actor,),) = program.sql("SELECT actor FROM process_manager.dispatcher")
     assert actor.startswith("process_manager.py on ")
 
 
-def test_from_another_working_directory(world: ClusterWorld, tmp_path: Path) -> None:
-    world.add()
+def test_from_another_working_directory(program: ClusterProgram, tmp_path: Path) -> None:
+    program.add()
     (tmp_path / "pm_dagster").mkdir()
     (tmp_path / "pm_dagster" / "__init__.py").write_text("raise ImportError('the wrong one')\n")
-    done = world.ended(world.start_in(tmp_path, "--read", "driver"))
+    done = program.wait_for(program.start_in(tmp_path, "--read", "driver"))
     assert done.returncode == 0, done.stderr
-    assert world.statuses() == {"SCHEDULED": 1}
+    assert program.statuses() == {"SCHEDULED": 1}
 
 
 @pytest.mark.parametrize(
     "namespaces", ["{'__name__': '__main__'}", "{'__name__': '__main__'}, {}"], ids=["globals", "globals and locals"]
 )
-def test_executed_as_databricks_does_it(world: ClusterWorld, tmp_path: Path, namespaces: str) -> None:
+def test_executed_as_databricks_does_it(program: ClusterProgram, tmp_path: Path, namespaces: str) -> None:
     """No ``__file__``, the folder not on the path, and whatever follows in the same process still runs."""
-    world.add(2)
+    program.add(2)
     code = (
         "import sys\n"
         f"sys.argv = [{str(ENTRY)!r}, '--read', 'driver']\n"
@@ -137,14 +137,14 @@ def test_executed_as_databricks_does_it(world: ClusterWorld, tmp_path: Path, nam
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(
-        command, env=world.environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+        command, env=program.environment(), cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "reached []"
-    assert world.statuses() == {"SCHEDULED": 2}
+    assert program.statuses() == {"SCHEDULED": 2}
 
 
-def test_a_failure_tells_why_in_its_exception(world: ClusterWorld) -> None:
+def test_a_failure_tells_why_in_its_exception(program: ClusterProgram) -> None:
     """Databricks shows the exception's text on the run's page."""
     code = (
         f"import sys; sys.argv = [{str(ENTRY)!r}, '--read', 'driver']\n"
@@ -152,7 +152,7 @@ def test_a_failure_tells_why_in_its_exception(world: ClusterWorld) -> None:
         f"try: exec(compile(text, {str(ENTRY)!r}, 'exec'), {{'__name__': '__main__'}})\n"
         "except SystemExit as end: print(end.code, end)"
     )
-    environment = world.environment(PM_POSTGRES_URL="postgresql://someone:geheim@127.0.0.1:1/db")
+    environment = program.environment(PM_POSTGRES_URL="postgresql://someone:geheim@127.0.0.1:1/db")
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.startswith("1 the pass could not run: the database does not answer"), done.stderr
@@ -169,32 +169,33 @@ def test_the_entry_is_no_notebook() -> None:
     assert not ENTRY.read_text().startswith("# Databricks notebook source")
 
 
-def test_an_output_that_knows_only_ascii_does_not_end_the_pass(world: ClusterWorld) -> None:
-    world.sql(
+def test_an_output_that_knows_only_ascii_does_not_end_the_pass(program: ClusterProgram) -> None:
+    program.sql(
         "INSERT INTO mm_run_plc (wkf_job_id, run_sttus_name, file_name) VALUES (1001, 'WAITING', 'поставка.csv'),"
         " (NULL, 'WAITING', 'x')"
     )
-    world.workspace.faults.add(
+    program.workspace.faults.add(
         "run-now", "status", status=400, code="INVALID_PARAMETER_VALUE", message="Job 1001: недоступно", count=None
     )
-    done = world.enter(PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = program.wait_for(program.start("--read", "driver", **ascii_only))
     assert done.returncode == 0, done.stderr
     assert numbers_of(done)["new"]["quarantined"] == 2
     assert r"\u043d\u0435\u0434\u043e" in done.stdout
 
 
 @pytest.mark.parametrize("moment", ["0044-03-15 BC", "10000-01-01", "infinity"])
-def test_a_time_that_python_cannot_hold_stops_no_row(world: ClusterWorld, moment: str) -> None:
-    world.add(2)
-    world.sql(
+def test_a_time_that_python_cannot_hold_stops_no_row(program: ClusterProgram, moment: str) -> None:
+    program.add(2)
+    program.sql(
         "UPDATE mm_run_plc SET rgstr_file_time = %s WHERE run_id = (SELECT min(run_id) FROM mm_run_plc)", (moment,)
     )
-    assert world.numbers()["scheduled"] == 2
+    assert program.numbers()["scheduled"] == 2
 
 
-def test_an_output_that_nobody_reads_does_not_fail_the_pass(world: ClusterWorld) -> None:
-    world.add(3)
-    process = world.start("--read", "driver")
+def test_an_output_that_nobody_reads_does_not_fail_the_pass(program: ClusterProgram) -> None:
+    program.add(3)
+    process = program.start("--read", "driver")
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
@@ -203,4 +204,4 @@ def test_an_output_that_nobody_reads_does_not_fail_the_pass(world: ClusterWorld)
     assert process.wait(60) == 0, said
     assert "the output cannot be written any more" in said
     assert "Traceback" not in said
-    assert world.statuses() == {"SCHEDULED": 3}
+    assert program.statuses() == {"SCHEDULED": 3}

@@ -19,7 +19,7 @@ from pm_dagster_tests.bundle.bundle_files import ROOT, synced_files
 from pm_dagster_tests.cli.world import JOB
 from pm_dagster_tests.runtime import jdbc_driver
 from pm_dagster_tests.runtime.place import PYTHON
-from pm_dagster_tests.runtime.world import RuntimeWorld
+from pm_dagster_tests.runtime.program import RuntimeProgram
 
 _TEMPLATE, _NAME = "control_plane", "runtime"
 
@@ -54,12 +54,14 @@ def tcp_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedP
 
 
 @pytest.fixture
-def world(tcp_postgres: EmbeddedPostgres, uploaded: Path) -> Iterator[RuntimeWorld]:
-    """A world in which a pass can work, with the ledger in place."""
+def program(tcp_postgres: EmbeddedPostgres, uploaded: Path) -> Iterator[RuntimeProgram]:
+    """The program on a database with the ledger in place."""
     tcp_postgres.create_database(_NAME, template=_TEMPLATE)
     url = tcp_postgres.database_tcp_url(_NAME)
     initialise(Settings(postgres_url=url))
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=10_000)
-        yield RuntimeWorld(url, workspace, python=str(PYTHON), entry=uploaded / "pm_dagster/cluster/process_manager.py")
+        yield RuntimeProgram(
+            url, workspace, python=str(PYTHON), entry=uploaded / "pm_dagster/cluster/process_manager.py"
+        )
     tcp_postgres.drop_database(_NAME)

@@ -1,4 +1,4 @@
-"""A world for each version of the SDK: ledger in place, jobs in the workspace, nothing waiting."""
+"""A program for each version of the SDK: ledger in place, jobs in the workspace, nothing waiting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import JOB
-from pm_dagster_tests.cluster.world import ClusterWorld
+from pm_dagster_tests.cluster.program import ClusterProgram
 from pm_dagster_tests.versions.place import NAMES, folder
 
 FORBIDDEN = 1002
@@ -26,11 +26,11 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def world(version: str, database_url: str) -> Iterator[ClusterWorld]:
-    """A world whose processes find that version before the locked one."""
+def program(version: str, database_url: str) -> Iterator[ClusterProgram]:
+    """A program whose processes find that version before the locked one."""
     initialise(Settings(postgres_url=database_url))
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
         workspace.state.add_job("forbidden", job_id=FORBIDDEN)
         workspace.state.forbid(FORBIDDEN)
-        yield ClusterWorld(database_url, workspace, {"PYTHONPATH": str(folder(version))})
+        yield ClusterProgram(database_url, workspace, {"PYTHONPATH": str(folder(version))})

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pm_dagster_tests.cli.world import JOB
-from pm_dagster_tests.cluster.world import ClusterWorld
+from pm_dagster_tests.cluster.program import ClusterProgram
 from pm_dagster_tests.runtime.place import JAR, JAVA_HOME
 
 READS = Path(__file__).with_name("reads.py")
@@ -28,7 +28,7 @@ _OPTIONS = (
 
 
 @dataclass
-class RuntimeWorld(ClusterWorld):
+class RuntimeProgram(ClusterProgram):
     """Spark is set by the environment, as on a cluster, never by the entry."""
 
     @property
@@ -51,9 +51,9 @@ class RuntimeWorld(ClusterWorld):
             (JOB, list(runs)),
         )
 
-    def enter_by_jdbc(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def run_by_jdbc(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run the entry as the deployed job does."""
-        return self.ended(self.start(*arguments, **more))
+        return self.wait_for(self.start(*arguments, **more))
 
     def reads(self, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run ``reads.py`` on the uploaded files."""

@@ -1,10 +1,9 @@
-"""A control plane and a workspace, and the cluster entry as a process on them.
-
-Put here: what several tests do. Keep out: expectations.
-"""
+"""The cluster's program, with a control plane and a workspace of its own."""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pm_dagster.cluster import entry
 from pm_dagster.dispatch.report import report_in
+from pm_dagster_tests import in_process
 from pm_dagster_tests.cli.world import World
 
 ENTRY = Path(__file__).parents[2] / "pm_dagster" / "cluster" / "process_manager.py"
@@ -22,37 +23,51 @@ _EVENT = re.compile(r"\S+Z (INFO|WARNING) [a-z]")
 
 
 @dataclass
-class ClusterWorld(World):
+class ClusterProgram(World):
     """``python`` and ``entry`` say with which interpreter which copy of the file runs."""
 
     python: str = sys.executable
     entry: Path = ENTRY
 
     def start(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
-        """Start the entry."""
+        """Start the program as a process of its own."""
         return self.start_in(None, *arguments, **more)
 
     def start_in(self, folder: Path | None, *arguments: str, **more: str) -> subprocess.Popen[str]:
-        """Start the entry from another working directory."""
+        """Start it from another working directory."""
         command = [self.python, str(self.entry), *arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self.environment(**more), cwd=folder, stdout=pipe, stderr=pipe, text=True)
 
-    def enter(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run the entry with --read driver to its end."""
-        return self.ended(self.start("--read", "driver", *arguments, **more))
-
-    def ended(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    def wait_for(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         """Wait for the end of a process."""
         with process:
             out, err = process.communicate(timeout=120)
             return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
+    def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the program with --read driver to its end."""
+        return self.run_with("--read", "driver", *arguments, **more)
+
+    def run_with(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run the program to its end: in this process, or in one of its own where it is to import other files."""
+        environment = self.environment(**more)
+        same = environment.get("PYTHONPATH") == os.environ.get("PYTHONPATH")
+        if same and (self.python, self.entry) == (sys.executable, ENTRY):
+            return in_process.run(_main, ENTRY.name, *arguments, environment=environment)
+        return self.wait_for(self.start(*arguments, **more))
+
     def numbers(self, *arguments: str, **more: str) -> dict[str, Any]:
-        """Run the entry, which must succeed, and give the numbers of its last line."""
-        done = self.enter(*arguments, **more)
+        """Run the program, which must succeed, and give the numbers of its last line."""
+        done = self.run(*arguments, **more)
         assert done.returncode == 0, done.stderr
         return numbers_of(done)
+
+
+def _main() -> None:
+    # A process begins without pytest's handlers: the program then shows the warnings of libraries as well.
+    logging.getLogger().handlers[:] = []
+    entry.main(sys.argv[1:])
 
 
 def numbers_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -62,8 +77,8 @@ def numbers_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-def the_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The last line of a pass that could not run; before it are only events of the log, a line each."""
+def failure_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of a dispatch that could not run; before it are only events of the log, a line each."""
     *events, last = done.stderr.strip().splitlines()
     assert all(_EVENT.match(line) for line in events), done.stderr
     assert " CRITICAL process_manager: " in last
