@@ -71,9 +71,9 @@ def control_plane(of: Settings, *, looks: bool = False) -> Iterator[ControlPlane
 @contextmanager
 def reader(of: Settings) -> Iterator[Connection]:
     """A connection on which Postgres itself refuses every write."""
-    from pm_dagster.ledger.read_only_connection import asking  # noqa: PLC0415
+    from pm_dagster.ledger.connection import transaction  # noqa: PLC0415
 
-    with asking(of) as connection:
+    with transaction(of) as connection:
         yield connection
 
 

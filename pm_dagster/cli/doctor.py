@@ -128,8 +128,7 @@ def _database(settings: Settings) -> list[Finding]:
 def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
     from pm_dagster.ledger import layout, schema, server  # noqa: PLC0415
     from pm_dagster.ledger import location as whereabouts  # noqa: PLC0415
-    from pm_dagster.ledger import read_only_connection as asking  # noqa: PLC0415
-    from pm_dagster.ledger.connection import translated  # noqa: PLC0415
+    from pm_dagster.ledger.connection import begin_again, translated  # noqa: PLC0415
 
     def relations() -> str:
         found = layout.read_layout(connection, settings)
@@ -156,12 +155,12 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
         _check("writes", "nothing is dispatched until the server takes writes", writes),
         _check("view and table", "set PM_SCHEMA, PM_WAIT_VIEW, PM_RUN_TABLE, PM_COLUMN_*", relations),
     ]
-    asking.begin(connection)
+    begin_again(connection)
     findings.append(_check("ledger", "run `pm init`", ledger))
     if findings[-1].ok:
         remedy = "`pm init --moved` if the original is not used any more, `pm init --copy` if it is"
         findings.append(_check("place of the ledger", remedy, home))
-    asking.begin(connection)
+    begin_again(connection)
     # Whatever else is red, a missing right may be why.
     if all(finding.ok for finding in findings if finding.check in _SHOWS_THE_NAMES):
         findings.append(_privileges(connection, settings))
@@ -179,13 +178,13 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
 def _closing(settings: Settings) -> str:
     """Try what a dispatch writes at its end, and undo it."""
     from pm_dagster.ledger import closing  # noqa: PLC0415
-    from pm_dagster.ledger import read_only_connection as asking  # noqa: PLC0415
+    from pm_dagster.ledger.connection import transaction  # noqa: PLC0415
 
     with connections.control_plane(settings) as control:
         found = [row.run_id for row in control.waiting(_ROWS_TRIED)]
     run_ids = [run_id for run_id in found if isinstance(run_id, int)]
     longest = _STATUSES * (settings.row_seconds + _SECONDS_BESIDE)
-    with asking.asking(settings, read_only=False, longest=longest) as connection:
+    with transaction(settings, read_only=False, longest=longest) as connection:
         ok, words = closing.rehearse_all(connection, settings, run_ids if settings.rehearse else [])
     if not ok:
         raise ProcessManagerError(words)

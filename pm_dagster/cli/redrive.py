@@ -148,13 +148,13 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def _batches(settings: Settings, which: Which, *, read_only: bool) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     from pm_dagster.ledger import redrive  # noqa: PLC0415
+    from pm_dagster.ledger.connection import transaction  # noqa: PLC0415
     from pm_dagster.ledger.layout import read_layout  # noqa: PLC0415
-    from pm_dagster.ledger.read_only_connection import asking  # noqa: PLC0415
     from pm_dagster.ledger.schema import check_ledger  # noqa: PLC0415
 
     after = 0
     while True:
-        with asking(settings, read_only=read_only) as connection:
+        with transaction(settings, read_only=read_only) as connection:
             check_ledger(connection)
             read_layout(connection, settings)
             rows = redrive.refused_rows(connection, settings, which, after=after)
@@ -183,11 +183,11 @@ def _redrive_class(settings: Settings, which: Which) -> tuple[list[int], dict[in
 def _redrive(settings: Settings, run_ids: tuple[int, ...]) -> tuple[list[int], dict[int, str]]:
     from pm_dagster.ledger import reads as history  # noqa: PLC0415
     from pm_dagster.ledger import redrive  # noqa: PLC0415
+    from pm_dagster.ledger.connection import transaction  # noqa: PLC0415
     from pm_dagster.ledger.layout import read_layout  # noqa: PLC0415
-    from pm_dagster.ledger.read_only_connection import asking  # noqa: PLC0415
     from pm_dagster.ledger.schema import check_ledger  # noqa: PLC0415
 
-    with asking(settings, read_only=False) as connection:
+    with transaction(settings, read_only=False) as connection:
         check_ledger(connection)
         read_layout(connection, settings)
         _demand_known(connection, settings, run_ids)

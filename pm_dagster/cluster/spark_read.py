@@ -16,7 +16,7 @@ from pm_dagster.cluster.messages import one_line
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
-from pm_dagster.ledger.jdbc import jdbc_options
+from pm_dagster.ledger.connection_strings import jdbc_options
 from pm_dagster.ledger.waiting_rows import TextRead, WaitingAsText
 
 if TYPE_CHECKING:

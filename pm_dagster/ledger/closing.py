@@ -28,7 +28,7 @@ from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import Event
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.ledger import ledger_sql
-from pm_dagster.ledger.connection import in_our_words
+from pm_dagster.ledger.connection import translate
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster.ledger.layout import read_layout, statuses_refused
 from pm_dagster.ledger.text import as_json, storable
@@ -139,7 +139,7 @@ class Closing:
         try:
             return self._try(rows, self._statements.write_rows)
         except psycopg2.Error as error:
-            what = in_our_words(error)
+            what = translate(error)
             slow = error.pgcode == errorcodes.QUERY_CANCELED and time.monotonic() - began > 0.9 * self._limit
             if not slow and not _is_of_the_rows(error, what):
                 raise
@@ -170,7 +170,7 @@ class Closing:
         try:
             failed = self._try(rows, self._statements.write_bare)
         except psycopg2.Error as error:
-            if not _is_of_the_rows(error, in_our_words(error)):
+            if not _is_of_the_rows(error, translate(error)):
                 raise
             self._cursor.execute("ROLLBACK TO SAVEPOINT closing")
             return {row["run_id"]: why for row in rows}

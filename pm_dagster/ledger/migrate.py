@@ -21,8 +21,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.ledger_location import Answer
 from pm_dagster.errors import ConfigurationError, ProcessManagerError
 from pm_dagster.ledger import location as whereabouts
-from pm_dagster.ledger.connection import connect, in_our_words, time_limit
-from pm_dagster.ledger.read_only_connection import asking
+from pm_dagster.ledger.connection import connect, transaction, translate, watched
 from pm_dagster.ledger.schema import LEDGER_SCHEMA, LOCK_CLASS, ledger_version
 
 #: Two that migrate at once take turns on this advisory lock. It ends with the transaction, as nothing that a session
@@ -64,14 +63,14 @@ def initialise(settings: Settings, answer: Answer | None = None) -> Migrated:
         raise _ours(error) from None
     finally:
         engine.dispose()
-    with asking(settings) as connection:
+    with transaction(settings) as connection:
         return Migrated(before, ledger_version(connection) or "none", answered, question)
 
 
 def _upgrade(sql: Connection) -> str | None:
     """Bring the ledger up to date; gives its version before."""
     raw = cast("DriverConnection", sql.connection.driver_connection)
-    with time_limit(raw, _LONGEST_SECONDS):
+    with watched(raw, _LONGEST_SECONDS):
         sql.exec_driver_sql(_TIMEOUTS)
         sql.exec_driver_sql(f"SELECT pg_advisory_xact_lock({LOCK_CLASS}, {_MIGRATION_LOCK})")
         before = ledger_version(raw)
@@ -88,5 +87,5 @@ def _upgrade(sql: Connection) -> str | None:
 def _ours(error: DBAPIError) -> ProcessManagerError:
     if not isinstance(error.orig, psycopg2.Error):
         return ConfigurationError(f"the ledger could not be created: {str(error.orig).strip().splitlines()[0]}")
-    ours = in_our_words(error.orig)
+    ours = translate(error.orig)
     return type(ours)(f"the ledger could not be created: {ours}")

@@ -6,7 +6,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 the drive
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.ledger.connection import DatabaseIsReadOnly, translated
-from pm_dagster.ledger.parameters import LOOPBACK
+from pm_dagster.ledger.connection_strings import LOOPBACK
 
 _VERIFYING = ("verify-ca", "verify-full")
 _TAKES_WRITES = """

@@ -23,7 +23,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.ledger import ledger_sql
 from pm_dagster.ledger import location as whereabouts
-from pm_dagster.ledger.connection import DatabaseIsReadOnly, connect, time_limit, translated
+from pm_dagster.ledger.connection import DatabaseIsReadOnly, connect, translated, watched
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster.ledger.grants import demand_rights
 from pm_dagster.ledger.layout import Layout, read_layout
@@ -218,7 +218,7 @@ class Session:
 
     def _in_transaction(self, work: Callable[[Cursor], T], number: int | None, longest: float) -> T:
         connection = self._connected()
-        with time_limit(connection, max(self._patience, longest)):
+        with watched(connection, max(self._patience, longest)):
             if number is not None or self._announced:
                 self._register(connection)
             with connection, connection.cursor() as cursor:
@@ -230,7 +230,7 @@ class Session:
         if self._connection is None or self._connection.closed:
             connection = connect(self.settings)
             try:
-                with time_limit(connection, self._patience), connection:
+                with watched(connection, self._patience), connection:
                     self._get_to_know(connection)
             except BaseException:
                 connection.close()

@@ -28,7 +28,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, untakeable
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable
-from pm_dagster.ledger.connection import in_our_words
+from pm_dagster.ledger.connection import translate
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster.ledger.ledger_sql import LOCAL_TIMEOUTS, STATEMENT_SECONDS
 from pm_dagster.ledger.session import Session
@@ -164,7 +164,7 @@ def _one(
         with reading_view(cursor, settings):
             rows = _run(cursor, statements.current, {**names, "run_ids": [run_id]})
     except psycopg2.DataError as error:
-        why = str(in_our_words(error))
+        why = str(translate(error))
     except UnicodeDecodeError as error:
         why = f"it holds bytes that are no text in UTF-8: {error.object[error.start : error.end]!r}"
     else:
@@ -182,7 +182,7 @@ def _run(cursor: Cursor, statement: Any, names: Mapping[str, Any]) -> list[tuple
 
 
 def _in_full(error: psycopg2.Error, settings: Settings) -> Exception:
-    found = in_our_words(error)
+    found = translate(error)
     if not isinstance(found, ConfigurationError):
         return found
     order = f", in the order of {settings.column_order} (PM_COLUMN_ORDER)," if settings.column_order else ""
@@ -346,7 +346,7 @@ class Locks:
                 self._cursor.execute(statement, {**self._names, **names})
             found = [int(value) for (value,) in self._cursor.fetchall()]
         except psycopg2.Error as error:
-            if not isinstance(in_our_words(error), ConfigurationError):
+            if not isinstance(translate(error), ConfigurationError):
                 raise
             found = None
         # The locks go with it.

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pm_dagster.config.credentials.references import NotReadableError, reference_in
 from pm_dagster.config.settings import LIBPQ_VARIABLES
 from pm_dagster.errors import ConfigurationError
-from pm_dagster.ledger.parameters import url_parameters
+from pm_dagster.ledger.connection_strings import url_parameters
 from pm_dagster.orchestration import names
 
 _PLACES = ("host", "hostaddr", "port", "dbname", "service")

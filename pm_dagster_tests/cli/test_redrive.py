@@ -13,7 +13,7 @@ import pytest
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.ledger import redrive
-from pm_dagster.ledger.read_only_connection import asking
+from pm_dagster.ledger.connection import transaction
 from pm_dagster_tests.cli.world import UNKNOWN_JOB, World
 from pm_dagster_tests.ledger.world import eventually
 
@@ -211,7 +211,7 @@ def test_a_row_that_ran_and_failed_by_itself_while_a_lock_was_awaited_stays_fail
     done: list[Any] = []
 
     def ours() -> None:
-        with asking(settings, read_only=False) as connection:
+        with transaction(settings, read_only=False) as connection:
             done.append(redrive.redrive(connection, settings, [first, second], "us"))
 
     with closing(psycopg2.connect(world.database_url)) as owner, owner.cursor() as cursor:

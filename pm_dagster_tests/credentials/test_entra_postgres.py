@@ -10,7 +10,7 @@ from azure.core.pipeline.policies import RetryPolicy
 from pm_dagster.config.settings import settings_from
 from pm_dagster.errors import ConfigurationError, Unavailable
 from pm_dagster.ledger.connection import connect
-from pm_dagster.ledger.jdbc import jdbc_options
+from pm_dagster.ledger.connection_strings import jdbc_options
 from pm_dagster_tests.credentials import entra_site
 from pm_dagster_tests.credentials.world import World
 

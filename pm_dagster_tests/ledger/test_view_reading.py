@@ -12,9 +12,8 @@ import pytest
 
 from pm_dagster.errors import ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.ledger import reads as history
-from pm_dagster.ledger.connection import connect, translated
+from pm_dagster.ledger.connection import connect, transaction, translated
 from pm_dagster.ledger.control_plane import PostgresControlPlane
-from pm_dagster.ledger.read_only_connection import asking
 from pm_dagster.ledger.waiting_rows import WaitingAsText
 from pm_dagster_tests.ledger.world import PostgresWorld, eventually
 
@@ -39,7 +38,7 @@ def _readers(world: PostgresWorld, row: int, **settings: object) -> dict[str, Ca
     world._made.append(control)
 
     def shown() -> bool:
-        with asking(mine) as connection:
+        with transaction(mine) as connection:
             return history.in_view(connection, mine, row)
 
     return {
@@ -106,7 +105,7 @@ def test_somebody_who_cancels_is_told_apart_from_the_limit(world: PostgresWorld)
 
     def read() -> None:
         try:
-            with asking(mine) as connection:
+            with transaction(mine) as connection:
                 history.in_view(connection, mine, row)
         except ProcessManagerError as error:
             caught.append(error)
@@ -129,7 +128,7 @@ def test_a_table_under_the_view_that_is_locked_names_the_view(world: PostgresWor
         mine = replace(world.settings, wait_view="slow_vw")
         with (
             pytest.raises(ControlPlaneUnavailable, match=r"view public\.slow_vw .* holds a lock"),
-            asking(mine) as ours,
+            transaction(mine) as ours,
         ):
             history.in_view(ours, mine, row)
 

@@ -19,8 +19,8 @@ from pm_dagster.cluster import spark_read
 from pm_dagster.config.settings import settings_from
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ProcessManagerError
+from pm_dagster.ledger.connection_strings import jdbc_options
 from pm_dagster.ledger.control_plane import PostgresControlPlane
-from pm_dagster.ledger.jdbc import jdbc_options
 from pm_dagster.ledger.waiting_rows import WaitingAsText
 
 

@@ -16,7 +16,7 @@ from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.errors import ConfigurationError, ProcessManagerError
 from pm_dagster.ledger import server
 from pm_dagster.ledger.connection import connect
-from pm_dagster.ledger.parameters import parameters
+from pm_dagster.ledger.connection_strings import connection_parameters
 from pm_dagster_tests.ledger.world import PostgresWorld
 from pm_dagster_tests.security.tls_site import NAME, WRONG, contexts
 
@@ -89,8 +89,8 @@ def test_a_token_of_entra_id_goes_over_in_tls_only(
     monkeypatch: pytest.MonkeyPatch, where: dict[str, str], expected: str | None
 ) -> None:
     monkeypatch.setattr("pm_dagster.config.entra.token", lambda _: "a-token")
-    assert parameters(settings_from({**where, "PM_POSTGRES_AUTH": "entra"})).get("sslmode") == expected
-    assert parameters(settings_from(where)).get("sslmode") == where.get("PM_POSTGRES_SSLMODE")
+    assert connection_parameters(settings_from({**where, "PM_POSTGRES_AUTH": "entra"})).get("sslmode") == expected
+    assert connection_parameters(settings_from(where)).get("sslmode") == where.get("PM_POSTGRES_SSLMODE")
 
 
 def test_doctor_says_how_the_connection_is_protected(database: PostgresWorld) -> None:

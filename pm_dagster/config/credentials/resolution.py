@@ -26,7 +26,7 @@ from pm_dagster.config.credentials.variables import DATABASE, IN_STORE, PART_OF,
 from pm_dagster.config.masking import register_secret
 from pm_dagster.config.settings import LIBPQ_VARIABLES, as_meant, settings_from
 from pm_dagster.errors import ConfigurationError, ProcessManagerError, Unavailable
-from pm_dagster.ledger.parameters import url_parameters
+from pm_dagster.ledger.connection_strings import url_parameters
 
 if TYPE_CHECKING:
     from pm_dagster.databricks.secret_scopes import SecretScopes

@@ -1,13 +1,13 @@
-"""Which database, as whom: the settings as libpq's connection parameters.
+"""Which database, as whom: the settings as libpq's connection parameters, and the same for Spark's JDBC source.
 
-Put here: how URL, parts and libpq's variables become one set of parameters. Keep out: connecting (``connection.py``)
-and Spark's form of the same (``jdbc.py``).
+A URL may be libpq's or JDBC's. URL, single settings and libpq's own variables become one set of libpq parameters, which
+``connection`` connects with, and from which the JDBC URL is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl, quote, unquote_plus, urlencode
 
 import psycopg2
 from psycopg2.extensions import libpq_version, parse_dsn
@@ -29,9 +29,9 @@ _AZURE = {
 }
 _PUBLIC_CLOUD = _AZURE[".postgres.database.azure.com"]
 #: Properties of the JDBC driver that libpq knows by the same name and meaning.
-_SAME = ("user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "service")
+_SAME_NAME = ("user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "service")
 #: Those that it knows by another name, with the first version of libpq that does.
-RENAMED = {
+_RENAMED = {
     "gssEncMode": ("gssencmode", 12),
     "channelBinding": ("channel_binding", 13),
     "sslNegotiation": ("sslnegotiation", 17),
@@ -41,7 +41,7 @@ RENAMED = {
 #: writes, which is what read-write means; to a primary that it only prefers it would not be a dispatch without one.
 #: https://jdbc.postgresql.org/documentation/use/#connection-parameters
 #: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-TARGET-SESSION-ATTRS
-TARGETS = {
+_SERVER_TYPES = {
     "any": "any",
     "primary": "read-write",
     "master": "read-write",
@@ -54,7 +54,7 @@ TARGETS = {
 #: libpq knows of standbys since 14, and chooses among hosts at random since 16.
 _KNOWS_STANDBYS, _LOADS_EVENLY, _KNOWS_SYSTEM_ROOTS = 14, 16, 16
 #: A factory with which the driver trusts what the machine trusts.
-SYSTEM_ROOTS = "org.postgresql.ssl.DefaultJavaSSLFactory"
+_SYSTEM_ROOTS = "org.postgresql.ssl.DefaultJavaSSLFactory"
 _LIBPQ = libpq_version() // 10_000
 #: The names by which libpq reaches this machine.
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -65,11 +65,14 @@ _UNUSABLE = (
 )
 
 
-def parameters(settings: Settings) -> dict[str, str]:
-    """Everything that is known of the connection before libpq adds its defaults, an Entra ID token included.
+def connection_parameters(settings: Settings) -> dict[str, str]:
+    """The parameters of libpq as far as our settings know them, an Entra ID token included; libpq adds its defaults.
 
-    The parts come first, then the URL, then libpq's own variables. Raises ConfigurationError for a URL that cannot be
-    used or an identity that gets no token, Unavailable when Entra ID does not answer.
+    A single setting (PM_POSTGRES_HOST ...) takes precedence over the URL, the URL over libpq's own variables.
+
+    Raises:
+        ConfigurationError: The URL cannot be used, or the identity gets no token.
+        Unavailable: Entra ID does not answer.
     """
     parts = {
         "host": settings.postgres_host,
@@ -143,7 +146,7 @@ def _from_jdbc(rest: str) -> dict[str, str]:
     authority, _, database = where[2:].partition("/") if where.startswith("//") else ("", "", where.lstrip("/"))
     if "@" in authority or "/" in database:
         raise ConfigurationError(_UNUSABLE)
-    addresses = [_address(address) for address in authority.split(",")]
+    addresses = [_host_and_port(address) for address in authority.split(",")]
     properties = dict(parse_qsl(query, keep_blank_values=True))
     if properties.get("socketFactory"):
         raise ConfigurationError(
@@ -157,17 +160,17 @@ def _from_jdbc(rest: str) -> dict[str, str]:
     found = {
         **({} if properties.get("service") and not authority else place),
         "dbname": unquote_plus(database),
-        **{name: properties[name] for name in _SAME if name in properties},
+        **{name: properties[name] for name in _SAME_NAME if name in properties},
         **{
             theirs: properties[name]
-            for name, (theirs, since) in RENAMED.items()
+            for name, (theirs, since) in _RENAMED.items()
             if name in properties and since <= _LIBPQ
         },
         "sslmode": _sslmode(properties),
         "options": _options(properties),
         **_which_server(properties),
     }
-    if properties.get("sslfactory") == SYSTEM_ROOTS and found["sslmode"] == "verify-full":
+    if properties.get("sslfactory") == _SYSTEM_ROOTS and found["sslmode"] == "verify-full":
         found.setdefault("sslrootcert", "system" if _LIBPQ >= _KNOWS_SYSTEM_ROOTS else "")
     return {name: value for name, value in found.items() if value}
 
@@ -187,9 +190,9 @@ def _which_server(properties: Mapping[str, str]) -> dict[str, str]:
     """Which of several servers is to be taken, and in which order they are tried."""
     found = {}
     wanted = properties.get("targetServerType", "any")
-    target = TARGETS.get(wanted)
+    target = _SERVER_TYPES.get(wanted)
     if target is None:
-        raise ConfigurationError(f"PM_POSTGRES_URL: targetServerType is none of {', '.join(TARGETS)}")
+        raise ConfigurationError(f"PM_POSTGRES_URL: targetServerType is none of {', '.join(_SERVER_TYPES)}")
     if target not in ("any", "read-write") and _LIBPQ < _KNOWS_STANDBYS:
         raise ConfigurationError(
             f"PM_POSTGRES_URL: targetServerType={wanted} needs libpq 14 or newer; this process has {_LIBPQ}"
@@ -202,7 +205,7 @@ def _which_server(properties: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _address(text: str) -> tuple[str, str]:
+def _host_and_port(text: str) -> tuple[str, str]:
     host, colon, port = text.rpartition(":")
     if not colon or "]" in port:
         host, port = text, "5432"
@@ -218,3 +221,58 @@ def _sslmode(properties: Mapping[str, str]) -> str:
     if properties.get("ssl", "false").lower() not in ("", "true"):
         return ""
     return "require" if properties.get("sslfactory", "").endswith(".NonValidatingFactory") else "verify-full"
+
+
+_DRIVER = "org.postgresql.Driver"
+_SAME_IN_SPARK = ("sslmode", "sslrootcert", "sslcert", "sslkey", "options")
+_JDBC_SERVER_TYPES = {
+    "read-write": "primary",
+    "primary": "primary",
+    "read-only": "secondary",
+    "standby": "secondary",
+    "prefer-standby": "preferSecondary",
+}
+_TCP_ONLY = "JDBC speaks TCP only: set PM_POSTGRES_HOST, or read with --read driver"
+
+
+def jdbc_options(settings: Settings) -> dict[str, str]:
+    """``url``, ``driver`` and, where known, ``user`` and ``password`` for ``spark.read.format("jdbc").options``.
+
+    The same database as ``connect`` opens. No credential is in the URL, because Spark shows it in its plans.
+
+    Raises:
+        ConfigurationError: Only a Unix socket is known, or the URL cannot be used.
+        Unavailable: Entra ID does not answer.
+    """
+    found = connection_parameters(settings)
+    query = {"ApplicationName": "process_manager", "connectTimeout": "10", "tcpKeepAlive": "true"}
+    query |= {name: found[name] for name in _SAME_IN_SPARK if name in found}
+    query |= {ours: found[name] for ours, (name, _) in _RENAMED.items() if name in found}
+    if found.get("target_session_attrs", "any") != "any":
+        query["targetServerType"] = _JDBC_SERVER_TYPES.get(found["target_session_attrs"], found["target_session_attrs"])
+    if found.get("load_balance_hosts") == "random":
+        query["loadBalanceHosts"] = "true"
+    if query.get("sslrootcert") == "system":
+        # To the driver this would be a file.
+        del query["sslrootcert"]
+        query["sslfactory"] = _SYSTEM_ROOTS
+    database = quote(found.get("dbname", ""), safe="")
+    options = {"url": f"jdbc:postgresql://{_jdbc_hosts(found)}/{database}?{urlencode(query)}", "driver": _DRIVER}
+    return options | {name: found[name] for name in ("user", "password", "sslpassword") if name in found}
+
+
+def _jdbc_hosts(found: dict[str, str]) -> str:
+    hosts = (found.get("host") or found.get("hostaddr") or "").split(",")
+    ports = found.get("port", "").split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    if len(ports) != len(hosts):
+        raise ConfigurationError(f"the database has {len(hosts)} hosts but {len(ports)} ports: correct PM_POSTGRES_*")
+    return ",".join(_jdbc_host(host, port or "5432") for host, port in zip(hosts, ports, strict=True))
+
+
+def _jdbc_host(host: str, port: str) -> str:
+    if not host:
+        raise ConfigurationError(f"no host of the database is set: {_TCP_ONLY}")
+    if host.startswith(("/", "@")):
+        raise ConfigurationError(f"the database host {host} is a Unix socket: {_TCP_ONLY}")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -8,14 +8,13 @@ import pytest
 
 from pm_dagster.config.settings import settings_from
 from pm_dagster.errors import ConfigurationError
-from pm_dagster.ledger.jdbc import jdbc_options
-from pm_dagster.ledger.parameters import parameters
+from pm_dagster.ledger.connection_strings import connection_parameters, jdbc_options
 
 _AZURE = "flow.postgres.database.azure.com"
 
 
 def _of(**variables: str) -> dict[str, str]:
-    return parameters(settings_from(variables))
+    return connection_parameters(settings_from(variables))
 
 
 def _url_of(**variables: str) -> str:
