@@ -28,10 +28,10 @@ from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import Event
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.ledger import ledger_sql
-from pm_dagster.ledger.connection import translate
+from pm_dagster.ledger.connection import LOCAL_TIMEOUTS, translate
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster.ledger.layout import read_layout, statuses_refused
-from pm_dagster.ledger.text import as_json, storable
+from pm_dagster.ledger.ledger_sql import as_json, storable
 
 #: A lock that the owner's triggers wait for is looked for with short waits, and not for ever: so many find one row
 #: among a thousand, and more of them take 10 s. What is left then is put off untried.
@@ -111,7 +111,7 @@ class Closing:
         existing = {run_id for (run_id,) in self._run(self._statements.existing, run_ids=run_ids)}
         failed = self._write([self._row_write(row) for row in due if _to_write(row, found.get(row[1]))])
         closable = [row for row in due if row[1] not in failed and _closable(row, found, existing)]
-        self._cursor.execute(ledger_sql.LOCAL_TIMEOUTS)
+        self._cursor.execute(LOCAL_TIMEOUTS)
         self._run(ledger_sql.CLOSE_ENTRIES, entry_ids=[row[0] for row in closable])
         self._put_off({row[0]: failed[row[1]] for row in due if row[1] in failed})
         return [(row[0], self._closing_event(row, found)) for row in closable]

@@ -22,7 +22,6 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 the drive
 from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.ledger.connection_strings import connection_parameters
-from pm_dagster.ledger.ledger_sql import LOCAL_TIMEOUTS, longest_transaction
 from pm_dagster.net.watchdog import shutdown_after
 
 _CONNECT_TIMEOUT_SECONDS = 10
@@ -35,6 +34,11 @@ _KEEPALIVE: dict[str, Any] = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
+#: Only what reads the owner's view may take another time (``waiting_rows``).
+STATEMENT_SECONDS = 60
+LOCAL_TIMEOUTS = f"SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"
+#: Beyond the server's own time-out: who says nothing for so much longer hangs.
+_MORE_SECONDS = 10.0
 
 
 class DatabaseIsReadOnly(ControlPlaneUnavailable):
@@ -71,6 +75,11 @@ def connect(settings: Settings) -> Connection:
         # whatever the database's or the role's default is.
         connection.isolation_level = extensions.ISOLATION_LEVEL_READ_COMMITTED
         return connection
+
+
+def longest_transaction(settings: Settings) -> float:
+    """Seconds after which a server that has said nothing hangs: its own time-outs are over by then."""
+    return max(STATEMENT_SECONDS, settings.view_timeout_seconds) + _MORE_SECONDS
 
 
 @contextmanager

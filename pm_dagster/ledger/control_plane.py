@@ -23,6 +23,7 @@ from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort
 from pm_dagster.ledger import ledger_sql
 from pm_dagster.ledger.closing import Closing, TooSlow, refused_rows, refused_sample
 from pm_dagster.ledger.ledger_sql import (
+    as_json,
     asked_of,
     change_record,
     claimed_record,
@@ -32,9 +33,9 @@ from pm_dagster.ledger.ledger_sql import (
     intent_event,
     intent_record,
     refused_record,
+    storable,
 )
 from pm_dagster.ledger.session import Session
-from pm_dagster.ledger.text import as_json, storable
 from pm_dagster.ledger.waiting_rows import Locks, UntakeableRows, read_current, read_next, read_waiting, reading_view
 
 #: Rows of a slow table are closed in transactions of about this length: short enough to keep what is done.

@@ -6,21 +6,21 @@ batch is one statement. The statements that name the owner's relations are in ``
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from pm_dagster.config.settings import Settings
+from psycopg2 import extensions
+from psycopg2.extensions import cursor as Cursor  # noqa: N812 the driver's class has a lower-case name
+
 from pm_dagster.dispatch.in_doubt import is_in_doubt, rescued
 from pm_dagster.dispatch.model import Entry, EntryState, Outcome, TokenSubject
 from pm_dagster.dispatch.ports import Change, Closed, Event, Intent
 from pm_dagster.dispatch.waiting_job import Branch, RefusedRow, WaitingJob
+from pm_dagster.ledger.connection import LOCAL_TIMEOUTS
 from pm_dagster.ledger.schema import LEDGER_SCHEMA, LOCK_CLASS, RUN_LOCK_CLASS
-from pm_dagster.ledger.text import storable
 
-#: Only what reads the owner's view may take another time (``waiting_rows``).
-STATEMENT_SECONDS = 60
-LOCAL_TIMEOUTS = f"SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"
 #: Gives no row when the write of this number is committed. Waits for one whose connection broke while it was being so.
 BEGIN_WRITE = f"""{LOCAL_TIMEOUTS};
 UPDATE {LEDGER_SCHEMA}.dispatcher SET writes = %(number)s, seen_at = clock_timestamp()
@@ -227,15 +227,8 @@ WHERE f.detail IS DISTINCT FROM (
     ORDER BY v.event_id DESC LIMIT 1)"""
 
 
-#: Beyond the server's own time-out: who says nothing for so much longer hangs.
-_MORE_SECONDS = 10.0
 #: Why a row is refused of which nothing was ever sent.
 BROKEN_ROW = "the row cannot be read as a job to run, whatever the workspace says"
-
-
-def longest_transaction(settings: Settings) -> float:
-    """Seconds after which a server that has said nothing hangs: its own time-outs are over by then."""
-    return max(STATEMENT_SECONDS, settings.view_timeout_seconds) + _MORE_SECONDS
 
 
 def claimed_record(job: WaitingJob, versions: Mapping[int, str]) -> dict[str, Any]:
@@ -354,3 +347,21 @@ def closed_of(row: tuple[Any, ...]) -> Closed:
     entry_id, run_id, state, outcome, run, repair, url, reason, status, superseded = row
     what = outcome and Outcome(outcome)
     return Closed(entry_id, run_id, EntryState(state), what, run, repair, url, reason, status, superseded)
+
+
+#: The longest reason or detail that is kept.
+TEXT_LIMIT = 2000
+#: What such a database holds are bytes of any encoding: ours.
+_NO_ENCODING = "SQL_ASCII"
+
+
+def storable(text: str) -> str:
+    """``text``, cut, without what no JSON of Postgres holds: NUL, and half a surrogate pair, which JSON may carry."""
+    return text[:TEXT_LIMIT].replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def as_json(cursor: Cursor, value: object) -> str:
+    """The value as JSON for this cursor's database, with ? for characters that its encoding lacks."""
+    name = cursor.connection.get_parameter_status("server_encoding")
+    codec = "utf-8" if name in (None, _NO_ENCODING) else extensions.encodings.get(name, "utf-8")
+    return json.dumps(value, ensure_ascii=False).encode(codec, "replace").decode(codec)

@@ -23,11 +23,17 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.ledger import ledger_sql
 from pm_dagster.ledger import location as whereabouts
-from pm_dagster.ledger.connection import DatabaseIsReadOnly, connect, translated, watched
+from pm_dagster.ledger.connection import (
+    LOCAL_TIMEOUTS,
+    DatabaseIsReadOnly,
+    connect,
+    longest_transaction,
+    translated,
+    watched,
+)
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster.ledger.grants import demand_rights
 from pm_dagster.ledger.layout import Layout, read_layout
-from pm_dagster.ledger.ledger_sql import longest_transaction
 from pm_dagster.ledger.schema import check_ledger
 from pm_dagster.ledger.server import demand_writable
 
@@ -222,7 +228,7 @@ class Session:
             if number is not None or self._announced:
                 self._register(connection)
             with connection, connection.cursor() as cursor:
-                begin = ledger_sql.LOCAL_TIMEOUTS if number is None else ledger_sql.BEGIN_WRITE
+                begin = LOCAL_TIMEOUTS if number is None else ledger_sql.BEGIN_WRITE
                 cursor.execute(begin, self.names | {"number": number})
                 return work(cursor)
 
@@ -242,7 +248,7 @@ class Session:
     def _get_to_know(self, connection: Connection) -> None:
         """Read what a new connection leads to."""
         with connection.cursor() as cursor:
-            cursor.execute(ledger_sql.LOCAL_TIMEOUTS)
+            cursor.execute(LOCAL_TIMEOUTS)
             check_ledger(connection)
             self._layout = read_layout(connection, self.settings)
             self._statements = ControlTableStatements(self.settings, self._layout)
@@ -269,7 +275,7 @@ class Session:
         if self.question:
             raise ConfigurationError(self.question)
         with connection, connection.cursor() as cursor:
-            cursor.execute(ledger_sql.LOCAL_TIMEOUTS)
+            cursor.execute(LOCAL_TIMEOUTS)
             demand_writable(connection)
             if self._layout is not None:
                 demand_rights(connection, self.settings, self._layout)

@@ -28,9 +28,8 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, untakeable
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable
-from pm_dagster.ledger.connection import translate
+from pm_dagster.ledger.connection import LOCAL_TIMEOUTS, STATEMENT_SECONDS, translate
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
-from pm_dagster.ledger.ledger_sql import LOCAL_TIMEOUTS, STATEMENT_SECONDS
 from pm_dagster.ledger.session import Session
 
 _LIMIT = "SELECT set_config('statement_timeout', %(limit)s, true)"

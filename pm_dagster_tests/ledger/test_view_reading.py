@@ -70,7 +70,7 @@ def test_a_limit_of_its_own_is_not_that_of_the_other_statements(world: PostgresW
             cursor.execute("SHOW statement_timeout")
             limits.append(cursor.fetchone()[0])  # type: ignore[index]
 
-    from pm_dagster.ledger.ledger_sql import longest_transaction  # noqa: PLC0415
+    from pm_dagster.ledger.connection import longest_transaction  # noqa: PLC0415
     from pm_dagster.ledger.waiting_rows import reading_view  # noqa: PLC0415
 
     def work(cursor: psycopg2.extensions.cursor) -> None:
