@@ -16,8 +16,7 @@ from dataclasses import replace
 
 from pm_dagster.cluster.messages import Ended, log, log_events, log_to_stderr, one_line, say
 from pm_dagster.cluster.options import Options, read_options
-from pm_dagster.cluster.outcome_lines import LEFT, Line, outcome_lines
-from pm_dagster.cluster.outcome_table import table
+from pm_dagster.cluster.outcome_table import by_urgency, table
 from pm_dagster.cluster.report_file import ReportFile
 from pm_dagster.config.credentials import resolved
 from pm_dagster.config.masking import scrubbed
@@ -25,7 +24,7 @@ from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.databricks.runs import SdkRuns
 from pm_dagster.databricks.sign_in import workspace_client
 from pm_dagster.dispatch.model import Outcome
-from pm_dagster.dispatch.report import Report, report_line
+from pm_dagster.dispatch.report import Report, ReportRow, report_line
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ProcessManagerError
@@ -81,11 +80,11 @@ def _run(options: Options, given: Mapping[str, str], began: float) -> None:
         report = dispatch.run(options.limit, rows)
     if stop.is_set():
         log.warning("stopped on request; %d claimed rows were given back", report.left)
-    lines = [_scrubbed(line) for line in outcome_lines(report, [*rows, *report.further])]
-    failure = _written(report_file, report, lines)
-    _log_success(report, lines)
-    if lines:
-        say(table(lines))
+    told = [_scrubbed(row) for row in by_urgency([*report.rows, *report.unsent])]
+    failure = _written(report_file, report, told)
+    _log_success(report, told)
+    if told:
+        say(table(told))
     say(report_line(report))
     if failure is not None:
         raise Ended(scrubbed(failure), 1)
@@ -110,19 +109,19 @@ def _control_plane(settings: Settings, where: str) -> Iterator[PostgresControlPl
         control.end()
 
 
-def _scrubbed(line: Line) -> Line:
+def _scrubbed(row: ReportRow) -> ReportRow:
     """The workspace's own credentials are out already; another secret may stand in any text from outside."""
-    parameters: Mapping[str, str] = {name: scrubbed(text) for name, text in (line.parameters or {}).items()}
-    url = line.page_url and scrubbed(line.page_url)
-    return replace(line, reason=scrubbed(line.reason), page_url=url, parameters=parameters)
+    parameters: Mapping[str, str] = {name: scrubbed(text) for name, text in row.parameters.items()}
+    url = row.page_url and scrubbed(row.page_url)
+    return replace(row, reason=scrubbed(row.reason), page_url=url, parameters=parameters)
 
 
-def _written(file: ReportFile | None, report: Report, lines: Sequence[Line]) -> str | None:
+def _written(file: ReportFile | None, report: Report, rows: Sequence[ReportRow]) -> str | None:
     """Write the report file, if one was asked for; gives why it could not be."""
     if file is None:
         return None
     try:
-        file.write(report, lines)
+        file.write(report, rows)
     except ProcessManagerError as error:
         failure = f"the pass ran, but {one_line(error)}"
         log.error("%s", failure)
@@ -131,9 +130,9 @@ def _written(file: ReportFile | None, report: Report, lines: Sequence[Line]) -> 
     return None
 
 
-def _log_success(report: Report, lines: Sequence[Line]) -> None:
-    refused = sum(line.outcome == Outcome.QUARANTINED.value for line in lines)
-    later = sum(line.outcome in (Outcome.DEFERRED.value, LEFT) for line in lines)
+def _log_success(report: Report, rows: Sequence[ReportRow]) -> None:
+    refused = sum(row.outcome is Outcome.QUARANTINED for row in rows)
+    later = sum(row.outcome in (Outcome.DEFERRED, Outcome.LEFT) for row in rows)
     if refused:
         log.error("%d rows were refused; the control table says why, `pm redrive` puts them back", refused)
     numbers = (report.read, report.scheduled, refused, later, report.calls, report.seconds)

@@ -1,33 +1,48 @@
-"""The lines of a pass as plain text: the cluster has no library for it. Put here: the look. Keep out: the lines."""
+"""What became of each row, as plain text: the cluster has no library for tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from pm_dagster.cluster.outcome_lines import Line
+from pm_dagster.dispatch.model import Outcome
+from pm_dagster.dispatch.report import ReportRow
 from pm_dagster.text import escape_controls
 
 SHOWN = 60
 _REASON_WIDTH = 90
 _TITLES = ("run id", "branch", "outcome", "status", "Databricks run", "reason")
+#: What a person has to look at comes first.
+_ORDER = (
+    Outcome.QUARANTINED,
+    Outcome.DEFERRED,
+    Outcome.LEFT,
+    Outcome.WITHDRAWN,
+    Outcome.ADOPTED,
+    Outcome.ACCEPTED,
+)
 
 
-def table(lines: Sequence[Line]) -> str:
-    """The first lines, and how many more there are."""
-    cells = [_TITLES, *(_cells(line) for line in lines[:SHOWN])]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(_TITLES) - 1)]
-    shown = ["  ".join([*map(str.ljust, row[:-1], widths), row[-1]]).rstrip() for row in cells]
-    more = len(lines) - SHOWN
-    return "\n".join(shown + ([f"... and {more} more, all {lines[-1].outcome} or better"] if more > 0 else []))
+def by_urgency(rows: Iterable[ReportRow]) -> list[ReportRow]:
+    """The rows in the order in which a person wants to see them."""
+    return sorted(rows, key=lambda row: (_ORDER.index(row.outcome), row.run_id or 0))
 
 
-def _cells(line: Line) -> tuple[str, ...]:
-    reason = escape_controls(line.reason)
+def table(rows: Sequence[ReportRow]) -> str:
+    """The first rows, and how many more there are."""
+    cells = [_TITLES, *(_cells(row) for row in rows[:SHOWN])]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_TITLES) - 1)]
+    shown = ["  ".join([*map(str.ljust, line[:-1], widths), line[-1]]).rstrip() for line in cells]
+    more = len(rows) - SHOWN
+    return "\n".join(shown + ([f"... and {more} more, all {rows[-1].outcome.value} or better"] if more > 0 else []))
+
+
+def _cells(row: ReportRow) -> tuple[str, ...]:
+    reason = escape_controls(row.reason)
     return (
-        "-" if line.run_id is None else str(line.run_id),
-        line.branch,
-        line.outcome,
-        escape_controls(line.status or ""),
-        "" if line.databricks_run_id is None else str(line.databricks_run_id),
+        "-" if row.run_id is None else str(row.run_id),
+        row.branch.value,
+        row.outcome.value,
+        escape_controls(row.control_status or ""),
+        "" if row.databricks_run_id is None else str(row.databricks_run_id),
         reason if len(reason) <= _REASON_WIDTH else f"{reason[: _REASON_WIDTH - 3]}...",
     )

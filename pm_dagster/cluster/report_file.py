@@ -1,6 +1,6 @@
 """The report as an Excel workbook: a row per waiting job, and the numbers.
 
-Put here: the file, its name and its sheets. Keep out: which lines there are. pandas 1.5.3 (the cluster's) and newer.
+Put here: the file, its name and its sheets. Keep out: which rows there are. pandas 1.5.3 (the cluster's) and newer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from pm_dagster.cluster.outcome_lines import Line
-from pm_dagster.dispatch.report import Report
+from pm_dagster.dispatch.report import Report, ReportRow
 from pm_dagster.errors import ConfigurationError, ProcessManagerError
 
 if TYPE_CHECKING:
@@ -50,12 +49,12 @@ class ReportFile:
         if is_folder:
             raise ConfigurationError(f"--report: {self.path} is a folder")
 
-    def write(self, report: Report, lines: Sequence[Line]) -> None:
+    def write(self, report: Report, rows: Sequence[ReportRow]) -> None:
         """Write the file, whole or not at all. Raises ProcessManagerError when that fails."""
         fresh = self.path.with_name(f".{uuid4().hex}.tmp")
         try:
             with fresh.open("xb") as file:
-                file.write(_workbook(report, lines))
+                file.write(_workbook(report, rows))
                 file.flush()
                 os.fsync(file.fileno())
             fresh.replace(self.path)
@@ -92,30 +91,40 @@ def _safe_name(wanted: Path) -> str:
     return f"{stem}.xlsx"
 
 
-def _workbook(report: Report, lines: Sequence[Line]) -> bytes:
+def _workbook(report: Report, rows: Sequence[ReportRow]) -> bytes:
     import pandas as pd  # noqa: PLC0415 see above
 
     buffer = BytesIO()
     with pd.ExcelWriter(buffer, engine="xlsxwriter", engine_kwargs={"options": _WORKBOOK}) as writer:
-        rows = _frame(lines)
-        rows.to_excel(writer, sheet_name=_ROWS, index=False)
+        frame = _frame(rows)
+        frame.to_excel(writer, sheet_name=_ROWS, index=False)
         numbers = pd.DataFrame(list(_numbers("", report.as_json())), columns=["number", "value"])
         numbers.to_excel(writer, sheet_name=_NUMBERS, index=False)
-        _finish(writer, rows)
+        _finish(writer, frame)
     return buffer.getvalue()
 
 
-def _frame(lines: Sequence[Line]) -> pd.DataFrame:
+def _frame(rows: Sequence[ReportRow]) -> pd.DataFrame:
     import pandas as pd  # noqa: PLC0415 see above
 
-    names = list(dict.fromkeys(name for line in lines for name in line.parameters or {}))
-    rows = [[_text(value) for value in _values(line, names)] for line in lines]
-    return pd.DataFrame(rows, columns=[*_COLUMNS, *(f"parameter {name}" for name in names)], dtype=object)
+    names = list(dict.fromkeys(name for row in rows for name in row.parameters))
+    cells = [[_text(value) for value in _values(row, names)] for row in rows]
+    return pd.DataFrame(cells, columns=[*_COLUMNS, *(f"parameter {name}" for name in names)], dtype=object)
 
 
-def _values(line: Line, parameters: Iterable[str]) -> list[Any]:
-    given = line.parameters or {}
-    return [getattr(line, column) for column in _COLUMNS] + [given.get(name) for name in parameters]
+def _values(row: ReportRow, parameters: Iterable[str]) -> list[Any]:
+    own = (
+        row.run_id,
+        row.branch,
+        row.outcome,
+        row.reason,
+        row.control_status,
+        row.databricks_run_id,
+        row.repair_id,
+        row.page_url,
+        row.since,
+    )
+    return [*own, *(row.parameters.get(name) for name in parameters)]
 
 
 def _text(value: object) -> str | None:

@@ -120,8 +120,14 @@ def has_intent(entry: Entry) -> bool:
     return entry.state is EntryState.SENDING
 
 
-def intent_committed(entry: Entry, *, fresh_run: bool, latest_repair_id: int | None) -> Entry:
-    """The entry once the intent of a call is committed: a new run, or a repair that names ``latest_repair_id``."""
+def intent_committed(entry: Entry, *, fresh_run: bool = False, latest_repair_id: int | None = None) -> Entry:
+    """The entry once the intent of its call is committed.
+
+    Args:
+        entry: The entry before.
+        fresh_run: Whether a repair row gets a new run instead.
+        latest_repair_id: What a repair names; None for a first repair, and for a new run.
+    """
     return replace(
         entry,
         state=EntryState.SENDING,

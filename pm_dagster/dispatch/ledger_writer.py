@@ -10,7 +10,7 @@ from typing import TypeVar
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.dispatch.in_doubt import TO_CLOSE
 from pm_dagster.dispatch.model import Entry, KnownRun
-from pm_dagster.dispatch.ports import Change, Closed, ControlPlane, Intent
+from pm_dagster.dispatch.ports import Change, Closed, ControlPlane
 from pm_dagster.errors import ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.logs import fields
 from pm_dagster.net.retry import Retry, retry
@@ -49,9 +49,9 @@ class LedgerWriter:
         self._answered: list[int] = []
         self._next_closing = clock() + _CLOSE_EVERY_SECONDS
 
-    def intend(self, intents: Sequence[Intent]) -> set[int]:
-        """Commit the intents; returns the ids of the entries that may be sent now."""
-        return self._persist("commit intents", lambda: self._control.intend(intents)) if intents else set()
+    def intend(self, entries: Sequence[Entry]) -> set[int]:
+        """Commit the intents of the entries' calls; returns the ids of the entries that may be sent now."""
+        return self._persist("commit intents", lambda: self._control.intend(entries)) if entries else set()
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """How the entries stand that could not be sent, as far as they are still ours."""

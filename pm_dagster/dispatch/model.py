@@ -37,6 +37,8 @@ class Outcome(StrEnum):
     QUARANTINED = "quarantined"
     #: The row left WAITING, or another dispatcher took it, before we sent anything.
     WITHDRAWN = "withdrawn"
+    #: The row was looked at and nothing was sent for it. Only reported: the ledger keeps no such outcome.
+    LEFT = "left"
 
 
 # ---- a row of the ledger

@@ -19,7 +19,7 @@ from pm_dagster.dispatch.model import (
     RunSnapshot,
     StartRun,
 )
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, SignOfLife
 from pm_dagster.dispatch.service import Claimed, Dispatch
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, row_key, sort_rows
@@ -187,7 +187,7 @@ class ReadOnlyControlPlane:
         """Nothing."""
         return []
 
-    def intend(self, intents: Sequence[Intent]) -> set[int]:  # noqa: ARG002 of the port
+    def intend(self, entries: Sequence[Entry]) -> set[int]:  # noqa: ARG002 of the port
         """Nothing may be sent."""
         return set()
 

@@ -65,21 +65,6 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Intent:
-    """A call that starts something, committed before it is made.
-
-    Attributes:
-        entry: The entry for which it is made.
-        fresh_run: Whether a repair row gets a new run.
-        latest_repair_id: What a repair names; None for a first repair, and for a new run.
-    """
-
-    entry: Entry
-    fresh_run: bool = False
-    latest_repair_id: int | None = None
-
-
-@dataclass(frozen=True)
 class Change:
     """What was learned about an entry, written in one transaction.
 
@@ -258,8 +243,11 @@ class ControlPlane(Protocol):
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """The entries as they stand, as far as they are ours or can be rescued now."""
 
-    def intend(self, intents: Sequence[Intent]) -> set[int]:
-        """Commit the intents; returns the ids of the entries that may be sent now.
+    def intend(self, entries: Sequence[Entry]) -> set[int]:
+        """Commit the intents of the entries' calls; returns the ids of the entries that may be sent now.
+
+        Each entry is as it will be (``in_doubt.intent_committed``): it says whether a new run is started, and which
+        latest repair a repair names.
 
         An entry is left out when its row left WAITING, was taken by another dispatcher, or was corrected since it was
         claimed. ``resume`` gives what a corrected row asks for now.

@@ -33,7 +33,7 @@ from pm_dagster.dispatch.model import (
 )
 from pm_dagster.dispatch.ports import Closed, ControlPlane, DatabricksRuns
 from pm_dagster.dispatch.rate_limiter import RateLimiter
-from pm_dagster.dispatch.report import Report, report_rows
+from pm_dagster.dispatch.report import Report, report_rows, unsent_rows
 from pm_dagster.dispatch.rules import Policy, first_step
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key, sort_rows, within
 from pm_dagster.dispatch.worker import Limits, Sent, Worker
@@ -378,11 +378,12 @@ class Dispatch:
         outcomes = self.progress.outcomes | sent.outcomes
         told = {row.run_id for row in claimed.refused}
         refused = claimed.refused + [row for row in self._refused if row.run_id not in told]
+        rows = report_rows(claimed.rows, refused, claimed.new + claimed.repair, outcomes, closed)
         report = Report(
             read=len(claimed.rows),
-            further=list(claimed.further),
             rescued=claimed.rescued,
-            rows=report_rows(refused, claimed.new + claimed.repair, outcomes, closed),
+            rows=rows,
+            unsent=unsent_rows(claimed.rows, rows),
             scheduled=sum(item.state is EntryState.SCHEDULED for item in closed),
             left=len(sent.left),
             calls=sent.calls,

@@ -42,7 +42,7 @@ from pm_dagster.dispatch.model import (
     Withdraw,
     Work,
 )
-from pm_dagster.dispatch.ports import Change, ControlPlane, DatabricksRuns, Event, Intent
+from pm_dagster.dispatch.ports import Change, ControlPlane, DatabricksRuns, Event
 from pm_dagster.dispatch.rate_limiter import RateLimiter
 from pm_dagster.dispatch.rules import (
     Facts,
@@ -352,17 +352,14 @@ class Worker:
         self._queue.add(work, delay)
 
     def _submit(self, pool: ThreadPoolExecutor, works: list[Work]) -> None:
-        intents = {work.entry.entry_id: _intent(work) for work in works if work.changes_workspace}
-        granted = self._ledger.intend(list(intents.values()))
-        self._begin_again([work for work in works if work.entry.entry_id in intents.keys() - granted])
+        intended = {work.entry.entry_id: _intended(work) for work in works if work.changes_workspace}
+        granted = self._ledger.intend(list(intended.values()))
+        self._begin_again([work for work in works if work.entry.entry_id in intended.keys() - granted])
         for work in works:
-            intent = intents.get(work.entry.entry_id)
-            if intent is not None:
+            if work.changes_workspace:
                 if work.entry.entry_id not in granted:
                     continue
-                work.entry = intent_committed(
-                    work.entry, fresh_run=intent.fresh_run, latest_repair_id=intent.latest_repair_id
-                )
+                work.entry = intended[work.entry.entry_id]
                 _log.debug("intent committed", extra=_about(work))
             self._in_flight[pool.submit(attempt, work, self._runs, self._clock)] = work
 
@@ -579,10 +576,10 @@ def _by_run(known: Sequence[KnownRun]) -> dict[int, list[KnownRun]]:
     return found
 
 
-def _intent(work: Work) -> Intent:
+def _intended(work: Work) -> Entry:
     if isinstance(work.step, RepairRun):
-        return Intent(work.entry, latest_repair_id=work.step.latest_repair_id)
-    return Intent(work.entry, fresh_run=not work.entry.starts_new_run)
+        return intent_committed(work.entry, latest_repair_id=work.step.latest_repair_id)
+    return intent_committed(work.entry, fresh_run=not work.entry.starts_new_run)
 
 
 def _about(work: Work, **more: object) -> dict[str, dict[str, object]]:

@@ -16,7 +16,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.in_doubt import is_in_doubt
 from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, idempotency_token
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, Intent, SignOfLife, taken_at_once
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, SignOfLife, taken_at_once
 from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -227,20 +227,20 @@ class PostgresControlPlane:
 
         return self._session.write(work, ("resume", ids))
 
-    def intend(self, intents: Sequence[Intent]) -> set[int]:
-        """Commit the intents; returns the ids that may be sent."""
-        rows = [intent_record(intent) for intent in intents]
+    def intend(self, entries: Sequence[Entry]) -> set[int]:
+        """Commit the intents of the entries' calls; returns the ids that may be sent."""
+        rows = [intent_record(entry) for entry in entries]
 
         def work(cursor: Cursor) -> set[int]:
-            corrections = self._corrections(cursor, [intent.entry.entry_id for intent in intents])
-            unsent = [i.entry for i in intents if not is_in_doubt(i.entry) and i.entry.entry_id in corrections]
+            corrections = self._corrections(cursor, [entry.entry_id for entry in entries])
+            unsent = [entry for entry in entries if not is_in_doubt(entry) and entry.entry_id in corrections]
             self._take_corrected(cursor, unsent, corrections)
             names = self._names(intents=as_json(cursor, rows), corrected=list(corrections))
             cursor.execute(self._session.statements.intend, names)
             granted = {entry_id for (entry_id,) in cursor.fetchall()}
-            ids = [i.entry.entry_id for i in intents if not is_in_doubt(i.entry)]
+            ids = [entry.entry_id for entry in entries if not is_in_doubt(entry)]
             lost = [entry_id for entry_id in ids if entry_id not in granted and entry_id not in corrections]
-            self._tell(cursor, [(i.entry.entry_id, intent_event(i)) for i in intents if i.entry.entry_id in granted])
+            self._tell(cursor, [(e.entry_id, intent_event(e)) for e in entries if e.entry_id in granted])
             if lost:
                 cursor.execute(self._session.statements.withdraw, self._names(entry_ids=lost))
                 self._tell(cursor, [(entry_id, Event("withdrawn")) for (entry_id,) in cursor.fetchall()])
@@ -251,7 +251,7 @@ class PostgresControlPlane:
             cursor.execute(ledger_sql.STILL_SENDING, self._names(entry_ids=list(granted)))
             return {entry_id for (entry_id,) in cursor.fetchall()}
 
-        return self._session.write(work, ("intend", list(intents)), still)
+        return self._session.write(work, ("intend", list(entries)), still)
 
     def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
         """What the ledger knows of these runs, the newest first."""

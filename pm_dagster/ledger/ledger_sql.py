@@ -16,7 +16,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812 the driver's clas
 
 from pm_dagster.dispatch.in_doubt import is_in_doubt, rescued
 from pm_dagster.dispatch.model import Entry, EntryState, Outcome, TokenSubject
-from pm_dagster.dispatch.ports import Change, Closed, Event, Intent
+from pm_dagster.dispatch.ports import Change, Closed, Event
 from pm_dagster.dispatch.waiting_job import Branch, RefusedRow, WaitingJob
 from pm_dagster.ledger.connection import LOCAL_TIMEOUTS
 from pm_dagster.ledger.schema import LEDGER_SCHEMA, LOCK_CLASS, RUN_LOCK_CLASS
@@ -306,21 +306,21 @@ def event_record(entry_id: int, event: Event) -> dict[str, Any]:
     }
 
 
-def intent_record(intent: Intent) -> dict[str, Any]:
-    """What an intent writes; one in doubt is about a call that may have been made already."""
+def intent_record(entry: Entry) -> dict[str, Any]:
+    """What the intent of an entry's call writes; one in doubt is about a call that may have been made already."""
     return {
-        "entry_id": intent.entry.entry_id,
-        "fresh_run": intent.fresh_run,
-        "latest_repair_id": intent.latest_repair_id,
-        "ambiguous": is_in_doubt(intent.entry),
+        "entry_id": entry.entry_id,
+        "fresh_run": entry.fresh_run,
+        "latest_repair_id": entry.sent_repair_id,
+        "ambiguous": is_in_doubt(entry),
     }
 
 
-def intent_event(intent: Intent) -> Event:
+def intent_event(entry: Entry) -> Event:
     """The event that announces a call."""
-    if intent.entry.starts_new_run or intent.fresh_run:
-        return Event("intent", f"run-now with token {intent.entry.idempotency_token[:12]}...")
-    return Event("intent", f"repair of run {intent.entry.previous_run_id}, latest repair {intent.latest_repair_id}")
+    if entry.starts_new_run:
+        return Event("intent", f"run-now with token {entry.idempotency_token[:12]}...")
+    return Event("intent", f"repair of run {entry.previous_run_id}, latest repair {entry.sent_repair_id}")
 
 
 def change_record(change: Change) -> dict[str, Any]:

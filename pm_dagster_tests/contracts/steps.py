@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import Entry, EntryState, Outcome
-from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent
+from pm_dagster.dispatch.ports import Change, ControlPlane, Event
 from pm_dagster.dispatch.waiting_job import WaitingJob, sort_rows
 
 ANSWER = (Event("answer", "run 5"),)
@@ -59,5 +60,5 @@ def quarantined(entry: Entry) -> Change:
 
 
 def send(control: ControlPlane, entry: Entry) -> None:
-    assert control.intend([Intent(entry)]) == {entry.entry_id}
+    assert control.intend([intent_committed(entry)]) == {entry.entry_id}
     control.record([accepted(entry)])

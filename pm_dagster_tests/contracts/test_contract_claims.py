@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import EntryState
-from pm_dagster.dispatch.ports import Intent
 from pm_dagster.dispatch.waiting_job import Branch, sort_rows
 from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send
@@ -137,7 +137,7 @@ def test_a_sent_row_of_a_dead_dispatcher_is_taken_over_not_claimed_anew(table: C
     dead, rescuer = table.dispatcher(), table.dispatcher()
     jobs = seen(rescuer)
     entry = claim_one(dead)
-    dead.intend([Intent(entry)])
+    dead.intend([intent_committed(entry)])
     assert rescuer.rescue(10) == []
     table.die(dead)
     assert ids(rescuer) == []
@@ -155,7 +155,7 @@ def test_a_taken_over_row_is_taken_over_once(table: ControlTable) -> None:
     table.add()
     dead, rescuer, late = table.dispatcher(), table.dispatcher(), table.dispatcher()
     entry = claim_one(dead)
-    dead.intend([Intent(entry)])
+    dead.intend([intent_committed(entry)])
     table.die(dead)
     assert len(rescuer.rescue(10)) == 1
     assert late.rescue(10) == []
@@ -164,7 +164,7 @@ def test_a_taken_over_row_is_taken_over_once(table: ControlTable) -> None:
 def test_take_over_finds_rows_that_left_the_view(table: ControlTable) -> None:
     run_id = table.add()
     dead, rescuer = table.dispatcher(), table.dispatcher()
-    dead.intend([Intent(claim_one(dead))])
+    dead.intend([intent_committed(claim_one(dead))])
     table.set_status(run_id, "RUNNING")
     table.die(dead)
     (inherited,) = rescuer.rescue(10)
@@ -175,7 +175,7 @@ def test_take_over_keeps_to_its_limit(table: ControlTable) -> None:
     for _ in range(5):
         table.add()
     dead, rescuer = table.dispatcher(), table.dispatcher()
-    dead.intend([Intent(entry) for entry in dead.claim(seen(dead))])
+    dead.intend([intent_committed(entry) for entry in dead.claim(seen(dead))])
     table.die(dead)
     assert len(rescuer.rescue(3)) == 3
 
@@ -196,7 +196,7 @@ def test_a_dead_dispatchers_answer_is_closed_by_its_heir(table: ControlTable) ->
 def test_the_repair_intent_survives_its_dispatcher(table: ControlTable) -> None:
     table.add(previous=77)
     dead, rescuer = table.dispatcher(), table.dispatcher()
-    dead.intend([Intent(claim_one(dead), latest_repair_id=2**53 + 3)])
+    dead.intend([intent_committed(claim_one(dead), latest_repair_id=2**53 + 3)])
     table.die(dead)
     assert rescuer.rescue(10)[0].sent_repair_id == 2**53 + 3
 
@@ -204,7 +204,7 @@ def test_the_repair_intent_survives_its_dispatcher(table: ControlTable) -> None:
 def test_a_fresh_run_intent_survives_its_dispatcher(table: ControlTable) -> None:
     table.add(previous=77)
     dead, rescuer = table.dispatcher(), table.dispatcher()
-    dead.intend([Intent(claim_one(dead), fresh_run=True)])
+    dead.intend([intent_committed(claim_one(dead), fresh_run=True)])
     table.die(dead)
     (inherited,) = rescuer.rescue(10)
     assert inherited.fresh_run
@@ -216,7 +216,7 @@ def test_resume_gives_ours_as_they_stand_and_not_anothers(table: ControlTable) -
     ours, other = table.dispatcher(), table.dispatcher()
     entry = claim_one(ours)
     assert other.resume([entry.entry_id]) == []
-    ours.intend([Intent(entry)])
+    ours.intend([intent_committed(entry)])
     (resumed,) = ours.resume([entry.entry_id])
     assert resumed.state is EntryState.SENDING
     assert ours.resume([]) == []
@@ -258,7 +258,7 @@ def test_what_was_sent_is_resumed_as_it_was_sent(table: ControlTable) -> None:
     run_id = table.add()
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     control.end()
     table.correct(run_id, 2002)
     (resumed,) = table.dispatcher().resume([entry.entry_id])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import Entry, EntryState, Outcome
-from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent
+from pm_dagster.dispatch.ports import Change, ControlPlane, Event
 from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, ids, quarantined, seen, send
 
@@ -13,7 +14,7 @@ from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, ids, q
 def _in_doubt(table: ControlTable, control: ControlPlane) -> Entry:
     """A row whose call may have taken effect: its dispatcher died. Gives the entry as it was sent."""
     entry = claim_one(control)
-    assert control.intend([Intent(entry)]) == {entry.entry_id}
+    assert control.intend([intent_committed(entry)]) == {entry.entry_id}
     table.die(control)
     return entry
 
@@ -36,7 +37,7 @@ def test_what_is_sent_is_what_the_row_says_at_the_intent(table: ControlTable) ->
     control = table.dispatcher()
     claimed = claim_one(control)
     table.rename(run_id, "corrected.csv")
-    assert control.intend([Intent(claimed)]) == set()
+    assert control.intend([intent_committed(claimed)]) == set()
     (now,) = control.resume([claimed.entry_id])
     assert (now.entry_id, now.generation, now.state) == (claimed.entry_id, 1, EntryState.CLAIMED)
     assert (now.parameters["FILE_NAME"], now.correction) == ("corrected.csv", "")
@@ -51,7 +52,7 @@ def test_a_row_that_became_a_repair_before_the_intent_is_taken_as_one(table: Con
     control = table.dispatcher()
     claimed = claim_one(control)
     table.name_run(run_id, 77)
-    assert control.intend([Intent(claimed)]) == set()
+    assert control.intend([intent_committed(claimed)]) == set()
     (now,) = control.resume([claimed.entry_id])
     assert (now.previous_run_id, now.starts_new_run) == (77, False)
 
@@ -61,7 +62,7 @@ def test_a_row_that_cannot_be_read_any_more_at_the_intent_is_left_to_be_refused(
     control = table.dispatcher()
     claimed = claim_one(control)
     table.correct(run_id, None)
-    assert control.intend([Intent(claimed)]) == set()
+    assert control.intend([intent_committed(claimed)]) == set()
     assert control.resume([claimed.entry_id]) == []
     assert ids(control) == [run_id]
 
@@ -71,7 +72,7 @@ def test_the_others_are_granted(table: ControlTable) -> None:
     control = table.dispatcher()
     entries = {entry.run_id: entry for entry in control.claim(seen(control))}
     table.correct(first, 2002)
-    granted = control.intend([Intent(entry) for entry in entries.values()])
+    granted = control.intend([intent_committed(entry) for entry in entries.values()])
     assert granted == {entries[second].entry_id}
     assert control.resume([entries[first].entry_id])[0].job_id == 2002
 
@@ -81,7 +82,7 @@ def test_a_row_that_was_only_touched_is_sent_as_it_was_claimed(table: ControlTab
     control = table.dispatcher()
     claimed = claim_one(control)
     table.touch(run_id)
-    assert control.intend([Intent(claimed)]) == {claimed.entry_id}
+    assert control.intend([intent_committed(claimed)]) == {claimed.entry_id}
     table.touch(run_id)
     control.record([accepted(claimed)])
     (closed,) = control.close([claimed.entry_id])
@@ -99,7 +100,7 @@ def test_what_is_in_doubt_comes_with_how_its_row_was_corrected(table: ControlTab
     assert entry.correction == "FILE_NAME 'corrected.csv' instead of 'orders.csv'"
     assert entry.asks is not None
     assert entry.asks.parameters["FILE_NAME"] == "corrected.csv"
-    assert rescuer.intend([Intent(entry)]) == set(), "the former call must not be made again"
+    assert rescuer.intend([intent_committed(entry)]) == set(), "the former call must not be made again"
 
 
 def test_corrected_back_is_not_corrected(table: ControlTable) -> None:
@@ -110,7 +111,7 @@ def test_corrected_back_is_not_corrected(table: ControlTable) -> None:
     rescuer = table.dispatcher()
     (entry,) = rescuer.rescue(10)
     assert (entry.correction, entry.asks) == ("", None)
-    assert rescuer.intend([Intent(entry)]) == {entry.entry_id}
+    assert rescuer.intend([intent_committed(entry)]) == {entry.entry_id}
 
 
 def test_a_superseded_entry_is_closed_and_its_row_is_taken_anew(table: ControlTable) -> None:
@@ -161,7 +162,7 @@ def test_a_refusal_does_not_meet_what_the_row_says_now(table: ControlTable) -> N
     run_id = table.add()
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     control.record([quarantined(entry)])
     table.correct(run_id, 2002)
     assert control.close([entry.entry_id])[0].superseded
@@ -204,7 +205,7 @@ def test_the_ledger_tells_whose_a_run_is(table: ControlTable) -> None:
     assert control.known_runs([5, 6]) == []
     send(control, entries[first])
     assert [(item.run_id, item.unresolved) for item in control.known_runs([5, 6])] == [(first, False)]
-    control.intend([Intent(entries[second])])
+    control.intend([intent_committed(entries[second])])
     known = control.known_runs([5])
     assert {(item.run_id, item.unresolved) for item in known} == {(first, False), (second, True)}
     assert {item.generation for item in known} == {1}
@@ -222,7 +223,7 @@ def _two_in_doubt(table: ControlTable, first: ControlPlane, second: ControlPlane
     for control in (first, second):
         run_id = table.add()
         (entry,) = control.claim([job for job in seen(control) if job.run_id == run_id])
-        assert control.intend([Intent(entry)]) == {entry.entry_id}
+        assert control.intend([intent_committed(entry)]) == {entry.entry_id}
         pair.append(entry)
     return pair[0], pair[1]
 

@@ -20,7 +20,7 @@ from pm_dagster.dispatch.in_doubt import (
     rescued,
 )
 from pm_dagster.dispatch.model import Entry, EntryState, Outcome
-from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent
+from pm_dagster.dispatch.ports import Change, ControlPlane, Event
 from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, seen
 
@@ -41,7 +41,7 @@ def brought_to(table: ControlTable, control: ControlPlane, state: CallState, pre
     entry = claim_one(control)
     if state is CallState.NOT_SENT:
         return entry
-    assert control.intend([Intent(entry)]) == {entry.entry_id}
+    assert control.intend([intent_committed(entry)]) == {entry.entry_id}
     entry = intent_committed(entry, fresh_run=False, latest_repair_id=None)
     if state is CallState.IN_DOUBT:
         control.record([Change(entry.entry_id, ANSWER, ambiguous=True)])
@@ -53,7 +53,7 @@ def brought_to(table: ControlTable, control: ControlPlane, state: CallState, pre
 
 
 def _intend(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
 
 
 def _answer(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
@@ -85,7 +85,7 @@ def _withdraw(table: ControlTable, control: ControlPlane, entry: Entry) -> None:
     table.set_status(entry.run_id, "CANCELED")
     # Only a call in doubt is made again although the row left WAITING: it says what the first one did.
     granted = {entry.entry_id} if call_state_of(entry) is CallState.IN_DOUBT else set()
-    assert control.intend([Intent(entry)]) == granted
+    assert control.intend([intent_committed(entry)]) == granted
 
 
 _HAPPENS: dict[CallEvent, Callable[[ControlTable, ControlPlane, Entry], None]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pm_dagster.dispatch.ports import Change, Event, Intent
+from pm_dagster.dispatch.in_doubt import intent_committed
+from pm_dagster.dispatch.ports import Change, Event
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import claim_one, deferred, ids, quarantined, seen, send
@@ -49,7 +50,7 @@ def test_an_unresolved_row_with_a_pause_is_taken_over_only_after_it(table: Contr
     table.add()
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     pause = Change(entry.entry_id, (Event("deferred"),), reason="5xx", defer_seconds=600.0, ambiguous=True)
     control.record([pause])
     control.end()
@@ -76,7 +77,7 @@ def test_the_generation_rises_after_a_withdrawal(table: ControlTable) -> None:
     control = table.dispatcher()
     entry = claim_one(control)
     table.set_status(run_id, "HELD")
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     table.set_status(run_id, "WAITING")
     assert claim_one(control).generation == 2
 
@@ -132,7 +133,7 @@ def test_another_dispatchers_row_cannot_be_refused(table: ControlTable) -> None:
     entry = claim_one(owner)
     late.refuse(refused)
     assert table.status(run_id) == "WAITING"
-    assert owner.intend([Intent(entry)]) == {entry.entry_id}
+    assert owner.intend([intent_committed(entry)]) == {entry.entry_id}
 
 
 def test_the_backlog_counts_what_a_dispatch_would_take(table: ControlTable) -> None:
@@ -147,7 +148,7 @@ def test_the_backlog_counts_what_a_dispatch_would_take(table: ControlTable) -> N
     assert 900 < counted.oldest_seconds < 2000
     entries = owner.claim(seen(owner))
     assert (reader.backlog().ready, reader.backlog().in_hand) == (0, 2)
-    owner.intend([Intent(entries[0])])
+    owner.intend([intent_committed(entries[0])])
     table.die(owner)
     assert reader.backlog().ready == 2
 
@@ -157,7 +158,7 @@ def test_a_refused_row_that_still_says_waiting_calls_for_a_dispatch(table: Contr
     run_id = table.add()
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     control.record([quarantined(entry)])
     assert control.backlog().ready == 0
     table.die(control)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pm_dagster.dispatch.ports import Intent
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import claim_one, ids, seen, send
@@ -86,7 +86,7 @@ def test_an_answer_whose_row_is_locked_calls_for_no_dispatch(table: ControlTable
 def test_a_call_in_doubt_calls_for_a_dispatch_whoever_holds_its_row(table: ControlTable) -> None:
     run_id = table.add()
     dead, rescuer = table.dispatcher(), table.dispatcher()
-    dead.intend([Intent(claim_one(dead))])
+    dead.intend([intent_committed(claim_one(dead))])
     table.die(dead)
     with table.locked(run_id):
         assert rescuer.backlog().ready == 1

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import EntryState, Outcome
-from pm_dagster.dispatch.ports import Change, Intent
+from pm_dagster.dispatch.ports import Change
 from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, deferred, ids, quarantined, seen, send
 
@@ -15,7 +16,7 @@ def test_an_intent_for_a_row_that_left_waiting_is_withdrawn(table: ControlTable)
     control = table.dispatcher()
     entry = claim_one(control)
     table.set_status(run_id, "RUNNING")
-    assert control.intend([Intent(entry)]) == set()
+    assert control.intend([intent_committed(entry)]) == set()
     assert table.status(run_id) == "RUNNING"
     assert control.resume([entry.entry_id]) == []
     assert control.close([entry.entry_id]) == []
@@ -26,7 +27,7 @@ def test_an_intent_for_a_row_that_vanished_is_withdrawn(table: ControlTable) -> 
     control = table.dispatcher()
     entry = claim_one(control)
     table.remove(run_id)
-    assert control.intend([Intent(entry)]) == set()
+    assert control.intend([intent_committed(entry)]) == set()
 
 
 def test_one_withdrawn_intent_does_not_stop_the_others(table: ControlTable) -> None:
@@ -34,15 +35,15 @@ def test_one_withdrawn_intent_does_not_stop_the_others(table: ControlTable) -> N
     control = table.dispatcher()
     entries = control.claim(seen(control))
     table.set_status(gone, "CANCELLED")
-    granted = control.intend([Intent(entry) for entry in entries])
+    granted = control.intend([intent_committed(entry) for entry in entries])
     assert granted == {entry.entry_id for entry in entries if entry.run_id == kept}
 
 
 def test_an_intent_may_be_repeated(table: ControlTable) -> None:
     table.add()
     control = table.dispatcher()
-    intent = Intent(claim_one(control))
-    assert control.intend([intent]) == control.intend([intent]) == {intent.entry.entry_id}
+    intent = intent_committed(claim_one(control))
+    assert control.intend([intent]) == control.intend([intent]) == {intent.entry_id}
 
 
 def test_an_intent_for_what_is_answered_takes_nothing_back(table: ControlTable) -> None:
@@ -51,7 +52,7 @@ def test_an_intent_for_what_is_answered_takes_nothing_back(table: ControlTable) 
     control = table.dispatcher()
     entry = claim_one(control)
     send(control, entry)
-    assert control.intend([Intent(entry)]) == set()
+    assert control.intend([intent_committed(entry)]) == set()
     (closed,) = control.close([entry.entry_id])
     assert (closed.state, closed.accepted_run_id) == (EntryState.SCHEDULED, 5)
     assert table.status(run_id) == "SCHEDULED"
@@ -61,11 +62,11 @@ def test_a_repeated_intent_keeps_the_time_of_the_first(table: ControlTable) -> N
     """A run whose answer was lost is searched for from there on."""
     table.add()
     control = table.dispatcher()
-    intent = Intent(claim_one(control))
+    intent = intent_committed(claim_one(control))
     control.intend([intent])
-    (first,) = control.resume([intent.entry.entry_id])
+    (first,) = control.resume([intent.entry_id])
     control.intend([intent])
-    (second,) = control.resume([intent.entry.entry_id])
+    (second,) = control.resume([intent.entry_id])
     assert first.intent_at is not None
     assert second.intent_at == first.intent_at
 
@@ -75,9 +76,9 @@ def test_a_fresh_run_that_is_sent_again_stays_one(table: ControlTable) -> None:
     table.add(previous=5)
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry, fresh_run=True)])
+    control.intend([intent_committed(entry, fresh_run=True)])
     (sent,) = control.resume([entry.entry_id])
-    control.intend([Intent(sent)])
+    control.intend([intent_committed(sent)])
     (again,) = control.resume([entry.entry_id])
     assert (sent.fresh_run, again.fresh_run) == (True, True)
 
@@ -86,8 +87,8 @@ def test_what_was_intended_before_a_refusal_binds_no_later_claim(table: ControlT
     table.add(previous=5)
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry, latest_repair_id=6)])
-    control.intend([Intent(entry, fresh_run=True)])
+    control.intend([intent_committed(entry, latest_repair_id=6)])
+    control.intend([intent_committed(entry, fresh_run=True)])
     control.record([deferred(entry, 0)])
     again = claim_one(control)
     assert again.entry_id == entry.entry_id
@@ -98,9 +99,9 @@ def test_a_row_whose_answer_was_lost_may_be_sent_again_though_it_left_waiting(ta
     run_id = table.add()
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     table.set_status(run_id, "RUNNING")
-    again = Intent(replace(entry, state=EntryState.SENDING, ambiguous=True))
+    again = intent_committed(replace(entry, state=EntryState.SENDING, ambiguous=True))
     assert control.intend([again]) == {entry.entry_id}
 
 
@@ -109,9 +110,9 @@ def test_a_row_that_left_waiting_after_a_clean_refusal_is_withdrawn(table: Contr
     run_id = table.add()
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     table.set_status(run_id, "CANCELED")
-    assert control.intend([Intent(replace(entry, state=EntryState.SENDING))]) == set()
+    assert control.intend([intent_committed(replace(entry, state=EntryState.SENDING))]) == set()
     assert control.resume([entry.entry_id]) == []
     assert table.status(run_id) == "CANCELED"
 
@@ -122,7 +123,7 @@ def test_a_dispatcher_that_lost_its_claim_can_write_nothing(table: ControlTable)
     entry = claim_one(loser)
     table.die(loser)
     claim_one(rescuer)
-    assert loser.intend([Intent(entry)]) == set()
+    assert loser.intend([intent_committed(entry)]) == set()
     loser.record([accepted(entry)])
     assert loser.close([entry.entry_id]) == []
     assert table.status(run_id) == "WAITING"
@@ -155,7 +156,7 @@ def test_an_event_alone_leaves_the_state(table: ControlTable) -> None:
     table.add()
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     control.record([Change(entry.entry_id, ANSWER, ambiguous=True)])
     (resumed,) = control.resume([entry.entry_id])
     assert (resumed.state, resumed.ambiguous) == (EntryState.SENDING, True)
@@ -223,7 +224,7 @@ def test_closing_leaves_what_has_no_answer_yet(table: ControlTable) -> None:
     control = table.dispatcher()
     entry = claim_one(control)
     assert control.close([entry.entry_id]) == []
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     assert control.close([entry.entry_id]) == []
     assert table.status(run_id) == "WAITING"
 
@@ -255,7 +256,7 @@ def test_an_answer_that_was_lost_stays_so(table: ControlTable) -> None:
     table.add()
     control = table.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     control.record([Change(entry.entry_id, ANSWER, ambiguous=True)])
     control.record([deferred(entry, 0)])
     (resumed,) = control.resume([entry.entry_id])

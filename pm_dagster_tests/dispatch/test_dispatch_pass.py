@@ -13,8 +13,9 @@ from datetime import datetime
 import pytest
 
 from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import Call, Entry, EntryState, KnownRun, Outcome, RowOutcome
-from pm_dagster.dispatch.ports import Change, Intent
+from pm_dagster.dispatch.ports import Change
 from pm_dagster.dispatch.report import Report
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import sort_rows
@@ -291,7 +292,7 @@ def test_what_a_dead_dispatcher_sent_is_resolved_with_its_token(stage: Stage) ->
     stage.database.add(1)
     dead = stage.dispatch()
     (entry,) = dead.claim(dead.read()).new
-    dead.control.intend([Intent(entry)])
+    dead.control.intend([intent_committed(entry)])
     run_id = stage.runs.start(entry.job_id, entry.parameters, entry.idempotency_token)
     dead.control.end()
     report = stage.run()
@@ -462,7 +463,7 @@ def test_searches_keep_to_what_a_workspace_takes(stage: Stage, rate: float, a_se
         stage.database.add(number)
     first = InMemoryControlPlane(stage.database, SETTINGS)
     entries = first.claim(sort_rows(first.waiting(100))[0])
-    first.intend([Intent(entry) for entry in entries])
+    first.intend([intent_committed(entry) for entry in entries])
     first.end()
     for row in stage.database.rows.values():
         row.status = "CANCELED"
@@ -659,7 +660,7 @@ def test_a_dispatch_logs_what_it_claimed_rescued_and_closed(stage: Stage, caplog
     stage.database.add(1)
     dead = stage.dispatch()
     (entry,) = dead.claim(dead.read()).new
-    dead.control.intend([Intent(entry)])
+    dead.control.intend([intent_committed(entry)])
     dead.control.end()
     stage.database.add(2)
     with caplog.at_level("DEBUG", logger="pm_dagster.dispatch.service"):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.in_doubt import TO_CLOSE, is_in_doubt, rescued
 from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, TokenSubject, idempotency_token
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, Intent, SignOfLife, taken_at_once
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, SignOfLife, taken_at_once
 from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, looks_alike, untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -128,20 +128,20 @@ class InMemoryControlPlane:
         taken = self._inherit(named, len(entry_ids))
         return [now for entry in taken for now in (self._as_now(entry) if entry.entry_id in others else [entry])]
 
-    def intend(self, intents: Sequence[Intent]) -> set[int]:
+    def intend(self, entries: Sequence[Entry]) -> set[int]:
         """Commit the intents of entries that are ours and still wanted, and withdraw the others."""
         self._meet("intend")
         granted = set()
-        for intent in intents:
-            for record in self._ours([intent.entry.entry_id]):
+        for entry in entries:
+            for record in self._ours([entry.entry_id]):
                 words, asks = self._corrected(record)
                 if words:
-                    if not is_in_doubt(intent.entry):
+                    if not is_in_doubt(entry):
                         self._take_corrected(record, words, asks)
-                elif self._may_send(record, intent):
-                    commit(record, intent)
+                elif self._may_send(record, entry):
+                    commit(record, entry)
                     granted.add(record.entry.entry_id)
-                elif not is_in_doubt(intent.entry):
+                elif not is_in_doubt(entry):
                     withdraw(record)
         return granted
 
@@ -284,9 +284,9 @@ class InMemoryControlPlane:
     def _may_own(self, record: Record) -> bool:
         return record.owner == self._me or record.owner not in self.database.alive
 
-    def _may_send(self, record: Record, intent: Intent) -> bool:
+    def _may_send(self, record: Record, entry: Entry) -> bool:
         state = record.entry.state
-        if state is EntryState.SENDING and is_in_doubt(intent.entry):
+        if state is EntryState.SENDING and is_in_doubt(entry):
             return True
         return state in (EntryState.CLAIMED, EntryState.SENDING) and self._waits(record.entry.run_id)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from pm_dagster.dispatch.in_doubt import TO_SEND, intent_committed
 from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome
-from pm_dagster.dispatch.ports import Change, Closed, Event, Intent
+from pm_dagster.dispatch.ports import Change, Closed, Event
 from pm_dagster.dispatch.waiting_job import Branch, WaitingJob
 from pm_dagster_tests.fakes.database import Record, Row
 
@@ -23,9 +23,9 @@ def refused(run_id: int, branch: Branch) -> Entry:
     return Entry(0, run_id, 0, branch, EntryState.QUARANTINED, 0, None, {}, "")
 
 
-def commit(record: Record, intent: Intent) -> None:
-    """A call is about to be made."""
-    sent = intent_committed(record.entry, fresh_run=intent.fresh_run, latest_repair_id=intent.latest_repair_id)
+def commit(record: Record, entry: Entry) -> None:
+    """A call is about to be made; ``entry`` says which."""
+    sent = intent_committed(record.entry, fresh_run=entry.fresh_run, latest_repair_id=entry.sent_repair_id)
     record.entry = replace(sent, intent_at=sent.intent_at or datetime.now(UTC))
 
 

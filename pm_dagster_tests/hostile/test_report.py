@@ -8,14 +8,16 @@ from zipfile import ZipFile
 import pytest
 from openpyxl import load_workbook
 
-from pm_dagster.cluster.outcome_lines import Line
 from pm_dagster.cluster.report_file import ReportFile
-from pm_dagster.dispatch.report import Report
+from pm_dagster.dispatch.model import Outcome
+from pm_dagster.dispatch.report import Report, ReportRow
+from pm_dagster.dispatch.waiting_job import Branch
 from pm_dagster.errors import ConfigurationError
 
 
-def _line(number: int, text: str = "") -> Line:
-    return Line(number, "new", "accepted", text, page_url=f"https://w/{number}", parameters={"FILE": text})
+def _row(number: int, text: str = "") -> ReportRow:
+    url = f"https://w/{number}"
+    return ReportRow(number, Branch.NEW, Outcome.ACCEPTED, text, page_url=url, parameters={"FILE": text})
 
 
 def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path) -> None:
@@ -23,7 +25,7 @@ def test_a_link_stays_and_what_it_names_is_replaced(tmp_path: Path) -> None:
     target.parent.mkdir()
     target.write_text("old")
     link.symlink_to(target)
-    ReportFile(link).write(Report(), [_line(1)])
+    ReportFile(link).write(Report(), [_row(1)])
     assert link.is_symlink()
     assert load_workbook(target)["waiting jobs"]["A2"].value == "1"
 
@@ -45,7 +47,7 @@ def test_a_link_to_itself_is_replaced(tmp_path: Path) -> None:
 def test_texts_arrive_in_the_sheet_and_nothing_becomes_a_formula(tmp_path: Path) -> None:
     texts = ["=1+1", "@x", "-2+3", "\x01\x1b[31m\x7f", "ä 納品 🚚 \u202e", "a" * 40_000, "_x0041_", "<a>&'\""]
     file = tmp_path / "report.xlsx"
-    ReportFile(file).write(Report(), [_line(number, text) for number, text in enumerate(texts, 1)])
+    ReportFile(file).write(Report(), [_row(number, text) for number, text in enumerate(texts, 1)])
     sheet = load_workbook(file)["waiting jobs"]
     found = [sheet.cell(row, 4) for row in range(2, 2 + len(texts))]
     assert {cell.data_type for cell in found} == {"s"}
@@ -58,6 +60,6 @@ def test_texts_arrive_in_the_sheet_and_nothing_becomes_a_formula(tmp_path: Path)
 @pytest.mark.chaos
 def test_more_links_than_a_sheet_takes_stay_text_without_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "report.xlsx"
-    ReportFile(file).write(Report(), [_line(number) for number in range(1, 65_541)])
+    ReportFile(file).write(Report(), [_row(number) for number in range(1, 65_541)])
     with ZipFile(file) as parts:
         assert parts.read("xl/worksheets/sheet1.xml").count(b"<hyperlink ") == 65_530

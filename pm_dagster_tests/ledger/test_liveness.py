@@ -10,8 +10,8 @@ from contextlib import closing
 import psycopg2
 import pytest
 
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import EntryState
-from pm_dagster.dispatch.ports import Intent
 from pm_dagster.errors import ControlPlaneUnavailable
 from pm_dagster.ledger import session
 from pm_dagster.ledger.control_plane import PostgresControlPlane
@@ -20,13 +20,13 @@ from pm_dagster_tests.ledger.world import PostgresWorld, eventually
 
 _CLAIM_AND_STAY = """
 import sys, time
-from pm_dagster.dispatch.ports import Intent
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 control = PostgresControlPlane(Settings(postgres_url=sys.argv[1]), actor="victim")
 entries = control.claim(sort_rows(control.waiting(10))[0])
-control.intend([Intent(entries[0])])
+control.intend([intent_committed(entries[0])])
 print(len(entries), flush=True)
 time.sleep(600)
 """
@@ -88,7 +88,7 @@ def test_what_was_taken_during_a_cut_stays_taken(world: PostgresWorld) -> None:
     entry = claim_one(loser)
     cut(world, loser)
     claim_one(heir)
-    assert loser.intend([Intent(entry)]) == set()
+    assert loser.intend([intent_committed(entry)]) == set()
     assert world.status(run_id) == "WAITING"
     assert world.ledger(run_id) == [(1, "CLAIMED", True)]
 

@@ -10,8 +10,9 @@ from threading import Barrier
 import psycopg2
 import pytest
 
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import Entry, EntryState, Outcome
-from pm_dagster.dispatch.ports import Change, ControlPlane, Event, Intent
+from pm_dagster.dispatch.ports import Change, ControlPlane, Event
 from pm_dagster.dispatch.waiting_job import WaitingJob
 from pm_dagster.ledger.ledger_sql import LOCK_RUNS
 from pm_dagster_tests.contracts.steps import accepted, claim_one, ids, seen, send
@@ -70,7 +71,7 @@ def test_many_dispatchers_send_each_row_once(world: PostgresWorld) -> None:
         granted: list[int] = []
         for start in range(0, len(jobs), 5):
             entries = control.claim(jobs[start : start + 5])
-            sent = control.intend([Intent(entry) for entry in entries])
+            sent = control.intend([intent_committed(entry) for entry in entries])
             control.record([accepted(entry) for entry in entries if entry.entry_id in sent])
             control.close(sent)
             granted += [entry.run_id for entry in entries if entry.entry_id in sent]
@@ -125,7 +126,7 @@ def test_a_workspaces_strange_words_do_not_stop_the_recording(world: PostgresWor
     run_id = world.add()
     control = world.dispatcher()
     entry = claim_one(control)
-    control.intend([Intent(entry)])
+    control.intend([intent_committed(entry)])
     control.record([replace(accepted(entry), reason=text, events=(Event("answer", text),), page_url=text)])
     assert control.close([entry.entry_id])[0].state is EntryState.SCHEDULED
     assert world.status(run_id) == "SCHEDULED"
@@ -144,7 +145,7 @@ def test_a_lock_that_one_rows_trigger_waits_for_holds_up_no_other_row(world: Pos
     control = world.dispatcher()
     entries = control.claim(seen(control))
     for number, entry in enumerate(entries, 100):
-        control.intend([Intent(entry)])
+        control.intend([intent_committed(entry)])
         control.record([accepted(entry, number)])
     with closing(psycopg2.connect(world.url)) as somebody, somebody.cursor() as cursor:
         cursor.execute("SELECT FROM sums WHERE cntrt_id = 7 FOR UPDATE")
@@ -163,7 +164,7 @@ def _in_doubt(world: PostgresWorld, *controls: ControlPlane) -> list[list[Entry]
     for control in controls:
         rows = {world.add(), world.add()}
         entries = control.claim([job for job in seen(control) if job.run_id in rows])
-        assert control.intend([Intent(entry) for entry in entries]) == {entry.entry_id for entry in entries}
+        assert control.intend([intent_committed(entry) for entry in entries]) == {entry.entry_id for entry in entries}
         taken.append(entries)
     return taken
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from pm_dagster.dispatch.model import Call, Entry, KnownRun, RunSnapshot
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, Intent, SignOfLife
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, SignOfLife
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
 from pm_dagster.errors import Refused, WorkspaceUnavailable
@@ -92,15 +92,14 @@ class SteppingControl:
         self._dispatcher.stop_at("before resume")
         return self._inherit(self._inner.resume(entry_ids))
 
-    def intend(self, intents: Sequence[Intent]) -> set[int]:
+    def intend(self, entries: Sequence[Entry]) -> set[int]:
         """Stops before and after."""
         self._witness.asked(self._dispatcher.clock.now - self._dispatcher.began)
         self._dispatcher.stop_at("before intend")
-        granted = self._inner.intend(intents)
-        for intent in intents:
-            if intent.entry.entry_id in granted:
-                starts = intent.fresh_run or intent.entry.starts_new_run
-                self._witness.granted(intent.entry, Call.RUN_NOW if starts else Call.REPAIR)
+        granted = self._inner.intend(entries)
+        for entry in entries:
+            if entry.entry_id in granted:
+                self._witness.granted(entry, Call.RUN_NOW if entry.starts_new_run else Call.REPAIR)
         self._dispatcher.stop_at("after intend")
         return granted
 

@@ -12,8 +12,9 @@ from datetime import timedelta
 import pytest
 
 from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import Call, Entry, EntryState
-from pm_dagster.dispatch.ports import Change, Intent
+from pm_dagster.dispatch.ports import Change
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
@@ -51,7 +52,7 @@ class Story:
         """A dispatch that dies between its intent and the call."""
         control = InMemoryControlPlane(self.database, SETTINGS)
         (entry,) = control.claim(sort_rows(control.waiting(10))[0])
-        assert control.intend([Intent(entry, fresh_run=fresh_run)])
+        assert control.intend([intent_committed(entry, fresh_run=fresh_run)])
         control.end()
         return entry
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.ports import Intent
+from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import ProcessManagerError
@@ -89,7 +89,7 @@ def dispatch_everything(world: PostgresWorld, settings: Settings) -> None:
     refused, new, repair = world.add(job_id=None), world.add(), world.add(previous=runs.failed_run(1001))
     with _dispatcher(settings) as dead:
         sent, *_ = dead.claim(steps.seen(dead))
-        dead.intend([Intent(sent)])
+        dead.intend([intent_committed(sent)])
         world.die(dead)
     with _dispatcher(settings) as control:
         control.backlog()
