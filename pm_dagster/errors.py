@@ -144,8 +144,13 @@ class AllStartsRefused(NeverAgain):
 class Refused(NeverAgain):
     """The Jobs API said no to one call, definitely: nothing was started by it.
 
-    ``gone`` is true when the answer means that the job or run named in the call does not exist. ``kind`` says about
-    whom the answer is; without one it is taken from the status.
+    Args:
+        message: The answer for people, without secrets. No rule reads it.
+        status: The HTTP status.
+        error_code: The API's own code, if it gave one.
+        gone: Whether the job or run named in the call does not exist.
+        kind: About whom the answer is; taken from the status by default.
+        job_absent: Whether the answer says that a job does not exist, which is so for every row of the job.
     """
 
     def __init__(
@@ -156,10 +161,12 @@ class Refused(NeverAgain):
         error_code: str | None = None,
         gone: bool = False,
         kind: Kind | None = None,
+        job_absent: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.error_code = error_code
         self.gone = gone
+        self.job_absent = job_absent
         by_status = Kind.FORBIDDEN if status == _FORBIDDEN else Kind.NAMED
         self.kind = kind or (Kind.GONE if gone else by_status)

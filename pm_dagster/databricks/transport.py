@@ -25,7 +25,7 @@ from requests.exceptions import InvalidHeader, InvalidURL
 from urllib3.exceptions import LocationParseError, NewConnectionError
 
 from pm_dagster.config.masking import scrubbed
-from pm_dagster.dispatch.answers import Asked, classify
+from pm_dagster.dispatch.answers import Asked, classify, says_job_is_absent
 from pm_dagster.errors import (
     AuthenticationFailed,
     ConfigurationError,
@@ -171,12 +171,19 @@ class OneAttempt:
             if payload is None:
                 raise WorkspaceUnavailable("the workspace answered 200 with something that is not JSON", status=status)
             return payload
-        code, text, message = self._error_text(response, content, payload)
-        kind = classify(asked, status, code, text, is_json=payload is not None and bool(content))
-        raise self._error(kind, response, code, message)
+        # Read as it came: a password may be a word such as "workspace", and masked it says something else.
+        code, text = _error_text(response, content, payload)
+        said = f"{_where_to(response)} {text[:_MESSAGE_LIMIT]}".strip()
+        kind = classify(asked, status, code, said, is_json=payload is not None and bool(content))
+        raise self._error(kind, response, code, text)
 
-    def _error(self, kind: Kind, response: requests.Response, code: str | None, message: str) -> ProcessManagerError:
+    def _error(self, kind: Kind, response: requests.Response, code: str | None, text: str) -> ProcessManagerError:
+        """The error to raise; nothing of it holds a secret."""
         status, host = response.status_code, self._config.host
+        # Masked before it is cut: half a secret is not recognised any more.
+        name = None if code is None else self.scrub(code)[:_MESSAGE_LIMIT]
+        parts = (f"HTTP {status}", _where_to(response), name, self.scrub(text)[:_MESSAGE_LIMIT])
+        message = " ".join(part for part in parts if part)
         if kind is Kind.THROTTLED:
             pause = _retry_after(response.headers.get("Retry-After"))
             _log.info("throttled", extra=fields(call=urlsplit(response.url).path, pause=pause))
@@ -191,21 +198,14 @@ class OneAttempt:
             return ForeignAnswer(f"{message}: no answer of the Jobs API at {host}{_FOREIGN_HINT}", status=status)
         if kind in (Kind.MOMENT, Kind.QUOTA):
             return WorkspaceUnavailable(message, maybe_applied=kind is Kind.MOMENT, status=status)
-        return Refused(message, status=status, error_code=code, gone=kind is Kind.GONE, kind=kind)
-
-    def _error_text(
-        self, response: requests.Response, content: bytes, payload: Mapping[str, Any] | None
-    ) -> tuple[str | None, str, str]:
-        """The textual error code, the message's first line, and both with the status, for a person."""
-        code = payload.get("error_code") if payload else None
-        # Whatever charset the answer claims: some are none, and guessing one from a long text takes seconds.
-        text = _message(payload) if payload else content.decode("utf-8", "replace")
-        # Scrubbed before it is cut: half a secret is not recognised any more.
-        first_line = self.scrub(" ".join(str(text or response.reason or "")[:_READ_LIMIT].split()))[:_MESSAGE_LIMIT]
-        name = self.scrub(code[:_READ_LIMIT])[:_MESSAGE_LIMIT] if isinstance(code, str) and not code.isdigit() else None
-        goes_to = f"to {_where(response)}" if response.is_redirect else ""
-        parts = (f"HTTP {response.status_code}", goes_to, name, first_line)
-        return name, f"{goes_to} {first_line}".strip(), " ".join(part for part in parts if part)
+        return Refused(
+            message,
+            status=status,
+            error_code=name,
+            gone=kind is Kind.GONE,
+            kind=kind,
+            job_absent=says_job_is_absent(text[:_MESSAGE_LIMIT]),
+        )
 
 
 def _read_body(response: requests.Response, seconds: float) -> bytes:
@@ -226,9 +226,25 @@ def _read_body(response: requests.Response, seconds: float) -> bytes:
     return b"".join(parts)
 
 
+def _error_text(
+    response: requests.Response, content: bytes, payload: Mapping[str, Any] | None
+) -> tuple[str | None, str]:
+    """The textual error code and the text on one line, both as they came: they may hold secrets."""
+    code = payload.get("error_code") if payload else None
+    # Whatever charset the answer claims: some are none, and guessing one from a long text takes seconds.
+    text = _message(payload) if payload else content.decode("utf-8", "replace")
+    name = code[:_READ_LIMIT] if isinstance(code, str) and not code.isdigit() else None
+    return name, " ".join(str(text or response.reason or "")[:_READ_LIMIT].split())
+
+
 def _message(payload: Mapping[str, Any]) -> object:
     """The text, wherever it stands: the Jobs API says ``message``, its gateway ``error``, SCIM ``detail``."""
     return next((payload[name] for name in ("message", "error", "detail") if payload.get(name)), None)
+
+
+def _where_to(response: requests.Response) -> str:
+    """Where a redirect leads, empty for another answer."""
+    return f"to {_where(response)}" if response.is_redirect else ""
 
 
 def _where(response: requests.Response) -> str:

@@ -113,13 +113,19 @@ _THIS_ONE = re.compile(
     r"|\b(?:run_id|job_id|rerun_\w+|queue)\b",
     re.IGNORECASE,
 )
+_JOB_IS_ABSENT = re.compile(r"\bjob\b.*\b(?:does not exist|doesn[\u2019']t exist|not found)", re.IGNORECASE)
 _SHORTEST_ECHO = 3
 
 
 def classify(asked: Asked, status: int, error_code: str | None, message: str, *, is_json: bool) -> Kind:
     """What an answer of this HTTP status (not 2xx) is about.
 
-    ``error_code`` is the JSON's textual code, None where there is none or a number; ``message`` the text.
+    Args:
+        asked: The call that was answered.
+        status: The HTTP status.
+        error_code: The JSON's textual code; None where there is none, or a number.
+        message: The text as it came, secrets and all: a mask would hide the words that are looked for.
+        is_json: Whether the answer is a JSON object.
     """
     code = (error_code or "").upper()
     text = _without_echo(asked, message)
@@ -134,6 +140,11 @@ def classify(asked: Asked, status: int, error_code: str | None, message: str, *,
     if _names_absent(asked, code, text, status) and is_json:
         return Kind.GONE if _is_reading(asked) else Kind.NAMED
     return _of_us(status, code, text) or _of_the_moment(code, text) or _of_the_row(asked, status, code, text, is_json)
+
+
+def says_job_is_absent(message: str) -> bool:
+    """Whether an answer's text, as it came, says that a job does not exist."""
+    return bool(_JOB_IS_ABSENT.search(message))
 
 
 def _without_echo(asked: Asked, message: str) -> str:

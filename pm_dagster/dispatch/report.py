@@ -134,12 +134,11 @@ def report_rows(
 
 def unsent_rows(read: Sequence[RawRow], told: Sequence[ReportRow]) -> list[ReportRow]:
     """The rows that were looked at and that ``told`` does not name: nothing was sent for them."""
-    jobs, _ = sort_rows(read)
     named = {row.run_id for row in told}
+    jobs, _ = sort_rows([row for row in read if row_key(row) not in named])
     return [
         ReportRow(job.run_id, job.branch, Outcome.LEFT, _LEFT_REASON, since=job.since, parameters=job.parameters)
         for job in jobs
-        if job.run_id not in named
     ]
 
 

@@ -18,7 +18,6 @@ with a value while a run with another value is what stands for it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -79,7 +78,6 @@ _NO_WITNESS = (
     "the refusal names neither job, run nor parameters, or is about rights, and no call of another row went well nearby"
 )
 _ALL_REFUSED = "the workspace refused all calls at the time"
-_JOB_IS_ABSENT = re.compile(r"\bjob\b.*\b(?:does not exist|doesn[\u2019']t exist|not found)", re.IGNORECASE)
 #: So many rows refused in a row make one ask whether it is the rows.
 SUSPICIOUS_ROWS = 5
 #: A workspace in which so many jobs do not exist, and none does, is another workspace.
@@ -560,7 +558,7 @@ class Held:
     def about_the_job(self) -> bool:
         """Whether it would be true for every row of the job."""
         refusal = self.hold.refusal
-        return refusal.kind is Kind.FORBIDDEN or bool(_JOB_IS_ABSENT.search(str(refusal)))
+        return refusal.kind is Kind.FORBIDDEN or refusal.job_absent
 
     def final(self, rule: str) -> Quarantine:
         """The refusal made final by a rule."""

@@ -13,10 +13,12 @@ import pytest
 from databricks.sdk.core import Config
 from databricks.sdk.credentials_provider import CredentialsStrategy
 
+from pm_dagster.config.masking import register_secret
 from pm_dagster.databricks.transport import OneAttempt
 from pm_dagster.errors import (
     AuthenticationFailed,
     ForeignAnswer,
+    Kind,
     NotAdmitted,
     ProcessManagerError,
     Refused,
@@ -264,6 +266,28 @@ def test_a_token_that_was_issued_to_us_is_masked_too(server: TinyServer) -> None
         OneAttempt(config, 5.0).do("GET", "/x")
     assert TOKEN not in str(caught.value)
     assert TOKEN[::-1] not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["workspace", "exist", "INVALID_PARAMETER_VALUE"])
+def test_a_password_of_plain_words_hides_nothing_from_the_rules_and_shows_nowhere(
+    server: TinyServer, password: str
+) -> None:
+    register_secret(password)
+    text = "Run: 5 in workspace: 77 doesn't exist."
+    server.replies(json_reply(400, error_code="INVALID_PARAMETER_VALUE", message=text))
+    with pytest.raises(Refused) as caught:
+        server.attempt().do("GET", "/api/2.2/jobs/runs/get", query={"run_id": 5})
+    assert (caught.value.gone, caught.value.kind) == (True, Kind.GONE)
+    assert password not in f"{caught.value} {vars(caught.value)} {caught.value.args}"
+
+
+def test_a_password_of_plain_words_does_not_hide_that_a_job_is_absent(server: TinyServer) -> None:
+    register_secret("does not exist")
+    server.replies(json_reply(400, error_code="INVALID_PARAMETER_VALUE", message="Job 1 does not exist."))
+    refused = failure(server)
+    assert isinstance(refused, Refused)
+    assert (refused.job_absent, refused.kind) == (True, Kind.NAMED)
+    assert "does not exist" not in f"{refused} {vars(refused)}"
 
 
 @pytest.mark.parametrize("behaviour", ["reset", "close", "truncate"])

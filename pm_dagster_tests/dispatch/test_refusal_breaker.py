@@ -139,7 +139,9 @@ def forbidden(*jobs: int) -> Say:
 def unknown(*jobs: int) -> Say:
     """Jobs that do not exist."""
     return lambda call, job: (
-        Refused(f"Job {job} does not exist.", status=400) if call is Call.RUN_NOW and job in (jobs or JOBS) else None
+        Refused(f"Job {job} does not exist.", status=400, job_absent=True)
+        if call is Call.RUN_NOW and job in (jobs or JOBS)
+        else None
     )
 
 

@@ -69,7 +69,7 @@ class InMemoryRuns:
         with self._lock:
             fault = self._begin(Call.RUN_NOW, job_id)
             if job_id not in self.jobs:
-                raise Refused(f"Job {job_id} does not exist.", status=_BAD_REQUEST, gone=True)
+                raise Refused(f"Job {job_id} does not exist.", status=_BAD_REQUEST, gone=True, job_absent=True)
             run_id = self._tokens.setdefault(idempotency_token, next(self._ids))
             self.runs.setdefault(run_id, Run(job_id, dict(parameters)))
             _end(fault)
