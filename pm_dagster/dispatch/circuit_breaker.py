@@ -213,10 +213,9 @@ class RefusalBreaker:
             return newest
         rows, jobs = counted(len(self._streak), "row"), counted(len(self.affected), "job")
         return AllStartsRefused(
-            f"the workspace refused the calls of {rows} of {jobs}"
-            f" in a row and took none since; the last answer: {clause(str(newest))}. No row is blamed for that: they"
-            " wait and are tried again. Check what our user may do, whether DATABRICKS_HOST is the right workspace, and"
-            " whether that is in maintenance"
+            f"the workspace refuses all calls: those of {rows} of {jobs} since it last accepted one; the last answer:"
+            f" {clause(str(newest))}. No row is blamed: they wait and are tried again. Check what our user may do,"
+            " whether DATABRICKS_HOST is the right workspace, and whether that workspace is in maintenance"
         )
 
     @property

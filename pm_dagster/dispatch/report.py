@@ -18,7 +18,7 @@ _LINE_BEGINS = "process_manager report "
 #: The outcomes that are counted for each branch, in the order of the report.
 COUNTED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.DEFERRED, Outcome.QUARANTINED)
 _ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
-_LEFT_REASON = "not sent in this pass (deadline, stop, or another dispatcher has it); the next one sees it again"
+_LEFT_REASON = "not sent in this pass (deadline, stop, or another dispatcher has it); the next pass reads it again"
 
 
 @dataclass(frozen=True)

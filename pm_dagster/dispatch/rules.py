@@ -72,10 +72,10 @@ _SHOWN_LIMIT = 60
 BY_NAME = "the Jobs API itself says so about this job, this run or these parameters"
 BY_LATER_SUCCESS = "the Jobs API says so, and it took another row's call afterwards"
 BY_EARLIER_SUCCESS = "the Jobs API says so, and it had just taken another row's call"
-AS_PROVEN = "the Jobs API says to this job what it had said to another row of it, which was found to be so"
+AS_PROVEN = "the Jobs API gave the same answer to another row of this job, and that row was found to be at fault"
 _CONTRADICTED = "another row of the same job was taken by the workspace afterwards"
 _NO_WITNESS = (
-    "the refusal names neither job, run nor parameters, or is about rights, and no call of another row went well nearby"
+    "the refusal names no job, run or parameter, or is about rights, and no other row's call succeeded around that time"
 )
 _ALL_REFUSED = "the workspace refused all calls at the time"
 #: So many rows refused in a row make one ask whether it is the rows.
@@ -298,7 +298,7 @@ def after_find(entry: Entry, run_id: int | None, refusal: str = "") -> Decision:
     if entry.correction:
         return _after_former_find(entry, run_id)
     if run_id is not None and run_id not in entry.earlier_run_ids:
-        return Adopt(run_id, None, f"run {run_id} carries this row's parameters; its answer had been lost")
+        return Adopt(run_id, None, f"run {run_id} has this row's parameters; the answer to its start was lost")
     if not entry.waiting:
         return Withdraw("the row left WAITING before its run was confirmed, and the job shows no run for it")
     words = f": {refusal}" if refusal else ""
@@ -339,7 +339,7 @@ def _after_no_answer(call: Call, error: WorkspaceUnavailable, tries: int, policy
 def _after_refusal(entry: Entry, call: Call, error: Refused, refusals: int, policy: Policy, refusal: str) -> Decision:
     reason = f"{call.value} was refused: {error}"
     if refusal:
-        reason = f"{reason}; run-now had been refused: {refusal}"
+        reason = f"{reason}; before that, run-now was refused: {refusal}"
     if call is Call.GET_RUN and error.gone:
         return _after_gone(entry, error, policy)
     if call is Call.REPAIR:
@@ -363,7 +363,7 @@ def _after_gone(entry: Entry, error: Refused, policy: Policy) -> Decision:
     if not entry.waiting:
         return Withdraw(f"the row left WAITING while its repair was unresolved; {what}")
     if is_in_doubt(entry):
-        return Quarantine(f"{what}, and whether its repair was done is not known, for the answer had been lost")
+        return Quarantine(f"{what}, and it is not known whether its repair was started, because the answer was lost")
     return _without_run(what, policy)
 
 
@@ -376,7 +376,7 @@ def _refused_in_doubt(entry: Entry, call: Call, error: Refused, reason: str, pol
     if call is Call.RUN_NOW and (last or not passing):
         return FindRun()
     pause = _doubled(policy.settle_seconds, entry.attempts)
-    return Defer(f"{reason}; an earlier call may have taken effect, so the row is not given up", pause, counts=True)
+    return Defer(f"{reason}; an earlier call may have taken effect, so the row is tried again", pause, counts=True)
 
 
 def _after_refused_repair(entry: Entry, error: Refused, reason: str, refusals: int, policy: Policy) -> Decision:
@@ -485,9 +485,9 @@ def names_only_our_run(entry: Entry, now: WaitingJob | None, run_id: int) -> boo
 def _after_former_find(entry: Entry, run_id: int | None) -> Decision:
     """Decide a corrected row by the search for the run of what was sent before."""
     if run_id is None:
-        return Supersede(f"the row was corrected ({entry.correction}); what was sent before started no run")
+        return Supersede(f"the row was corrected ({entry.correction}); the call sent before that started no run")
     if names_only_our_run(entry, entry.asks, run_id):
-        return Adopt(run_id, None, f"run {run_id} carries this row's parameters; its answer had been lost")
+        return Adopt(run_id, None, f"run {run_id} has this row's parameters; the answer to its start was lost")
     return Supersede(f"run {run_id} was started before the row was corrected ({entry.correction})", run_id)
 
 
@@ -500,25 +500,28 @@ def _after_former_look_up(
         return Supersede(reason, run.run_id, newer)
     if stale:
         return Defer(
-            f"the row was corrected ({entry.correction}); whether what was sent before started a repair of run"
-            f" {run.run_id} is not to be seen yet",
+            f"the row was corrected ({entry.correction}); whether the call sent before that started a repair of"
+            f" run {run.run_id} cannot be seen yet",
             seconds,
         )
     return Supersede(
-        f"the row was corrected ({entry.correction}); what was sent before started no repair of run {run.run_id}"
+        f"the row was corrected ({entry.correction}); the call sent before that started no repair of run {run.run_id}"
     )
 
 
 def _unresolvable(entry: Entry, why: str) -> Decision:
     """A corrected row of whose former call nothing can be found out any more."""
     return Supersede(
-        f"the row was corrected ({entry.correction}); whether what was sent before runs cannot be found out: {why}"
+        f"the row was corrected ({entry.correction}); whether the call sent before that started anything cannot be"
+        f" found out: {why}"
     )
 
 
 def _under_way_for_another(run: RunSnapshot, other: str, seconds: float) -> Decision:
     """A row whose earlier run works for another row: it is decided when that has ended."""
-    return Defer(f"run {run.run_id} is under way for {other} ({run.words}); this row is decided when it ended", seconds)
+    return Defer(
+        f"run {run.run_id} is under way for {other} ({run.words}); this row is decided once that run has ended", seconds
+    )
 
 
 def of_another_job(entry: Entry, run_job_id: int | None) -> str:

@@ -177,8 +177,8 @@ class Dispatch:
         self._refused: list[RefusedRow] = []
         #: Entries that this process claimed and did not touch since, by id.
         self._untouched: dict[int, Entry] = {}
-        #: All entries that this process has in hand, and those of them that it closed, by id.
-        self._in_hand: set[int] = set()
+        #: All entries that this process works on, and those of them that it closed, by id.
+        self._working_on: set[int] = set()
         self._closed: set[int] = set()
 
     def run(self, limit: int | None = None, rows: Sequence[RawRow] | None = None) -> Report:
@@ -229,7 +229,7 @@ class Dispatch:
             claimed.entries += self.control.claim(claimed.missing[:short])
         claimed.entries = rescued + claimed.entries
         self._untouched |= {entry.entry_id: entry for entry in claimed.entries}
-        self._in_hand |= {entry.entry_id for entry in claimed.entries}
+        self._working_on |= {entry.entry_id for entry in claimed.entries}
         self._refused += claimed.refused
         _log_claim(claimed)
         return claimed
@@ -256,7 +256,7 @@ class Dispatch:
         """
         untouched = [self._untouched[entry_id] for entry_id in entry_ids if entry_id in self._untouched]
         others = [entry_id for entry_id in entry_ids if entry_id not in self._untouched]
-        self._in_hand |= set(entry_ids)
+        self._working_on |= set(entry_ids)
         return untouched + (self.control.resume(others) if others else [])
 
     def send(self, entries: Sequence[Entry]) -> Sent:
@@ -325,7 +325,7 @@ class Dispatch:
     def _claim_anew(self, former: Sequence[Entry]) -> list[Entry]:
         jobs = [WaitingJob(entry.run_id, entry.job_id, entry.previous_run_id, entry.parameters) for entry in former]
         entries = self.control.claim(jobs) if jobs else []
-        self._in_hand |= {entry.entry_id for entry in entries}
+        self._working_on |= {entry.entry_id for entry in entries}
         for entry in entries:
             _log.info("row corrected, claimed anew", extra=fields(run_id=entry.run_id, entry=entry.entry_id))
         return entries
@@ -335,7 +335,7 @@ class Dispatch:
 
         What cannot be closed now is closed by ``close``, or by the next dispatch.
         """
-        still_open = self._in_hand - self._closed
+        still_open = self._working_on - self._closed
         try:
             if still_open:
                 self._close(still_open)
@@ -349,7 +349,7 @@ class Dispatch:
         is closed, whoever closed it.
         """
         known = {entry.entry_id: entry for entry in (*entries, *sent.followed)}
-        self.take_up([entry_id for entry_id in known if entry_id not in self._in_hand])
+        self.take_up([entry_id for entry_id in known if entry_id not in self._working_on])
         # Those that were superseded while they were sent have their followers already.
         followed = {entry_id for entry_id, outcome in sent.outcomes.items() if outcome.superseded}
         closed = self._close(known)

@@ -44,7 +44,7 @@ class RowFacts:
         view_status: The status that the view shows, where it has such a column and that does not say waiting.
         view_waits: Whether the view's own status says waiting.
         lockable: Whether row security lets us lock the row.
-        met: Whether the ledger has an entry of the row.
+        known: Whether the ledger has an entry of the row.
     """
 
     run_id: object
@@ -55,7 +55,7 @@ class RowFacts:
     view_status: str | None = None
     view_waits: bool = True
     lockable: bool = True
-    met: bool = False
+    known: bool = False
 
 
 def untakeable(facts: RowFacts, settings: Settings, *, row_security: bool = False) -> Untakeable | None:
@@ -64,10 +64,10 @@ def untakeable(facts: RowFacts, settings: Settings, *, row_security: bool = Fals
     waiting, column = settings.status_waiting, settings.column_run_id
     number = int(facts.run_id) if facts.has_place and isinstance(facts.run_id, (int, Decimal)) else None
     if not facts.has_place:
-        what = "has none" if facts.run_id is None else f"is {shown_value(facts.run_id)}, no whole 64-bit number"
+        what = "is NULL" if facts.run_id is None else f"is {shown_value(facts.run_id)}, no whole 64-bit number"
         return Untakeable(
             None,
-            f"a row of {view} cannot be kept apart from others: its {column} {what}",
+            f"a row of {view} cannot be told apart from others: its {column} {what}",
             f"give the row a {column}, or let the view leave it out",
         )
     if not facts.in_table:
@@ -109,7 +109,7 @@ def _other_status(number: int | None, facts: RowFacts, settings: Settings) -> Un
         number,
         f"{view} shows it, but {table} says {said}, not {waiting} (PM_STATUS_WAITING)",
         f"nothing, if {view} only lags behind; else let it show only rows whose {settings.column_status} is {waiting}",
-        settled=facts.met,
+        settled=facts.known,
     )
 
 

@@ -403,5 +403,5 @@ def _facts(row: Sequence[Any]) -> RowFacts:
         waits=waits,
         view_status=view_status,
         view_waits=view_waits,
-        met=met,
+        known=met,
     )

@@ -142,13 +142,13 @@ def test_a_sent_row_of_a_dead_dispatcher_is_taken_over_not_claimed_anew(table: C
     table.die(dead)
     assert ids(rescuer) == []
     assert rescuer.claim(jobs) == []
-    (inherited,) = rescuer.rescue(10)
-    assert (inherited.entry_id, inherited.state) == (entry.entry_id, EntryState.SENDING)
-    assert inherited.idempotency_token == entry.idempotency_token
-    assert inherited.ambiguous
-    assert inherited.rescued
+    (rescued,) = rescuer.rescue(10)
+    assert (rescued.entry_id, rescued.state) == (entry.entry_id, EntryState.SENDING)
+    assert rescued.idempotency_token == entry.idempotency_token
+    assert rescued.ambiguous
+    assert rescued.rescued
     assert not entry.rescued
-    assert inherited.intent_at is not None
+    assert rescued.intent_at is not None
 
 
 def test_a_taken_over_row_is_taken_over_once(table: ControlTable) -> None:
@@ -167,8 +167,8 @@ def test_take_over_finds_rows_that_left_the_view(table: ControlTable) -> None:
     dead.intend([intent_committed(claim_one(dead))])
     table.set_status(run_id, "RUNNING")
     table.die(dead)
-    (inherited,) = rescuer.rescue(10)
-    assert not inherited.waiting
+    (rescued,) = rescuer.rescue(10)
+    assert not rescued.waiting
 
 
 def test_take_over_keeps_to_its_limit(table: ControlTable) -> None:
@@ -180,15 +180,15 @@ def test_take_over_keeps_to_its_limit(table: ControlTable) -> None:
     assert len(rescuer.rescue(3)) == 3
 
 
-def test_a_dead_dispatchers_answer_is_closed_by_its_heir(table: ControlTable) -> None:
+def test_a_dead_dispatchers_answer_is_closed_by_its_rescuer(table: ControlTable) -> None:
     run_id = table.add()
     dead, rescuer = table.dispatcher(), table.dispatcher()
     entry = claim_one(dead)
     send(dead, entry)
     table.die(dead)
-    (inherited,) = rescuer.rescue(10)
-    assert inherited.state is EntryState.ACCEPTED
-    (closed,) = rescuer.close([inherited.entry_id])
+    (rescued,) = rescuer.rescue(10)
+    assert rescued.state is EntryState.ACCEPTED
+    (closed,) = rescuer.close([rescued.entry_id])
     assert (closed.state, closed.accepted_run_id, closed.control_status) == (EntryState.SCHEDULED, 5, "SCHEDULED")
     assert table.status(run_id) == "SCHEDULED"
 
@@ -206,9 +206,9 @@ def test_a_fresh_run_intent_survives_its_dispatcher(table: ControlTable) -> None
     dead, rescuer = table.dispatcher(), table.dispatcher()
     dead.intend([intent_committed(claim_one(dead), fresh_run=True)])
     table.die(dead)
-    (inherited,) = rescuer.rescue(10)
-    assert inherited.fresh_run
-    assert inherited.starts_new_run
+    (rescued,) = rescuer.rescue(10)
+    assert rescued.fresh_run
+    assert rescued.starts_new_run
 
 
 def test_resume_gives_ours_as_they_stand_and_not_anothers(table: ControlTable) -> None:

@@ -1,4 +1,4 @@
-"""What every ControlPlane promises about rows that their owner corrects while a dispatch has them in hand."""
+"""What every ControlPlane promises about rows that their owner corrects while a dispatch works on them."""
 
 from __future__ import annotations
 

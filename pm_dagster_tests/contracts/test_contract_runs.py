@@ -76,6 +76,7 @@ def test_a_job_that_does_not_exist_is_refused(bench: Bench) -> None:
     with pytest.raises(Refused) as caught:
         bench.runs.start(999, {}, "token")
     assert 400 <= caught.value.status < 500
+    assert caught.value.job_absent
 
 
 def test_a_run_that_does_not_exist_is_gone(bench: Bench) -> None:

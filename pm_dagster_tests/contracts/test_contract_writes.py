@@ -263,7 +263,7 @@ def test_an_answer_that_was_lost_stays_so(table: ControlTable) -> None:
     assert (resumed.state, resumed.ambiguous) == (EntryState.DEFERRED, True)
 
 
-def test_a_refusal_that_a_dead_dispatcher_recorded_is_closed_by_its_heir(table: ControlTable) -> None:
+def test_a_refusal_that_a_dead_dispatcher_recorded_is_closed_by_its_rescuer(table: ControlTable) -> None:
     run_id = table.add()
     dead, rescuer = table.dispatcher(), table.dispatcher()
     entry = claim_one(dead)

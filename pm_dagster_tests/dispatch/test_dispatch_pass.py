@@ -552,7 +552,7 @@ PATIENT = replace(SETTINGS, concurrency=4, call_tries=2, call_backoff_seconds=1.
 
 
 def _outage(stage: Stage, clock: _Clock) -> tuple[Dispatch, list[Entry]]:
-    """A dispatch of eight rows whose first stretch of sending met a workspace that is away, and what it claimed."""
+    """A dispatch of eight rows whose first stretch of sending found the workspace away, and what it claimed."""
     for number in range(1, 9):
         stage.database.add(number)
     dispatch = stage.dispatch(PATIENT, stop=clock, clock=clock)

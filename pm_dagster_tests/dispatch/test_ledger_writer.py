@@ -32,12 +32,12 @@ class _Away(InMemoryControlPlane):
 
     def __init__(self, time: _Time, seconds: float, tries: int) -> None:
         super().__init__(InMemoryDatabase(), Settings())
-        self.left, self.met = tries, 0
+        self.left, self.calls = tries, 0
         self._time, self._seconds = time, seconds
 
     def heartbeat(self) -> None:
         self._time.now += self._seconds
-        self.met += 1
+        self.calls += 1
         self.left -= 1
         if self.left >= 0:
             raise ControlPlaneUnavailable("away")
@@ -59,7 +59,7 @@ def _flushed(seconds: float, tries: int) -> tuple[_Away, _Time]:
 
 def test_a_restart_is_waited_for() -> None:
     control, time = _flushed(seconds=0.0, tries=7)
-    assert control.met == 8
+    assert control.calls == 8
     assert time.now == pytest.approx(1015.7)
 
 
@@ -67,5 +67,5 @@ def test_a_restart_is_waited_for() -> None:
 def test_where_each_try_is_long_in_failing_there_are_fewer(seconds: float, tries: int) -> None:
     """A write that fails after half a minute is given up with the first try that does: the deadline is near."""
     control, time = _flushed(seconds=seconds, tries=99)
-    assert control.met == tries
+    assert control.calls == tries
     assert time.now - 1000.0 <= max(seconds, 38.0)

@@ -330,7 +330,7 @@ def test_a_foreign_answer_for_a_run_never_starts_another(single: Passes) -> None
     assert (single.statuses(), single.runs.count(Call.RUN_NOW)) == (["SCHEDULED"], 0)
 
 
-def test_look_ups_that_everybody_is_refused_blame_nobody_and_start_nothing(passes: Passes) -> None:
+def test_look_ups_that_are_refused_to_all_rows_blame_none_and_start_nothing(passes: Passes) -> None:
     for row in range(1, 21):
         passes.database.add(row, row, passes.runs.failed_run(row))
     no = Refused("HTTP 403 PERMISSION_DENIED", status=403)
@@ -341,7 +341,7 @@ def test_look_ups_that_everybody_is_refused_blame_nobody_and_start_nothing(passe
     assert passes.runs.count(Call.RUN_NOW) == passes.runs.count(Call.REPAIR) == 0
 
 
-def test_repairs_that_everybody_is_refused_blame_nobody(passes: Passes) -> None:
+def test_repairs_that_are_refused_to_all_rows_blame_none(passes: Passes) -> None:
     for row in range(1, 21):
         passes.database.add(row, row, passes.runs.failed_run(row))
     no = Refused("HTTP 403 PERMISSION_DENIED", status=403)
@@ -497,7 +497,7 @@ def test_a_job_that_had_worked_and_is_forbidden_again_and_again_is_suspicious(ca
 
 @pytest.mark.parametrize("says", [unknown(1), forbidden(1)])
 def test_a_row_that_is_refused_is_not_left_as_if_something_were_under_way(single: Passes, says: Say) -> None:
-    """Whoever takes over after a death would have to search for a run that was never started."""
+    """Whoever rescues it after a death would have to search for a run that was never started."""
     single.add(1, 2)
     seen: list[EntryState] = []
 

@@ -118,14 +118,14 @@ class InMemoryControlPlane:
         """Take what the dead left."""
         self._meet("rescue")
         left_over = [r for r in self.database.ledger.values() if self._is_left_over(r)]
-        return [replace(entry, rescued=True) for entry in self._inherit(left_over, limit)]
+        return [replace(entry, rescued=True) for entry in self._rescued(left_over, limit)]
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """The named entries as they stand."""
         self._meet("resume")
         named = self._named(entry_ids)
         others = {record.entry.entry_id for record in named if record.owner != self._me}
-        taken = self._inherit(named, len(entry_ids))
+        taken = self._rescued(named, len(entry_ids))
         return [now for entry in taken for now in (self._as_now(entry) if entry.entry_id in others else [entry])]
 
     def intend(self, entries: Sequence[Entry]) -> set[int]:
@@ -266,7 +266,7 @@ class InMemoryControlPlane:
             status=row.status,
             waits=row.status == self._settings.status_waiting,
             lockable=not row.hidden,
-            met=self.database.newest(run_id) is not None,
+            known=self.database.newest(run_id) is not None,
         )
 
     def _is_locked(self, record: Record) -> bool:
@@ -297,7 +297,7 @@ class InMemoryControlPlane:
         unwritten = record.entry.state is EntryState.QUARANTINED and record.entry.run_id in self.database.rows
         return unwritten or record.entry.state in _UNRESOLVED
 
-    def _inherit(self, records: Sequence[Record], limit: int) -> list[Entry]:
+    def _rescued(self, records: Sequence[Record], limit: int) -> list[Entry]:
         taken = [record for record in records if record.open and record.rested and self._may_own(record)][:limit]
         for record in taken:
             record.owner = self._me

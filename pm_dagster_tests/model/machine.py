@@ -93,7 +93,7 @@ class DispatchMachine(EnvironmentRules):
     @precondition(lambda self: self._living())
     @rule(number=NUMBER, stops=STOPS)
     def lose(self, number: int, stops: int) -> None:
-        """A dispatcher is taken for dead while it only sleeps; another one takes over."""
+        """A dispatcher is taken for dead while it only sleeps; another one rescues its entries."""
         for dispatcher in self._chosen(self._living(), number):
             if dispatcher.control is not None:
                 self.harness.lose(dispatcher.control)

@@ -70,7 +70,7 @@ class Oracle:
             if (entry.job_id, entry.previous_run_id) != (row.job_id, row.previous_run_id):
                 self._broken(1, f"row {entry.run_id} asks for {row}, but was taken as {entry}")
 
-    def inherited(self, entries: Sequence[Entry]) -> None:
+    def rescued(self, entries: Sequence[Entry]) -> None:
         """What was left in SENDING may have been sent."""
         for entry in entries:
             if entry.state is EntryState.SENDING:

@@ -23,8 +23,8 @@ class Witness(Protocol):
     def claimed(self, entries: Sequence[Entry]) -> None:
         """Rows were taken."""
 
-    def inherited(self, entries: Sequence[Entry]) -> None:
-        """What somebody left was taken over."""
+    def rescued(self, entries: Sequence[Entry]) -> None:
+        """What somebody left was rescued."""
 
     def granted(self, entry: Entry, call: Call) -> None:
         """A call for an entry may be made now."""
@@ -85,12 +85,12 @@ class SteppingControl:
     def rescue(self, limit: int) -> list[Entry]:
         """Stops before."""
         self._dispatcher.stop_at("before rescue")
-        return self._inherit(self._inner.rescue(limit))
+        return self._rescued(self._inner.rescue(limit))
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """Stops before."""
         self._dispatcher.stop_at("before resume")
-        return self._inherit(self._inner.resume(entry_ids))
+        return self._rescued(self._inner.resume(entry_ids))
 
     def intend(self, entries: Sequence[Entry]) -> set[int]:
         """Stops before and after."""
@@ -136,8 +136,8 @@ class SteppingControl:
         self._dispatcher.stop_at("before end")
         self._inner.end()
 
-    def _inherit(self, entries: list[Entry]) -> list[Entry]:
-        self._witness.inherited(entries)
+    def _rescued(self, entries: list[Entry]) -> list[Entry]:
+        self._witness.rescued(entries)
         return self._took(entries)
 
     def _took(self, entries: list[Entry]) -> list[Entry]:

@@ -53,7 +53,7 @@ def a_row_that_is_asked_for_afresh(machine: DispatchMachine) -> None:
 
 
 def a_dispatcher_that_was_only_thought_dead(machine: DispatchMachine) -> None:
-    """Its work is taken over while its call is under way; then it hears the answer."""
+    """Its work is rescued while its call is under way; then it hears the answer."""
     machine.add_new(JOBS[0])
     _begin_until(machine, lambda: bool(machine._active()))
     first = machine.dispatchers[0]

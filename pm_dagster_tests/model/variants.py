@@ -230,7 +230,7 @@ VARIANTS = (
         "writes without owning the entry", _nobody_owns, (1,), story=stories.a_dispatcher_that_was_only_thought_dead
     ),
     Variant("the generation never rises", _generation_never, (2,), story=stories.a_row_that_is_asked_for_afresh),
-    Variant("what the dead left is never taken over", _dead_are_forgotten, (2,), story=stories.a_death_after_a_call),
+    Variant("what the dead left is never rescued", _dead_are_forgotten, (2,), story=stories.a_death_after_a_call),
     Variant("FAILED while a call may have taken effect", _failed_in_doubt, (2,), 5),
     Variant("a repair decided by the text of the refusal", _decided_by_text, (2,)),
     Variant("closing in any status", _closed_in_any_status, (3,), story=stories.a_row_that_leaves_during_its_call),
