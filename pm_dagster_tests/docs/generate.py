@@ -1,4 +1,4 @@
-"""Writes the parts of docs/reference that come from the code: ``python -m pm_dagster_tests.docs.generate``.
+"""Writes the parts of the docs that come from the code: ``python -m pm_dagster_tests.docs.generate``.
 
 A page holds its part between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 """
@@ -6,6 +6,7 @@ A page holds its part between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 from __future__ import annotations
 
 import inspect
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -171,12 +172,24 @@ def _field(name: str) -> str:
     return "the keys of [`pm dispatch --json`](json.md#pm-dispatch)" if name.startswith("**") else f"`{name}`"
 
 
+def decisions(folder: Path = ROOT / "docs" / "adr") -> str:
+    """One row for each decision, with the status and date that its page has."""
+    rows = []
+    for path in sorted(folder.glob("0*.md")):
+        title, _, status = path.read_text(encoding="utf-8").split("\n")[:3]
+        found = re.fullmatch(r"Status: (.+)\. Date: (\d{4}-\d\d-\d\d)\.", status)
+        assert found, f"{path.name}: the third line is `Status: accepted. Date: 2026-01-31.`"
+        rows.append([f"[{title.removeprefix('# ')}]({path.name})", found[1], found[2]])
+    return _table(["decision", "status", "date"], rows)
+
+
 #: What is generated from the code alone, by the name of its page.
 PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "commands": commands,
     "errors": error_tree,
     "events": lambda: events(_page("events")),
+    "decisions": decisions,
 }
 
 
@@ -185,12 +198,21 @@ def part_of(page: str, name: str) -> str:
     return page.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0].strip("\n")
 
 
+#: Where a part stands that is on no page of the reference with its name.
+_ELSEWHERE = {"decisions": ROOT / "docs" / "adr" / "index.md"}
+
+
+def path_of(name: str) -> Path:
+    """The page that holds a part."""
+    return _ELSEWHERE.get(name, REFERENCE / f"{name}.md")
+
+
 def _page(name: str) -> str:
-    return (REFERENCE / f"{name}.md").read_text(encoding="utf-8")
+    return path_of(name).read_text(encoding="utf-8")
 
 
 def _write(name: str, text: str) -> None:
-    path = REFERENCE / f"{name}.md"
+    path = path_of(name)
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     page = _page(name)
     before, after = page.partition(begin)[0], page.partition(end)[2]

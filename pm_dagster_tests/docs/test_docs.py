@@ -40,7 +40,7 @@ def _code(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", list(generate.PARTS))
 def test_what_comes_from_the_code_is_current(name: str) -> None:
-    page = (generate.REFERENCE / f"{name}.md").read_text(encoding="utf-8")
+    page = generate.path_of(name).read_text(encoding="utf-8")
     assert generate.part_of(page, name) == generate.PARTS[name](), generate.HOW_TO_WRITE
 
 
@@ -140,6 +140,15 @@ def test_every_variable_it_names_is_one(path: Path) -> None:
     known = {variable for variable, _, _ in SETTINGS} | _OTHER_VARIABLES
     named = set(re.findall(r"`(PM_[A-Z_]+[A-Z])(?:=[^`]*)?`", path.read_text(encoding="utf-8")))
     assert named <= known
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "adr").glob("0*.md")), ids=lambda path: path.name)
+def test_every_decision_has_its_parts_and_a_measurement(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"(?m)^## (.*)$", text) == ["Context", "Decision", "Measurement"]
+    assert text.startswith(f"# {int(path.name[:4])}. ")
+    measured = text.partition("## Measurement\n\n")[2].strip()
+    assert re.search(r"\d|Before, |None (is|was) possible|None in |a committed table was lost", measured), measured
 
 
 def test_the_readme_is_for_somebody_in_a_hurry() -> None:
