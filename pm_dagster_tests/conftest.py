@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
-from pm_dagster.cli.process import logs_as_before
+from pm_dagster.cli.app import logs_as_before
 from pm_dagster.config import masking
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 

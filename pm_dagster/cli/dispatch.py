@@ -1,10 +1,11 @@
-"""``pm dispatch``: one pass without Dagster. Put here: progress and the table. Keep out: the pass itself."""
+"""``pm dispatch``: one pass without Dagster, with a progress bar and a table of its rows."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
@@ -12,22 +13,24 @@ from typing import TYPE_CHECKING
 import click
 
 from pm_dagster.cli import connections
-from pm_dagster.cli.numbers import LIMIT
-from pm_dagster.cli.output import Column, console, json_option, print_json, table
+from pm_dagster.cli.options import json_option, limit_option
+from pm_dagster.cli.output import Column, backlog_lines, console, duration, print_json, table
 from pm_dagster.dispatch.model import Outcome, RowOutcome
-from pm_dagster.dispatch.report import Report
+from pm_dagster.dispatch.report import Report, ReportRow
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.stop_signals import stop_on_signal
+from pm_dagster.text import counted
 
 if TYPE_CHECKING:
     from pm_dagster.config.settings import Settings
+    from pm_dagster.dispatch.ports import Backlog
 
-_COLUMNS = (
-    Column("run id", right=True),
-    Column("branch"),
-    Column("outcome"),
-    Column("status"),
-    Column("reason", folds=True),
+_COLUMNS: tuple[Column[ReportRow], ...] = (
+    Column("run id", lambda row: row.run_id, right=True),
+    Column("branch", lambda row: row.branch.value),
+    Column("outcome", lambda row: row.outcome.value),
+    Column("status", lambda row: row.control_status),
+    Column("reason", lambda row: row.reason, folds=True),
 )
 #: What needs eyes comes first.
 _ORDER = (Outcome.QUARANTINED, Outcome.DEFERRED, Outcome.WITHDRAWN, Outcome.ADOPTED, Outcome.ACCEPTED)
@@ -35,13 +38,13 @@ _SHOWN = 60
 
 
 @click.command("dispatch")
-@click.option("--limit", type=LIMIT, help="Take at most this many rows, oldest first.")
+@limit_option
 @json_option
 def command(limit: int | None, *, as_json: bool) -> None:
-    """Do one pass: start or repair what waits, and mark it SCHEDULED.
+    """Do one pass: start or repair the jobs that wait, and set their rows to SCHEDULED.
 
-    Ctrl-C or SIGTERM ends the pass cleanly: calls in flight are awaited and recorded, the rest stays WAITING.
-    Ctrl-C once more ends it at once: what was in flight is found out by the next dispatch.
+    Ctrl-C or SIGTERM ends the pass cleanly: the answers to the calls under way are awaited and recorded, and the rows
+    without a call stay WAITING. A second Ctrl-C ends it at once; the next dispatch then finds out what the calls did.
     """
     settings = connections.settings()
     runs = connections.workspace_runs(settings)
@@ -52,14 +55,13 @@ def command(limit: int | None, *, as_json: bool) -> None:
             report = Dispatch(control, runs, settings, stop=stop, on_outcome=seen).run(limit, rows)
         idle = None if report.rows or report.left or as_json else control.backlog()
     if stop.is_set():
-        click.echo(f"pm: stopped on request; {report.left} claimed rows were given back", err=True)
+        click.echo(f"pm: stopped on request; {counted(report.left, 'row')} without a call stay WAITING", err=True)
     if as_json:
         print_json(report.as_json())
+    elif idle is None:
+        _print(report)
     else:
-        _print(report, settings)
-        if idle is not None and (idle.untakeable or idle.locked):
-            words = f"{idle.untakeable} rows that the view shows can be taken by no dispatch, {idle.locked} are locked"
-            console().print(f"{words}; `pm status` says why.")
+        _print_idle(idle, settings)
 
 
 def _stop_requested() -> AbstractContextManager[threading.Event]:
@@ -73,7 +75,7 @@ def _say_stopping() -> None:
     # The progress bar hides the cursor, and a second Ctrl-C leaves no time to show it again.
     cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
     with suppress(OSError):
-        text = f"{cursor}pm: stopping; calls in flight are awaited (Ctrl-C once more ends at once)\n"
+        text = f"{cursor}pm: stopping after the answers to the calls under way (Ctrl-C once more ends at once)\n"
         os.write(sys.stderr.fileno(), text.encode())
 
 
@@ -91,30 +93,38 @@ def _progress(total: int) -> Iterator[Callable[[RowOutcome], None]]:
         yield lambda _outcome: bar.advance(task)
 
 
-def _print(report: Report, settings: Settings) -> None:
+def _print(report: Report) -> None:
     out = console()
     rows = sorted(report.rows, key=lambda row: (_ORDER.index(row.outcome), row.run_id or 0))
     if rows:
-        cells = [(r.run_id, r.branch.value, r.outcome.value, r.control_status, r.reason) for r in rows[:_SHOWN]]
-        out.print(table(_COLUMNS, cells))
+        out.print(table(_COLUMNS, rows[:_SHOWN]))
         if len(rows) > _SHOWN:
-            out.print(f"... and {len(rows) - _SHOWN} more, all {rows[-1].outcome.value} or better")
+            more = Counter(row.outcome.value for row in rows[_SHOWN:])
+            counts = ", ".join(f"{number} {outcome}" for outcome, number in more.items())
+            out.print(f"({len(rows) - _SHOWN} more are not shown: {counts})")
         out.print()
-    out.print(_summary(report, settings))
+    out.print(_summary(report))
 
 
-def _summary(report: Report, settings: Settings) -> str:
-    if not report.rows and not report.left:
-        return f"Nothing waits in {settings.schema}.{settings.wait_view}."
+def _print_idle(backlog: Backlog, settings: Settings) -> None:
+    view = f"{settings.schema}.{settings.wait_view}"
+    if any((backlog.untakeable, backlog.locked, backlog.in_hand, backlog.backing_off, backlog.ready)):
+        for line in ("Nothing was dispatched.", *backlog_lines(backlog, view)):
+            console().print(line)
+    else:
+        console().print(f"Nothing waits in {view}.")
+
+
+def _summary(report: Report) -> str:
     parts = [f"{report.read} read", f"{report.scheduled} scheduled"]
     parts += [
         f"{count} {word}"
         for word, count in (
             ("refused", sum(row.outcome is Outcome.QUARANTINED for row in report.rows)),
-            ("left for later", report.left + sum(row.outcome is Outcome.DEFERRED for row in report.rows)),
-            ("taken over", report.rescued),
-            ("answers 429", report.throttled),
+            ("put off", report.left + sum(row.outcome is Outcome.DEFERRED for row in report.rows)),
+            ("rescued from a dispatcher that ended", report.rescued),
         )
         if count
     ]
-    return f"{', '.join(parts)}; {report.calls} calls in {report.seconds:.1f} s."
+    throttled = f" ({report.throttled} throttled)" if report.throttled else ""
+    return f"{', '.join(parts)}; {counted(report.calls, 'call')}{throttled} in {duration(report.seconds)}."

@@ -1,21 +1,17 @@
-"""``pm doctor``: is everything there that a dispatch needs?
-
-Put here: the list of checks, in the order in which one builds on the other, and what to do when
-one is red. Keep out: SQL and calls.
-"""
+"""``pm doctor``: checks all that a dispatch needs, and says what to do when a check is red."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
 
 from pm_dagster.cli import connections
-from pm_dagster.cli.findings import Finding, Missing, credentials
-from pm_dagster.cli.output import console, json_option, print_json, text
+from pm_dagster.cli.options import json_option
+from pm_dagster.cli.output import console, print_json, text
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.dispatch.untakeable import Untakeable
@@ -30,10 +26,12 @@ from pm_dagster.errors import (
     ProcessManagerError,
     Refused,
 )
+from pm_dagster.text import counted
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812
 
+    from pm_dagster.config.credentials import Resolved
     from pm_dagster.databricks.runs import SdkRuns
 
 _JOBS_NAMED = 5
@@ -48,34 +46,55 @@ _REMEDIES: tuple[tuple[type[ProcessManagerError], str], ...] = (
     (Defect, "install another version of the library that it names, and report this"),
     (
         NotAdmitted,
-        "the network: have this machine's address let in (IP access list, private link), or call from inside",
+        "the network: have this machine's address allowed (IP access list, private link), or run inside that network",
     ),
-    (AuthenticationFailed, "the credentials: check DATABRICKS_* or ARM_*; are they of this workspace and tenant?"),
+    (
+        AuthenticationFailed,
+        "the credentials: check that DATABRICKS_* or ARM_* are of this workspace and tenant, and have not expired",
+    ),
     (
         ForeignAnswer,
         "the address, or something on the way: check DATABRICKS_HOST (the workspace's, not an account's) and proxies",
     ),
-    (AllStartsRefused, "the workspace: is DATABRICKS_HOST the one that these rows are for, and may our user see jobs?"),
+    (
+        AllStartsRefused,
+        "the workspace: check that DATABRICKS_HOST is the workspace of these rows, and that our user may see its jobs",
+    ),
 )
 _ROWS_LOOKED_AT = 1000
 _REASONS_TOLD = 5
+_STORE = "PM_SECRETS"
+_CREDENTIAL_REMEDY = "correct the reference, create the secret, or let this identity read it"
+#: Any of these says where the database is, or the workspace.
+_DATABASE_PLACES = ("PM_POSTGRES_URL", "PM_POSTGRES_HOST", "PGHOST", "PGSERVICE")
+_WORKSPACE_PLACES = ("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: its name, whether it is green, what was found, and what to do when it is red."""
+
+    check: str
+    ok: bool
+    found: str
+    remedy: str = ""
 
 
 @click.command("doctor")
 @json_option
 def command(*, as_json: bool) -> None:
-    """Check all that a dispatch needs, from the database to each waiting row's job; changes nothing.
+    """Check all that a dispatch needs, from the credentials to the job of each row that waits. It changes nothing.
 
-    Exit code 1 when anything is red.
+    Each check is green or RED; a RED one says what to do. Exit code 1 when a check is RED.
     """
     from pm_dagster.config.credentials import looked_up  # noqa: PLC0415
 
     found = looked_up(connections.invocation().environment)
     settings = settings_from(found.environment)
-    missing = Missing(found)
+    missing = _Missing(found)
     database = _not_tried("database", missing.database) or _database(settings)
     rows_readable = all(finding.ok for finding in database)
-    findings = credentials(found, settings) + database
+    findings = _credentials(found, settings) + database
     findings += _not_tried("workspace", missing.workspace) or _workspace(
         found.environment, settings, rows_readable=rows_readable
     )
@@ -99,7 +118,11 @@ def _print(findings: list[Finding]) -> None:
             out.print(text(f"      -> {finding.remedy}"))
     red = sum(not finding.ok for finding in findings)
     out.print()
-    out.print(f"{red} of {len(findings)} checks {'is' if red == 1 else 'are'} red." if red else "All is well.")
+    out.print(
+        f"{red} of {len(findings)} checks {'is' if red == 1 else 'are'} red."
+        if red
+        else f"All {len(findings)} checks are green."
+    )
 
 
 def _check(name: str, remedy: str, look: Callable[[], str]) -> Finding:
@@ -113,7 +136,11 @@ def _check(name: str, remedy: str, look: Callable[[], str]) -> Finding:
 def _not_tried(check: str, missing: list[str]) -> list[Finding]:
     if not missing:
         return []
-    return [Finding(check, ok=False, found=f"not tried: {', '.join(missing)} is not known", remedy="see above")]
+    return [
+        Finding(
+            check, ok=False, found=f"not tried: {', '.join(missing)} is not known", remedy="see the credential above"
+        )
+    ]
 
 
 def _database(settings: Settings) -> list[Finding]:
@@ -121,7 +148,7 @@ def _database(settings: Settings) -> list[Finding]:
         with connections.reader(settings) as connection:
             return _in_database(connection, settings)
     except ProcessManagerError as error:
-        remedy = "check PM_POSTGRES_URL (or PGHOST, PGUSER, ...), the network and the password"
+        remedy = "check PM_POSTGRES_URL (or PM_POSTGRES_*, PGHOST, PGUSER, ...), the password and the network"
         return [Finding("database", ok=False, found=str(error), remedy=remedy)]
 
 
@@ -131,9 +158,9 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
     from pm_dagster.ledger.connection import begin_again, translated  # noqa: PLC0415
 
     def relations() -> str:
-        found = layout.read_layout(connection, settings)
+        layout.read_layout(connection, settings)
         where = f"{settings.schema}.{settings.wait_view} and {settings.control_table}"
-        return f"{where} have what is needed ({len(found.table)} columns in the table)"
+        return f"{where} have the columns that are needed"
 
     def ledger() -> str:
         schema.check_ledger(connection)
@@ -144,31 +171,35 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
             question = whereabouts.question(connection)
         if question:
             raise ProcessManagerError(question)
-        return f"in {whereabouts.place(connection).words}, where it was made or moved to"
+        return f"it is where it was made: {whereabouts.place(connection).words}"
 
     def writes() -> str:
         server.demand_writable(connection)
-        return "the server takes writes"
+        return "the database accepts writes"
 
     findings = [
         Finding("database", ok=True, found=server.server(connection)),
-        _check("writes", "nothing is dispatched until the server takes writes", writes),
-        _check("view and table", "set PM_SCHEMA, PM_WAIT_VIEW, PM_RUN_TABLE, PM_COLUMN_*", relations),
+        _check("writes", "nothing is dispatched until the database accepts writes", writes),
+        _check(
+            "view and table",
+            "set PM_SCHEMA, PM_WAIT_VIEW, PM_RUN_TABLE or PM_COLUMN_* to the names in your database",
+            relations,
+        ),
     ]
     begin_again(connection)
     findings.append(_check("ledger", "run `pm init`", ledger))
     if findings[-1].ok:
-        remedy = "`pm init --moved` if the original is not used any more, `pm init --copy` if it is"
+        remedy = "run `pm init --moved` if the original is no longer used, `pm init --copy` if it is"
         findings.append(_check("place of the ledger", remedy, home))
     begin_again(connection)
     # Whatever else is red, a missing right may be why.
     if all(finding.ok for finding in findings if finding.check in _SHOWS_THE_NAMES):
         findings.append(_privileges(connection, settings))
     if all(finding.ok for finding in findings):
-        findings.append(_check("rows that wait", "see each row", _takeable(settings)))
+        findings.append(_check("rows that wait", "correct each row as it says", _takeable(settings)))
     if all(finding.ok for finding in findings):
         findings.append(
-            _check("closing", "have the owner of the table let our user write it", lambda: _closing(settings))
+            _check("closing", "have the owner of the table allow these writes to our user", lambda: _closing(settings))
         )
     findings.append(_parameters(settings))
     mode = server.liveness(connection, settings)
@@ -201,9 +232,9 @@ def _takeable(settings: Settings) -> Callable[[], str]:
         bad = [row for row in stuck if not row.settled]
         if bad:
             raise ProcessManagerError(_cannot_be_taken(bad, backlog.untakeable - (len(stuck) - len(bad))))
-        more = f"; {backlog.locked} are locked by somebody else" if backlog.locked else ""
-        more += f"; the view still shows {backlog.untakeable} that were dispatched before" if stuck else ""
-        return f"{backlog.ready} can be taken by a dispatch{more}"
+        more = f"; {backlog.locked} locked by another session" if backlog.locked else ""
+        more += f"; {backlog.untakeable} dispatched before, which the view still shows" if stuck else ""
+        return f"{counted(backlog.ready, 'row')} can be dispatched now{more}"
 
     return look
 
@@ -214,7 +245,7 @@ def _cannot_be_taken(bad: Sequence[Untakeable], count: int) -> str:
         f"{_named([row for row in bad if row.reason == reason])}: {reason} -> {one.remedy}"
         for reason, one in list(by_reason.items())[:_REASONS_TOLD]
     ]
-    return f"no dispatch can take {count} of the rows that the view shows. {'. '.join(told)}"
+    return f"no dispatch can take {counted(count, 'row')} that the view shows. {'. '.join(told)}"
 
 
 def _named(rows: Sequence[Untakeable]) -> str:
@@ -226,10 +257,10 @@ def _named(rows: Sequence[Untakeable]) -> str:
 def _parameters(settings: Settings) -> Finding:
     """By the job parameters a run is found again whose answer was lost."""
     if any(column == settings.column_run_id for _, column in settings.job_parameters):
-        return Finding("job parameters", ok=True, found=f"tell rows apart by {settings.column_run_id}")
+        return Finding("job parameters", ok=True, found=f"they tell rows apart by {settings.column_run_id}")
     found = (
-        f"WARNING: none of PM_JOB_PARAMETERS comes from {settings.column_run_id}, so two rows may have the same; where"
-        " the answer to a call was lost, the run that it started cannot be told from another row's"
+        f"WARNING: none of PM_JOB_PARAMETERS is {settings.column_run_id}, so two rows may have the same parameters."
+        " When the answer to a call is lost, its run cannot be told from the run of another row"
     )
     return Finding("job parameters", ok=True, found=found)
 
@@ -241,13 +272,20 @@ def _privileges(connection: Connection, settings: Settings) -> Finding:
     if not missing:
         open_schemas = ", ".join(grants.open_schemas(connection))
         more = (
-            f"; every database user may create objects in schema {open_schemas}: `pm grants` says what to revoke"
+            f"; every database user may create objects in schema {open_schemas}: `pm grants` prints what to revoke"
             if open_schemas
             else ""
         )
-        return Finding("privileges", ok=True, found=f"reads the view, updates the status, writes the ledger{more}")
+        return Finding(
+            "privileges", ok=True, found=f"our user may read the view, update the status and write the ledger{more}"
+        )
     found = f"missing: {', '.join(missing)}"
-    return Finding("privileges", ok=False, found=found, remedy="have the owner GRANT them to this user")
+    return Finding(
+        "privileges",
+        ok=False,
+        found=found,
+        remedy="have the owner run what `pm grants --role NAME` prints for our user",
+    )
 
 
 def _workspace(environment: Mapping[str, str], settings: Settings, *, rows_readable: bool) -> list[Finding]:
@@ -260,7 +298,7 @@ def _workspace(environment: Mapping[str, str], settings: Settings, *, rows_reada
         client = connections.client(environment, settings)
         runs.append(connections.runs_of(client, settings))
         who, way = runs[0].check(), client.config.auth_type
-        return f"{client.config.host} knows us as {who}, signed in by {way} with databricks-sdk {sdk_version()}"
+        return f"signed in to {client.config.host} as {who} by {way}, with databricks-sdk {sdk_version()}"
 
     finding = _check("workspace", remedy, token)
     if not finding.ok or not rows_readable:
@@ -279,13 +317,19 @@ def _jobs(runs: SdkRuns, settings: Settings) -> Finding:
             exist = pool.map(lambda job_id: _exists(runs, job_id), ids)
             missing = [str(job_id) for job_id, known in zip(ids, exist, strict=True) if not known]
         if len(missing) == len(ids) >= _SUSPICIOUS_JOBS:
-            raise AllStartsRefused(f"none of the {len(ids)} jobs exists here, or is shown to us: {missing[0]}, ...")
+            raise AllStartsRefused(
+                f"none of the {len(ids)} jobs exists here, or our user may not see them: {missing[0]}, ..."
+            )
         if missing:
             more = f" and {len(missing) - _JOBS_NAMED} more" if len(missing) > _JOBS_NAMED else ""
             named = ", ".join(missing[:_JOBS_NAMED])
-            raise ProcessManagerError(f"some name jobs that do not exist, or that we may not see: {named}{more}")
-        unusable = f"; {len(refused)} rows break their own rules (see `pm plan`)" if refused else ""
-        return f"{len(jobs)} waiting rows name {len(ids)} jobs; all exist{unusable}"
+            raise ProcessManagerError(
+                f"{counted(len(missing), 'job')} of {len(ids)} are unknown, or our user may not see them: {named}{more}"
+            )
+        unusable = f"; {counted(len(refused), 'row')} cannot be read as a job (`pm plan` shows why)" if refused else ""
+        if not ids:
+            return f"no row waits{unusable}"
+        return f"{counted(len(jobs), 'waiting row')} and {counted(len(ids), 'job')}; every job exists{unusable}"
 
     return _check("jobs of the waiting rows", remedy, look)
 
@@ -299,3 +343,40 @@ def _exists(runs: SdkRuns, job_id: int) -> bool:
             return False
         raise
     return True
+
+
+# ---- credentials: where each came from, never its value
+
+
+class _Missing:
+    """The credentials without which database or workspace need not be tried."""
+
+    def __init__(self, found: Resolved) -> None:
+        from pm_dagster.config.credentials import DATABASE, WORKSPACE  # noqa: PLC0415
+
+        self._found = found
+        self._failed = [failure.variable for failure in found.failures]
+        self.database = self._of(DATABASE, _DATABASE_PLACES)
+        self.workspace = self._of(WORKSPACE, _WORKSPACE_PLACES)
+
+    def _of(self, variables: Iterable[str], places: Iterable[str]) -> list[str]:
+        failed = [name for name in self._failed if name in variables]
+        somewhere = any(self._found.environment.get(name) for name in places)
+        return failed + ([_STORE] if _STORE in self._failed and not somewhere else [])
+
+
+def _credentials(found: Resolved, settings: Settings) -> list[Finding]:
+    """One finding for each credential that is set or was found, and for each that could not be had."""
+    findings = [
+        Finding(f"credential {failure.variable}", ok=False, found=str(failure.error), remedy=_CREDENTIAL_REMEDY)
+        for failure in found.failures
+    ]
+    failed = {failure.variable for failure in found.failures}
+    findings += [
+        Finding(f"credential {origin.variable}", ok=True, found=f"from {origin.source}")
+        for origin in found.origins
+        if origin.variable not in failed
+    ]
+    if settings.postgres_auth == "entra":
+        findings.append(Finding("credential of the database user", ok=True, found="a token from Entra ID"))
+    return findings

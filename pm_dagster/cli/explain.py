@@ -1,4 +1,4 @@
-"""``pm explain``: the whole story of one row. Put here: why it is where it is. Keep out: SQL."""
+"""``pm explain``: why one row is where it is, and every step that led there."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ import click
 from rich.console import Console
 
 from pm_dagster.cli import connections
-from pm_dagster.cli.numbers import RUN_ID
-from pm_dagster.cli.output import Column, console, json_option, moment, print_json, table, text
+from pm_dagster.cli.options import RUN_ID, json_option
+from pm_dagster.cli.output import Column, console, duration, moment, print_json, table, text
 from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.text import clause, sentence
 
-_EVENTS = (
-    Column("at"),
-    Column("what"),
-    Column("call"),
-    Column("status", right=True),
-    Column("took", right=True),
-    Column("detail", folds=True),
+_EVENT_COLUMNS: tuple[Column[dict[str, Any]], ...] = (
+    Column("at", lambda event: event["at"]),
+    Column("what", lambda event: event["kind"]),
+    Column("call", lambda event: event["call"]),
+    Column("status", lambda event: event["status"], right=True),
+    Column("took", lambda event: duration(event["seconds"]), right=True),
+    Column("detail", lambda event: event["detail"], folds=True),
 )
-
-_HELD = " Somebody else holds the row locked at this moment; a dispatch passes it over until the lock is released."
+_FACT_COLUMNS: tuple[Column[tuple[str, object]], ...] = (
+    Column("control table", lambda fact: fact[0]),
+    Column("value", lambda fact: fact[1], folds=True),
+)
+_HELD = " Another session locks the row at this moment; a dispatch takes it once the lock is released."
 
 
 @click.command("explain")
 @click.argument("run_id", type=RUN_ID)
 @json_option
 def command(run_id: int, *, as_json: bool) -> None:
-    """Tell the whole story of the row RUN_ID of the control table: what was intended, sent and answered, and why."""
+    """Show why the row RUN_ID of the control table is where it is, and every step that led there. It only reads."""
     settings = connections.settings()
     story = _read(settings, run_id)
     if as_json:
@@ -53,8 +56,7 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
         shown = history.in_view(connection, settings, run_id)
         if row is None and not entries and not shown:
             raise ProcessManagerError(
-                f"there is no row with {settings.column_run_id} {run_id} in {settings.control_table}, and the ledger"
-                " has no entry for it"
+                f"there is no row with {settings.column_run_id} {run_id} in {settings.control_table} or in the ledger"
             )
         events = history.events(connection, [entry["entry_id"] for entry in entries])
         question = whereabouts.question(connection)
@@ -64,9 +66,9 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
     with connections.control_plane(settings) as control:
         stuck = next(iter(control.untakeable(1, [run_id])), None)
         held = bool(control.held([run_id]))
-    if stuck is not None and not _is_cared_for(latest) and not (stuck.settled and row is not None):
+    if stuck is not None and not _is_unfinished(latest) and not (stuck.settled and row is not None):
         status = row[settings.column_status] if row else "waits"
-        reason = sentence(f"{status}: {clause(stuck.reason)}; no dispatch can take it. What to do: {stuck.remedy}")
+        reason = sentence(f"{status}: {clause(stuck.reason)}; no dispatch can take it. To do: {stuck.remedy}")
     else:
         reason = why(row, latest, settings, shown=shown, waits=waits, held=held)
     return {
@@ -79,8 +81,8 @@ def _read(settings: Settings, run_id: int) -> dict[str, Any]:
     }
 
 
-def _is_cared_for(latest: dict[str, Any] | None) -> bool:
-    """Whether a dispatcher has the row in hand, or the ledger has it to come back to, whatever view and table say."""
+def _is_unfinished(latest: dict[str, Any] | None) -> bool:
+    """Whether a dispatcher works on the row or the ledger has to finish it, whatever view and table say."""
     if latest is None or not latest["open"]:
         return False
     return latest["dispatcher_alive"] or latest["backing_off"] or latest["state"] not in ("CLAIMED", "DEFERRED")
@@ -100,7 +102,7 @@ def why(
     ``shown`` by the view; ``waits`` by the table's own comparison; ``held`` by somebody else's lock at this moment.
     """
     if row is None:
-        return f"The row is gone from {settings.control_table}; only the ledger remembers it."
+        return f"The row was deleted from {settings.control_table}; its history in the ledger is below."
     status = row[settings.column_status]
     if not waits:
         return f"{status}: {_closed(latest, status, settings)}"
@@ -111,11 +113,12 @@ def why(
 
 def _closed(latest: dict[str, Any] | None, status: str, settings: Settings) -> str:
     if latest is None:
-        return "no dispatch has ever touched this row."
+        return "no dispatch has taken this row."
     reason = (latest["reason"] or "").strip() or "no reason recorded"
     if latest["state"] == "QUARANTINED" and status == settings.status_failed:
         rule = f" Final because {sentence(latest['rule'])}" if latest["rule"] else ""
-        return f"refused in generation {latest['generation']}: {sentence(reason)}{rule} `pm redrive` puts it back."
+        back = f"`pm redrive` sets it back to {settings.status_waiting}."
+        return f"refused in generation {latest['generation']}: {sentence(reason)}{rule} {back}"
     return f"generation {latest['generation']} ended as {latest['outcome'] or latest['state']}: {sentence(reason)}"
 
 
@@ -123,13 +126,13 @@ def _untouched(latest: dict[str, Any] | None, settings: Settings, *, shown: bool
     status = settings.status_waiting
     if not shown:
         return (
-            f"{status}: the view {settings.schema}.{settings.wait_view} does not show this row, so no dispatch sees"
-            " it (the view's own conditions, such as a limit per job, leave it out)."
+            f"{status}: the view {settings.schema}.{settings.wait_view} does not show this row, so no dispatch takes"
+            " it. Conditions of the view leave it out, such as a limit per job."
         )
     if latest is None:
-        return f"{status}: not yet claimed; the next dispatch takes it, oldest first."
+        return f"{status}: no dispatch has taken it yet; the next one does, oldest rows first."
     return (
-        f"{status}: asked for again after generation {latest['generation']} ended as"
+        f"{status}: requested again after generation {latest['generation']} ended as"
         f" {latest['outcome'] or latest['state']}; the next dispatch takes it as a new generation."
     )
 
@@ -144,20 +147,22 @@ def _open(entry: dict[str, Any]) -> str:
     if entry["state"] == "DEFERRED" and entry["backing_off"]:
         return f"backing off until {moment(entry['not_before'])}: {sentence(reason)}"
     if entry["state"] == "DEFERRED":
-        return f"was put off ({clause(reason)}); the time is over and the next dispatch takes it."
+        return f"was put off ({clause(reason)}); its time has come, and the next dispatch takes it."
     if entry["state"] == "ACCEPTED" and refusals:
         said = sentence(refusals[-1])
-        return f"its work was accepted ({clause(reason)}), but {said} The next dispatch tries to write it again."
+        return (
+            f"its call was accepted ({clause(reason)}), but {said} The next dispatch tries to write the status again."
+        )
     who = f"dispatcher {entry['dispatcher_id']} ({entry['actor']})"
     if entry["dispatcher_alive"]:
-        return f"held by {who}, which is alive; the entry is {entry['state']}."
-    when = f"not before {moment(entry['not_before'])}" if entry["backing_off"] else "at once"
+        return f"{who} is working on it; the entry is {entry['state']}."
+    when = f", not before {moment(entry['not_before'])}" if entry["backing_off"] else ""
     if entry["state"] == "SENDING":
         return (
-            f"a call of {who} may have taken effect, but its answer was lost ({clause(reason)})."
-            f" The next dispatch finds out and goes on from there, {when}."
+            f"in doubt: the answer to a call of {who} was lost ({clause(reason)}), and the call may have taken effect."
+            f" The next dispatch finds that out before it sends anything{when}."
         )
-    return f"left {entry['state']} by {who}, which is gone; the next dispatch takes it over, {when}."
+    return f"{who} ended and left the entry {entry['state']}; the next dispatch rescues it{when}."
 
 
 def _print(story: dict[str, Any], settings: Settings) -> None:
@@ -165,11 +170,11 @@ def _print(story: dict[str, Any], settings: Settings) -> None:
     out.print(text(f"Row {story['run_id']} of {settings.control_table}", "bold"))
     out.print(story["why"])
     if story["question"]:
-        out.print(text(sentence(f"Nothing is dispatched here: {story['question']}"), "bold red"))
-    row = story["control_table"] or {}
-    facts = [(name, value) for name, value in row.items() if value is not None]
-    out.print()
-    out.print(table((Column("control table"), Column("value", folds=True)), facts))
+        out.print(text(sentence(f"Nothing is dispatched: {story['question']}"), "bold red"))
+    facts = [(name, value) for name, value in (story["control_table"] or {}).items() if value is not None]
+    if facts:
+        out.print()
+        out.print(table(_FACT_COLUMNS, facts))
     for entry in story["generations"]:
         _print_generation(out, entry)
 
@@ -181,9 +186,4 @@ def _print_generation(out: Console, entry: dict[str, Any]) -> None:
     if entry["accepted_run_id"]:
         repair = f", repair {entry['accepted_repair_id']}" if entry["accepted_repair_id"] else ""
         out.print(f"run {entry['accepted_run_id']}{repair}  {entry['page_url'] or ''}", soft_wrap=True)
-    rows = [(e["at"], e["kind"], e["call"], e["status"], _took(e["seconds"]), e["detail"]) for e in entry["events"]]
-    out.print(table(_EVENTS, rows))
-
-
-def _took(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.2f} s"
+    out.print(table(_EVENT_COLUMNS, entry["events"]))

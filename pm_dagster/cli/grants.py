@@ -1,4 +1,4 @@
-"""``pm grants``: the rights that a role needs, as SQL. Put here: the command. Keep out: the list of rights."""
+"""``pm grants``: the rights that a role needs, as SQL."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ _PARTS = ("dispatcher", "reader", "migrator")
 
 
 @click.command("grants")
-@click.option("--role", required=True, help="Name of the database role.")
-@click.option("--for", "part", type=click.Choice(_PARTS), default=_PARTS[0], show_default=True, help="What it does.")
+@click.option("--role", metavar="NAME", required=True, help="The database role.")
+@click.option(
+    "--for", "part", type=click.Choice(_PARTS), default=_PARTS[0], show_default=True, help="What the role does."
+)
 def command(role: str, part: str) -> None:
-    """Print the statements that give a role what it needs, and no more, for the present settings; changes nothing.
+    """Print the SQL that gives a database role the rights that it needs, and no more. It only reads.
 
-    For psql, run as the owner of view, table and ledger: pm grants --role NAME | psql -v ON_ERROR_STOP=1
+    The owner of view, table and ledger runs it: pm grants --role NAME | psql -v ON_ERROR_STOP=1
     """
     from pm_dagster.ledger import grants  # noqa: PLC0415
 

@@ -1,16 +1,16 @@
-"""How the commands print: one JSON object, or tables that read well at 100 columns.
+"""How the commands print: one JSON object, or texts and tables that read well at 100 columns.
 
-Put here: the look of values. Keep out: what is printed.
+Every number, time and duration that a person reads is written here, the same in all commands.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
 
 import click
 from rich.console import Console
@@ -18,9 +18,15 @@ from rich.table import Table
 from rich.text import Text
 
 from pm_dagster.cli import connections
-from pm_dagster.text import escape_controls
+from pm_dagster.dispatch.ports import Backlog
+from pm_dagster.dispatch.untakeable import Untakeable
+from pm_dagster.text import counted, escape_controls
+
+Item = TypeVar("Item")
 
 _WIDTH_WITHOUT_TERMINAL = 100
+#: Shorter durations have two digits after the point.
+_WHOLE_SECONDS = 10.0
 #: Narrower, a table would be a column of single letters.
 _NARROWEST = 40
 _DEL = "\x7f"
@@ -38,14 +44,20 @@ _STYLES = {
     "WITHDRAWN": "dim",
 }
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a table: its title, and whether its values may be folded onto several lines."""
+class Column(Generic[Item]):
+    """A column of a table.
+
+    Attributes:
+        title: Its heading.
+        value: What it shows of an item.
+        right: Whether it is aligned to the right, as numbers are.
+        folds: Whether its values may be folded onto several lines; others are cut.
+    """
 
     title: str
+    value: Callable[[Item], object]
     right: bool = False
     folds: bool = False
 
@@ -91,8 +103,8 @@ def _plain(value: object) -> object:
     return value.isoformat() if isinstance(value, datetime) else _shown(value)
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], title: str | None = None) -> Table:
-    """A table of rows; None is shown as nothing."""
+def table(columns: Sequence[Column[Item]], items: Iterable[Item], title: str | None = None) -> Table:
+    """A table with a row for each item; None is shown as nothing."""
     result = Table(
         title=title and escape_controls(title),
         title_justify="left",
@@ -102,17 +114,28 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], title: str |
         header_style="bold",
     )
     for column in columns:
-        overflow = "fold" if column.folds else "ellipsis"
         result.add_column(
             column.title,
             justify="right" if column.right else "left",
-            overflow=overflow,  # type: ignore[arg-type]
+            overflow="fold" if column.folds else "ellipsis",
             no_wrap=not column.folds,
-            ratio=None,
         )
-    for row in rows:
-        result.add_row(*(_cell(value) for value in row))
+    for item in items:
+        result.add_row(*(_cell(column.value(item)) for column in columns))
     return result
+
+
+def print_table(
+    out: Screen, columns: Sequence[Column[Item]], items: Sequence[Item], title: str, total: int | None = None
+) -> None:
+    """A table under a blank line; where there are ``total`` of them and fewer are given, it says so."""
+    out.print()
+    if not items:
+        out.print(f"{title}: none")
+        return
+    out.print(table(columns, items, title))
+    if total is not None and total > len(items):
+        out.print(f"({total - len(items)} more are not shown)")
 
 
 def _cell(value: object) -> Text:
@@ -130,15 +153,47 @@ def _shown(value: object) -> str:
 
 
 def moment(value: datetime | None) -> str:
-    """A time to the second."""
-    return "" if value is None else f"{value:%Y-%m-%d %H:%M:%S}"
+    """A time to the second, as ``pm redrive --since`` takes it; with its zone where it has one."""
+    if value is None:
+        return ""
+    zone = "" if value.tzinfo is None else "Z" if value.utcoffset() == timedelta() else f"{value:%z}"
+    return f"{value:%Y-%m-%d %H:%M:%S}{zone}"
 
 
-def age(seconds: float | None) -> str:
-    """A duration as a person says it."""
+def duration(seconds: float | None) -> str:
+    """A duration as a person says it; nothing where there is none."""
     if seconds is None:
-        return "-"
+        return ""
     for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{max(seconds, 0.0):.0f} s"
+    return f"{seconds:.0f} s" if seconds >= _WHOLE_SECONDS else f"{max(seconds, 0.0):.2f} s"
+
+
+UNTAKEABLE_TITLE = "Rows that the view shows and no dispatch can take"
+UNTAKEABLE_COLUMNS: tuple[Column[Untakeable], ...] = (
+    Column("run id", lambda row: row.run_id, right=True),
+    Column("why", lambda row: row.reason, folds=True),
+    Column("what to do", lambda row: row.remedy, folds=True),
+)
+
+
+def backlog_lines(backlog: Backlog, view: str) -> list[str]:
+    """How many rows of the view can be dispatched now, and how many cannot and why: a line each."""
+    oldest = f", the oldest for {duration(backlog.oldest_seconds)}" if backlog.oldest_seconds is not None else ""
+    unfinished = backlog.extra.get("unresolved", 0)
+    lines = [f"{counted(backlog.ready, 'row')} of {view} can be dispatched now{oldest}."]
+    if unfinished:
+        lines.append(f"{counted(unfinished, 'row')} of a dispatcher that ended: a dispatch first resolves their calls.")
+    lines += [
+        f"{counted(number, 'row')} {state}"
+        for number, state in (
+            (backlog.in_hand, "belong to a dispatch that is running."),
+            (backlog.backing_off, "were put off and wait for their time (`pm explain RUN_ID` shows it)."),
+            (backlog.quarantined, "were refused, and the view still shows them."),
+            (backlog.locked, "are locked by another session; a dispatch takes them once the locks are released."),
+            (backlog.untakeable, "are shown by the view and no dispatch can take them (`pm status` shows why)."),
+        )
+        if number
+    ]
+    return lines

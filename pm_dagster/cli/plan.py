@@ -1,7 +1,4 @@
-"""``pm plan``: what a dispatch would do, without doing it.
-
-Put here: what the plan reads, and how it is shown. Keep out: the plan (``core.planning``).
-"""
+"""``pm plan``: what a dispatch would do with each row, without doing it."""
 
 from __future__ import annotations
 
@@ -11,30 +8,30 @@ from dataclasses import asdict
 import click
 
 from pm_dagster.cli import connections
-from pm_dagster.cli.numbers import LIMIT
-from pm_dagster.cli.output import Column, console, json_option, print_json, table
+from pm_dagster.cli.options import json_option, limit_option
+from pm_dagster.cli.output import UNTAKEABLE_COLUMNS, UNTAKEABLE_TITLE, Column, console, print_json, print_table, table
 from pm_dagster.config.settings import Settings
-from pm_dagster.dispatch.planning import OpenEntry, plan
+from pm_dagster.dispatch.planning import OpenEntry, Planned, plan
+from pm_dagster.text import counted
 
-_COLUMNS = (
-    Column("run id", right=True),
-    Column("branch"),
-    Column("job", right=True),
-    Column("would"),
-    Column("why", folds=True),
+_COLUMNS: tuple[Column[Planned], ...] = (
+    Column("run id", lambda row: row.run_id, right=True),
+    Column("branch", lambda row: row.branch),
+    Column("job", lambda row: row.job_id, right=True),
+    Column("would", lambda row: row.would),
+    Column("why", lambda row: row.why, folds=True),
 )
-_UNTAKEABLE = (Column("run id", right=True), Column("why, and what to do", folds=True))
 _SHOWN = 20
 
 
 @click.command("plan")
-@click.option("--limit", type=LIMIT, help="Look at most at this many rows, oldest first.")
+@limit_option
 @json_option
 def command(limit: int | None, *, as_json: bool) -> None:
-    """Show what a dispatch would do with each row, and why. Reads only; writes nothing anywhere.
+    """Show what a dispatch would do with each row, and why. It only reads.
 
-    Whether the control table would take the closing of a row is not tried, for that locks the row and fires the
-    owner's triggers: a dispatch tries it, and puts off a row that is refused; `pm doctor` tries it too.
+    A dispatch also tries whether the control table takes the new status of a row, and puts off a row that it does not
+    take. The plan does not try that, because it would lock the row and fire the owner's triggers. `pm doctor` does.
     """
     settings = connections.settings()
     with connections.control_plane(settings, looks=True) as control:
@@ -57,15 +54,15 @@ def command(limit: int | None, *, as_json: bool) -> None:
             }
         )
         return
-    if unresolved:
-        click.echo(f"First, {unresolved} rows that a dead dispatcher left half-done are resolved.")
     out = console()
-    cells = [(p.run_id, p.branch, p.job_id, p.would, p.why) for p in planned]
-    out.print(table(_COLUMNS, cells) if cells else "Nothing waits." if not stuck else "Nothing can be taken.")
+    if unresolved:
+        out.print(f"{counted(unresolved, 'row')} of a dispatcher that ended: a dispatch first resolves their calls.")
+    if planned:
+        out.print(table(_COLUMNS, planned))
+    else:
+        out.print(f"No {'other ' if unresolved else ''}row can be dispatched now.")
     if stuck:
-        rows = [(row.run_id, f"{row.reason}: {row.remedy}") for row in stuck]
-        out.print()
-        out.print(table(_UNTAKEABLE, rows, f"{backlog.untakeable} rows of the view that no dispatch can take"))
+        print_table(out, UNTAKEABLE_COLUMNS, stuck, UNTAKEABLE_TITLE, backlog.untakeable)
 
 
 def _known(settings: Settings, run_ids: Sequence[int]) -> Mapping[int, OpenEntry]:

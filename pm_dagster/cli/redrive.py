@@ -1,4 +1,4 @@
-"""``pm redrive``: refused rows back to WAITING. Put here: the command. Keep out: its guard."""
+"""``pm redrive``: sets refused rows back to WAITING, by their ids or by class."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pm_dagster.cli import connections
-from pm_dagster.cli.numbers import RUN_ID
-from pm_dagster.cli.output import Column, console, json_option, print_json, table
+from pm_dagster.cli.options import JOB_ID, RUN_ID, TIME, json_option
+from pm_dagster.cli.output import Column, console, print_json, table
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ProcessManagerError
@@ -19,40 +19,33 @@ from pm_dagster.text import counted, escape_controls
 if TYPE_CHECKING:
     from pm_dagster.ledger.redrive import Which
 
-_COLUMNS = (
-    Column("run id", right=True),
-    Column("job", right=True),
-    Column("refused at"),
-    Column("reason", folds=True),
+_COLUMNS: tuple[Column[dict[str, Any]], ...] = (
+    Column("run id", lambda row: row["run_id"], right=True),
+    Column("job", lambda row: row["job_id"], right=True),
+    Column("refused at", lambda row: row["refused_at"]),
+    Column("reason", lambda row: row["reason"], folds=True),
 )
 _SHOWN = 60
-_LOCKED = "another session holds it locked, or it just moved on; the same command again takes it if it is still refused"
-
-
-def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
-    """A time in ISO 8601."""
-    try:
-        return None if value is None else datetime.fromisoformat(value.strip())
-    except ValueError:
-        message = f"{value!a} is no time such as 2026-03-28T14:30, 2026-03-28 or 2026-03-28T14:30+01:00"
-        raise click.BadParameter(message) from None
+_LOCKED = "another session locks it, or it just changed; run the command again"
 
 
 def _words(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """A text that is not blank, which would be a part of every reason."""
     text = None if value is None else value.strip()
     if text is not None and (not text or any("\ud800" <= char <= "\udfff" for char in text)):
-        raise click.BadParameter(f"{value!a} is no part of a reason")
+        raise click.BadParameter(f"{value!a} is blank or not a text; give a part of the reason.")
     return text
 
 
 @click.command("redrive")
 @click.argument("run_ids", type=RUN_ID, nargs=-1, metavar="[RUN_ID]...")
-@click.option("--reason", callback=_words, help="Rows whose reason contains this text, in upper or lower case.")
-@click.option("--job", "job_id", type=RUN_ID, help="Rows of this Databricks job.")
-@click.option("--since", metavar="TIME", callback=_moment, help="Rows refused at this time or later.")
-@click.option("--before", metavar="TIME", callback=_moment, help="Rows refused before this time.")
-@click.option("--dry-run", is_flag=True, help="Count and show the rows; write nothing.")
+@click.option(
+    "--reason", metavar="TEXT", callback=_words, help="Rows whose reason contains TEXT, in upper or lower case."
+)
+@click.option("--job", "job_id", type=JOB_ID, help="Rows of this Databricks job.")
+@click.option("--since", type=TIME, help="Rows refused at this time or later.")
+@click.option("--before", type=TIME, help="Rows refused before this time.")
+@click.option("--dry-run", is_flag=True, help="Show the rows and their number; write nothing.")
 @json_option
 def command(
     run_ids: tuple[int, ...],
@@ -64,21 +57,21 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Put refused rows back to WAITING, after their cause is gone; doing it twice is harmless.
+    """Set refused rows back to WAITING once their cause is gone. Running it again does no harm.
 
-    Name the rows by RUN_ID..., or select them by --reason, --job, --since and --before; a row must match all that are
-    given. A time without a zone is in the zone of the times that `pm status` shows.
+    Name the rows by RUN_ID, or select them by --reason, --job, --since and --before; a row must match all that are
+    given. A time without a zone is in the time zone of the database session, as `pm status` shows times.
 
-    Only rows that Process Manager refused (status FAILED, last ledger entry QUARANTINED) are put
-    back. Others are left as they are, and the reason is shown.
+    Only rows that Process Manager refused are set back: their status is FAILED and their last ledger entry
+    QUARANTINED. All others are left as they are, and the command says why.
     """
     from pm_dagster.ledger.redrive import Which  # noqa: PLC0415
 
     which = Which(reason, job_id, since, before)
     if bool(run_ids) == bool(str(which)):
-        raise click.UsageError("name the rows by RUN_ID..., or a class by --reason, --job, --since or --before")
+        raise click.UsageError("give either RUN_ID... or some of --reason, --job, --since and --before")
     if since is not None and before is not None and _later(since, before):
-        raise click.UsageError("--since is not earlier than --before: no row can be of that class")
+        raise click.UsageError("--since must be earlier than --before")
     settings = connections.settings()
     if dry_run:
         _say_rows(_would(settings, run_ids) if run_ids else list(_class(settings, which)), settings, as_json=as_json)
@@ -97,15 +90,19 @@ def _later(since: datetime, before: datetime) -> bool:
 
 def _say_done(done: list[int], kept: dict[int, str], settings: Settings, *, named: bool) -> None:
     if not named:
-        click.echo(
-            f"Back to {settings.status_waiting}: {counted(len(done), 'row')}; the next dispatch takes what is there."
-        )
+        click.echo(_summary(len(done), settings) if done or kept else "No refused row matches; nothing was changed.")
     for run_id in done if named else ():
-        click.echo(f"{run_id}: back to {settings.status_waiting}; the next dispatch takes it")
+        click.echo(f"{run_id}: {settings.status_waiting} again; the next dispatch takes it")
     for run_id, reason in list(kept.items())[: None if named else _SHOWN]:
-        click.echo(escape_controls(f"{run_id}: left alone; {reason}"))
+        click.echo(escape_controls(f"{run_id}: not changed: {reason}"))
     if not named and len(kept) > _SHOWN:
-        click.echo(f"... and {len(kept) - _SHOWN} more were left alone")
+        click.echo(f"({len(kept) - _SHOWN} more were not changed)")
+
+
+def _summary(number: int, settings: Settings) -> str:
+    if number == 1:
+        return f"1 row is {settings.status_waiting} again; the next dispatch takes it."
+    return f"{number} rows are {settings.status_waiting} again; the next dispatch takes them."
 
 
 def _say_rows(rows: list[dict[str, Any]], settings: Settings, *, as_json: bool) -> None:
@@ -114,10 +111,9 @@ def _say_rows(rows: list[dict[str, Any]], settings: Settings, *, as_json: bool) 
         return
     out = console()
     if rows:
-        cells = [(row["run_id"], row["job_id"], row["refused_at"], row["reason"]) for row in rows[:_SHOWN]]
-        out.print(table(_COLUMNS, cells))
+        out.print(table(_COLUMNS, rows[:_SHOWN]))
         if len(rows) > _SHOWN:
-            out.print(f"... and {len(rows) - _SHOWN} more")
+            out.print(f"({len(rows) - _SHOWN} more are not shown)")
         out.print()
     out.print(f"{counted(len(rows), 'row')} would go back to {settings.status_waiting}; nothing was written.")
 
@@ -205,11 +201,12 @@ def _demand_known(connection: Any, settings: Settings, run_ids: tuple[int, ...])
 
     unknown = [str(run_id) for run_id in run_ids if history.control_row(connection, settings, run_id) is None]
     if unknown:
-        raise ProcessManagerError(f"no such row in {settings.control_table}: {', '.join(unknown)}")
+        ids = f"{settings.column_run_id} {', '.join(unknown)}"
+        raise ProcessManagerError(f"there is no row with {ids} in {settings.control_table}; nothing was changed")
 
 
 def _why_not(row: dict[str, object], settings: Settings) -> str:
     status = row.get(settings.column_status)
     if status == settings.status_failed:
-        return f"it is {status}, but Process Manager did not refuse it"
-    return f"it is {status}, not refused"
+        return f"its status is {status}, but Process Manager did not refuse it"
+    return f"its status is {status}; only a refused row is set back"

@@ -1,4 +1,4 @@
-"""``pm sandbox``: everything on this machine. Put here: the commands and their words. Keep out: servers and rows."""
+"""``pm sandbox``: a Postgres server, a local workspace and Dagster on this machine, loopback only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pm_dagster.cli import connections
-from pm_dagster.cli.numbers import PORT
-from pm_dagster.cli.output import Column, console, json_option, print_json, table
+from pm_dagster.cli.options import PORT, json_option
+from pm_dagster.cli.output import Column, console, duration, print_json, table
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.orchestration.names import SENSOR
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from pm_dagster.sandbox.place import Open, Place
     from pm_dagster.sandbox.processes import Children
 
-_COLUMNS = (
-    Column("run id", right=True),
-    Column("before: WAITING, and"),
-    Column("after"),
-    Column("why", folds=True),
+_COLUMNS: tuple[Column[Told], ...] = (
+    Column("run id", lambda row: row.run_id, right=True),
+    Column("waiting job", lambda row: row.case),
+    Column("status now", lambda row: row.after),
+    Column("reason", lambda row: row.reason, folds=True),
 )
 _START_SECONDS = 60.0
 _TRICKLE_SECONDS = 6.0
@@ -45,20 +45,21 @@ _dir_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=_DEFAULT_FOLDER,
     show_default=True,
+    metavar="FOLDER",
     help="Where the sandbox keeps its data.",
 )
 
 
 @click.group("sandbox")
 def command() -> None:
-    """Run everything on this machine: a Postgres server, a local workspace, Dagster. Loopback only."""
+    """Try everything on this machine: a Postgres server, a local workspace and Dagster, loopback only."""
 
 
 @command.command("demo")
 @_dir_option
 @json_option
 def demo(folder: Path, *, as_json: bool) -> None:
-    """Seed waiting jobs of every kind, run the Dagster job once, and tell what became of each."""
+    """Seed waiting jobs of every kind, run the Dagster job once, and show what became of each."""
     from pm_dagster.sandbox import demo as play  # noqa: PLC0415
     from pm_dagster.sandbox.place import Place  # noqa: PLC0415
 
@@ -81,22 +82,23 @@ def demo(folder: Path, *, as_json: bool) -> None:
 
 def _print_demo(told: list[Told], seconds: float, folder: Path) -> None:
     out = console()
-    rows = [(t.run_id, t.case, t.after, t.reason) for t in told]
     out.print()
-    out.print(table(_COLUMNS, rows))
-    counts = Counter(t.after for t in told)
+    out.print(table(_COLUMNS, told))
+    counts = Counter(row.after for row in told)
     parts = ", ".join(f"{number} {status}" for status, number in counts.most_common())
     out.print()
-    out.print(f"{len(told)} rows in {seconds:.1f} s, Dagster's start included: {parts}.")
-    out.print(f"See the run and its lineage in Dagster's UI: pm sandbox up{_dir_words(folder)}", soft_wrap=True)
+    out.print(f"{len(told)} rows in {duration(seconds)}, with the start of Dagster: {parts}.")
+    out.print(f"To see the run in the Dagster UI: pm sandbox up{_dir_words(folder)}", soft_wrap=True)
 
 
 @command.command("up")
 @_dir_option
-@click.option("--port", type=PORT, default=3000, show_default=True, help="Port of the Dagster UI; another if taken.")
-@click.option("--quiet-rows", is_flag=True, help="Add no new waiting rows by itself.")
+@click.option(
+    "--port", type=PORT, default=3000, show_default=True, help="Port of the Dagster UI; a free one if it is taken."
+)
+@click.option("--quiet-rows", is_flag=True, help="Do not add waiting jobs.")
 def up(folder: Path, port: int, *, quiet_rows: bool) -> None:
-    """Start the sandbox with the Dagster UI and its daemon, and keep adding waiting jobs, until Ctrl-C."""
+    """Start the sandbox with the Dagster UI and daemon, and add waiting jobs until Ctrl-C."""
     from pm_dagster.sandbox.place import Place  # noqa: PLC0415
     from pm_dagster.sandbox.processes import Children, free_port  # noqa: PLC0415
 
@@ -110,7 +112,7 @@ def up(folder: Path, port: int, *, quiet_rows: bool) -> None:
             _announce(place, sandbox, web)
             _keep_going(sandbox, children, trickle=not quiet_rows)
     except KeyboardInterrupt:
-        click.echo("\nEnded; all servers are stopped. The data stays: pm sandbox reset removes it.")
+        click.echo("\nAll servers are stopped. The data is kept; pm sandbox reset removes it.")
 
 
 def _end_on_signal() -> None:
@@ -155,7 +157,7 @@ def _announce(place: Place, sandbox: Open, port: int) -> None:
     ):
         click.echo(f"{name:<12}{value}")
     click.echo(f'To use it from another terminal: eval "$(pm sandbox env{_dir_words(place.folder)})"')
-    click.echo("Ctrl-C ends everything.")
+    click.echo("Ctrl-C stops everything.")
 
 
 def _dir_words(folder: Path) -> str:
@@ -184,7 +186,7 @@ def _keep_going(sandbox: Open, children: Children, *, trickle: bool) -> None:
 @_dir_option
 @json_option
 def env(folder: Path, *, as_json: bool) -> None:
-    """Print the variables that lead to the running sandbox: eval "$(pm sandbox env)"."""
+    """Print the variables of the running sandbox, for: eval "$(pm sandbox env)"."""
     from pm_dagster.sandbox.place import found  # noqa: PLC0415
 
     variables = found(folder)
@@ -205,4 +207,4 @@ def reset(folder: Path) -> None:
     from pm_dagster.sandbox.place import Place  # noqa: PLC0415
 
     done = Place(folder).reset()
-    click.echo(f"{folder} is removed." if done else f"There is no sandbox in {folder}; nothing to do.")
+    click.echo(f"The sandbox in {folder} is stopped and removed." if done else f"There is no sandbox in {folder}.")

@@ -1,4 +1,4 @@
-"""``pm status``: how much waits, and how the ledger stands. Put here: the overview. Keep out: SQL."""
+"""``pm status``: what waits, how the ledger stands, who dispatched last, and what was refused."""
 
 from __future__ import annotations
 
@@ -7,49 +7,71 @@ from typing import Any
 import click
 
 from pm_dagster.cli import connections
-from pm_dagster.cli.output import Column, age, console, json_option, print_json, table, text
-from pm_dagster.config.settings import Settings
-from pm_dagster.text import counted, sentence
-
-_STATES = (Column("state"), Column("open"), Column("entries", right=True))
-_DISPATCHERS = (
-    Column("id", right=True),
-    Column("who", folds=True),
-    Column("started"),
-    Column("ended"),
-    Column("as"),
-    Column("entries", right=True),
+from pm_dagster.cli.options import json_option
+from pm_dagster.cli.output import (
+    UNTAKEABLE_COLUMNS,
+    UNTAKEABLE_TITLE,
+    Column,
+    backlog_lines,
+    console,
+    print_json,
+    print_table,
+    text,
 )
-_UNTAKEABLE = (Column("run id", right=True), Column("why, and what to do", folds=True))
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.ports import Backlog
+from pm_dagster.dispatch.untakeable import Untakeable
+from pm_dagster.text import sentence
+
+#: A row of a query of ``ledger.reads``.
+Row = dict[str, Any]
+
+_STATE_COLUMNS: tuple[Column[Row], ...] = (
+    Column("state", lambda row: row["state"]),
+    Column("open", lambda row: "open" if row["open"] else "closed"),
+    Column("entries", lambda row: row["entries"], right=True),
+)
+_DISPATCHER_COLUMNS: tuple[Column[Row], ...] = (
+    Column("id", lambda row: row["dispatcher_id"], right=True),
+    Column("who", lambda row: row["actor"], folds=True),
+    Column("started", lambda row: row["started_at"]),
+    Column("ended", lambda row: row["ended_at"]),
+    Column("state", lambda row: row["ended_as"] or ("alive" if row["alive"] else "dead, to be rescued")),
+    Column("entries", lambda row: row["entries"], right=True),
+)
+_REFUSED_COLUMNS: tuple[Column[Row], ...] = (
+    Column("run id", lambda row: row["run_id"], right=True),
+    Column("branch", lambda row: row["branch"]),
+    Column("refused at", lambda row: row["updated_at"]),
+    Column("reason", lambda row: row["reason"], folds=True),
+)
 _SHOWN = 20
-_QUARANTINED = (Column("run id", right=True), Column("branch"), Column("since"), Column("reason", folds=True))
 
 
 @click.command("status")
 @json_option
 def command(*, as_json: bool) -> None:
-    """Show the backlog, the ledger by state, the last dispatchers, and refused rows with reasons."""
+    """Show what waits, the ledger by state, the last dispatchers, and the refused rows with reasons. It only reads."""
+    from pm_dagster.ledger import reads  # noqa: PLC0415
+
     settings = connections.settings()
-    found = _read(settings)
-    if as_json:
-        print_json(found)
-    else:
-        _print(found, settings)
-
-
-def _read(settings: Settings) -> dict[str, Any]:
-    from pm_dagster.ledger import reads as history  # noqa: PLC0415
-
     # First, because it looks at the names in the settings, and says which of them leads nowhere.
     with connections.control_plane(settings) as control:
         backlog = control.backlog()
         stuck = control.untakeable(_SHOWN) if backlog.untakeable else []
     with connections.reader(settings) as connection:
-        found = {
-            "ledger": history.ledger_states(connection, settings),
-            "dispatchers": history.last_dispatchers(connection),
-            "quarantined": history.quarantined(connection, settings),
+        tables = {
+            "ledger": reads.ledger_states(connection, settings),
+            "dispatchers": reads.last_dispatchers(connection),
+            "quarantined": reads.quarantined(connection, settings, _SHOWN),
         }
+    if as_json:
+        print_json(_as_json(backlog, stuck) | tables)
+    else:
+        _print(backlog, stuck, tables, settings)
+
+
+def _as_json(backlog: Backlog, stuck: list[Untakeable]) -> dict[str, Any]:
     counts = {
         "ready": backlog.ready,
         "oldest_seconds": backlog.oldest_seconds,
@@ -61,42 +83,17 @@ def _read(settings: Settings) -> dict[str, Any]:
         **backlog.extra,
     }
     untakeable = [{"run_id": row.run_id, "reason": row.reason, "remedy": row.remedy} for row in stuck]
-    return {"backlog": counts, "question": backlog.question, "untakeable": untakeable, **found}
+    return {"backlog": counts, "question": backlog.question, "untakeable": untakeable}
 
 
-def _print(found: dict[str, Any], settings: Settings) -> None:
-    out, backlog = console(), found["backlog"]
-    if found["question"]:
-        out.print(text(sentence(f"Nothing is dispatched here: {found['question']}"), "bold red"))
-    out.print(
-        f"{counted(backlog['ready'], 'waiting job')} in {settings.schema}.{settings.wait_view}"
-        f" (oldest {age(backlog['oldest_seconds'])}); {backlog['backing_off']} backing off,"
-        f" {backlog['in_hand']} in hand, {backlog['quarantined']} refused and still shown."
-    )
-    if backlog["locked"]:
-        out.print(f"{backlog['locked']} more are locked by somebody else; they are taken when the locks are released.")
-    if found["untakeable"]:
-        stuck = [(row["run_id"], f"{row['reason']}: {row['remedy']}") for row in found["untakeable"]]
-        out.print()
-        out.print(table(_UNTAKEABLE, stuck, f"{backlog['untakeable']} rows of the view that no dispatch can take"))
-    for title, columns, rows in (
-        ("Ledger", _STATES, [(r["state"], _yes(r["open"]), r["entries"]) for r in found["ledger"]]),
-        ("Last dispatchers", _DISPATCHERS, [_dispatcher(row) for row in found["dispatchers"]]),
-        (
-            "Refused rows (pm redrive puts them back)",
-            _QUARANTINED,
-            [(r["run_id"], r["branch"], r["updated_at"], r["reason"]) for r in found["quarantined"]],
-        ),
-    ):
-        out.print()
-        out.print(table(columns, rows, title) if rows else f"{title}: none")
-
-
-def _dispatcher(row: dict[str, Any]) -> tuple[Any, ...]:
-    how = row["ended_as"] or ("alive" if row["alive"] else "dead, not yet noticed")
-    started, ended = row["started_at"], row["ended_at"]
-    return row["dispatcher_id"], row["actor"], started, ended, how, row["entries"]
-
-
-def _yes(value: object) -> str:
-    return "open" if value else "closed"
+def _print(backlog: Backlog, stuck: list[Untakeable], tables: dict[str, list[Row]], settings: Settings) -> None:
+    out = console()
+    if backlog.question:
+        out.print(text(sentence(f"Nothing is dispatched: {backlog.question}"), "bold red"))
+    for line in backlog_lines(backlog, f"{settings.schema}.{settings.wait_view}"):
+        out.print(line)
+    if stuck:
+        print_table(out, UNTAKEABLE_COLUMNS, stuck, UNTAKEABLE_TITLE, backlog.untakeable)
+    print_table(out, _STATE_COLUMNS, tables["ledger"], "Ledger")
+    print_table(out, _DISPATCHER_COLUMNS, tables["dispatchers"], "Last dispatchers")
+    print_table(out, _REFUSED_COLUMNS, tables["quarantined"], "Last refused rows (`pm redrive` sets them to WAITING)")

@@ -62,8 +62,7 @@ _HOSTED_BY = ("DATABRICKS_CONFIG_PROFILE", "DATABRICKS_AZURE_RESOURCE_ID", "DATA
 _NOTHING_FITS = "cannot configure default credentials"
 _NO_HOST = "no workspace is configured: set DATABRICKS_HOST (and DATABRICKS_TOKEN or other DATABRICKS_*/ARM_*)"
 _IN_CLEAR = (
-    "DATABRICKS_HOST is {host}: our token would travel readable for anybody on the way; use https,"
-    " or set PM_ALLOW_HTTP=true"
+    "DATABRICKS_HOST is {host}: without TLS anybody on the way can read our token; use https, or set PM_ALLOW_HTTP=true"
 )
 
 
@@ -161,7 +160,7 @@ def _failure(error: Exception, environment: Mapping[str, str], way: str | None) 
         return ConfigurationError(f"no complete way to sign in to the workspace is set; it takes {WAYS}")
     if _NOTHING_FITS in first_line:
         return ConfigurationError(
-            f"signing in by {way} is not possible with the variables that are set; it takes {WAYS}"
+            f"signing in by {way} is not possible with the variables that are set; it takes DATABRICKS_HOST, and {WAYS}"
         )
     return ConfigurationError(f"the workspace credentials cannot be used: {first_line}")
 

@@ -151,7 +151,8 @@ def event_of(work: Work, answer: Answer, scrub: Callable[[str], str]) -> Event:
     if answer.error is not None:
         detail = scrub(str(answer.error))
     elif isinstance(answer.value, RunSnapshot):
-        detail = f"run {answer.value.run_id} is {answer.value.words}, latest repair {answer.value.latest_repair_id}"
+        run = answer.value
+        detail = f"run {run.run_id} is {run.words}, latest repair {run.latest_repair_id or 'none'}"
     elif isinstance(answer.value, list):
         detail = f"runs that may be meant: {', '.join(map(str, answer.value[:_MOST_TOLD])) or 'none'}"
     else:

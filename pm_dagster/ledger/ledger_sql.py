@@ -320,7 +320,7 @@ def intent_event(entry: Entry) -> Event:
     """The event that announces a call."""
     if entry.starts_new_run:
         return Event("intent", f"run-now with token {entry.idempotency_token[:12]}...")
-    return Event("intent", f"repair of run {entry.previous_run_id}, latest repair {entry.sent_repair_id}")
+    return Event("intent", f"repair of run {entry.previous_run_id}, latest repair {entry.sent_repair_id or 'none'}")
 
 
 def change_record(change: Change) -> dict[str, Any]:

@@ -70,9 +70,9 @@ def question(connection: Connection) -> str:
     if not why or not difference(made, now, _known_hosts(connection, now)):
         return ""
     return (
-        f"the ledger was made in {made.words} and is now in {now.words}: {why}. Nothing is dispatched until somebody"
-        " says which it is: `pm init --moved` if the original is not used any more, `pm init --copy` if it is (this"
-        " one then gets an identity of its own)"
+        f"the ledger was made in {made.words} and is now in {now.words}: {why}. Run `pm init --moved`"
+        " if the original is no longer used, or `pm init --copy` if it is still used (this one then gets an identity of"
+        " its own)"
     )
 
 

@@ -64,7 +64,7 @@ def test_a_copied_database_dispatches_nothing_and_says_where_it_was_made(
     assert copy.statuses() == {"WAITING": 1}
     assert "is now in database copy_" in copy.pm("status").stdout
     assert "is now in database copy_" in copy.json("status")["question"]
-    assert "Nothing is dispatched here" in copy.pm("explain", str(row)).stdout
+    assert "Nothing is dispatched: the ledger was made in" in copy.pm("explain", str(row)).stdout
     checks = {check["check"]: check for check in copy.json_and_code(1, "doctor")["checks"]}
     assert not checks["place of the ledger"]["ok"]
     assert "--copy" in checks["place of the ledger"]["remedy"]
@@ -148,7 +148,7 @@ def test_init_alone_says_that_the_question_is_open(world: World, copied: Callabl
     world.add()
     copy = copied()
     before = _identity(copy)
-    assert "Beware: the ledger was made in" in copy.pm("init").stdout
+    assert "Nothing is dispatched: the ledger was made in" in copy.pm("init").stdout
     assert _identity(copy) == before
     assert copy.pm("dispatch").returncode == 1
 

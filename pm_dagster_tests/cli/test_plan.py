@@ -96,4 +96,4 @@ def test_a_closing_that_would_be_refused_is_not_tried_and_the_help_says_so(world
     world.json("dispatch")
     assert world.sql("SELECT run_sttus_name FROM mm_run_plc") == [("WAITING",)]
     assert world.workspace.log.count(effect=True) == 0
-    assert "the closing of a row is not tried" in " ".join(world.pm("plan", "--help").stdout.split())
+    assert "The plan does not try that" in " ".join(world.pm("plan", "--help").stdout.split())

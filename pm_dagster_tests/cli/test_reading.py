@@ -68,7 +68,7 @@ def test_status_counts(world: World) -> None:
 
 def test_explain_tells_the_whole_story(world: World) -> None:
     (row,) = world.add_repairs(1, repairs=1)
-    assert "not yet claimed" in world.json("explain", str(row))["why"]
+    assert "no dispatch has taken it yet" in world.json("explain", str(row))["why"]
     world.json("dispatch")
     story = world.json("explain", str(row))
     assert story["why"].startswith("SCHEDULED")
@@ -84,7 +84,7 @@ def test_explain_of_rows_that_wait_untouched(world: World) -> None:
     world.workspace.faults.add("run-now", "status", status=503, count=None)
     world.pm("dispatch", "--limit", "1", PM_CALL_TRIES="1", PM_SETTLE_SECONDS="600")
     why = world.json("explain", str(row))["why"]
-    assert "not yet claimed" in world.json("explain", str(other))["why"]
+    assert "no dispatch has taken it yet" in world.json("explain", str(other))["why"]
     assert "503" in why
 
 
@@ -115,7 +115,7 @@ def test_redrive_leaves_a_row_alone_that_failed_by_itself(world: World) -> None:
     world.sql("UPDATE mm_run_plc SET run_sttus_name = 'FAILED'")
     assert world.json("redrive", str(row)) == {
         "redriven": [],
-        "left_alone": {str(row): "it is FAILED, but Process Manager did not refuse it"},
+        "left_alone": {str(row): "its status is FAILED, but Process Manager did not refuse it"},
     }
 
 

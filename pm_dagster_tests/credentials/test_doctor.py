@@ -45,7 +45,7 @@ def test_each_credential_with_its_origin(world: World) -> None:
         "DATABRICKS_HOST": f"from file {world.folder}/host",
         "DATABRICKS_TOKEN": "from PM_SECRETS: Key Vault team-vault, secret databricks-access-token",
     }
-    found = f"{world.workspace.url} knows us as sandbox@example.com, signed in by pat with databricks-sdk "
+    found = f"signed in to {world.workspace.url} as sandbox@example.com by pat, with databricks-sdk "
     assert checks["workspace"]["found"].startswith(found)
 
 

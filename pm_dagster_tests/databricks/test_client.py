@@ -55,7 +55,7 @@ def test_more_than_a_host_is_refused(host: str) -> None:
 )
 def test_a_token_does_not_travel_in_clear(host: str) -> None:
     environment = {"DATABRICKS_HOST": host, "DATABRICKS_TOKEN": "a-token"}
-    with pytest.raises(ConfigurationError, match="our token would travel readable"):
+    with pytest.raises(ConfigurationError, match="anybody on the way can read our token"):
         workspace_client(environment, Settings())
     assert workspace_client(environment, Settings(allow_http=True)).config.host == host
 
@@ -63,7 +63,7 @@ def test_a_token_does_not_travel_in_clear(host: str) -> None:
 def test_a_profile_does_not_get_around_that(tmp_path: Path) -> None:
     (tmp_path / "profiles").write_text("[team]\nhost = http://10.0.0.1\ntoken = a-token\n")
     environment = {"DATABRICKS_CONFIG_PROFILE": "team", "DATABRICKS_CONFIG_FILE": str(tmp_path / "profiles")}
-    with pytest.raises(ConfigurationError, match="our token would travel readable"):
+    with pytest.raises(ConfigurationError, match="anybody on the way can read our token"):
         workspace_client(environment, Settings())
 
 

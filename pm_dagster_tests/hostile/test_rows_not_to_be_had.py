@@ -330,7 +330,7 @@ def test_every_command_says_the_same_of_row_security(shell: World) -> None:
     assert [row["run_id"] for row in shell.json("status")["untakeable"]] == [1]
     assert [row["run_id"] for row in shell.json("plan", "--limit", "1")["rows"]] == [2]
     assert "row security" in shell.json("explain", "1")["why"]
-    assert "not yet claimed" in shell.json("explain", "2")["why"]
+    assert "no dispatch has taken it yet" in shell.json("explain", "2")["why"]
     red = [check["found"] for check in shell.json_and_code(1, "doctor")["checks"] if not check["ok"]]
     assert len(red) == 1
     assert "row security" in red[0]
@@ -352,6 +352,6 @@ def test_the_padding_of_a_status_is_no_other_status(shell: World) -> None:
     shell.sql("ALTER TABLE mm_run_plc ALTER run_sttus_name TYPE char(20)")
     shell.sql(_LOOSE.format("run_sttus_name = 'WAITING'"))
     shell.add()
-    assert "not yet claimed" in shell.json("explain", "1")["why"]
+    assert "no dispatch has taken it yet" in shell.json("explain", "1")["why"]
     assert shell.json("doctor")["ok"]
     assert shell.json("dispatch")["scheduled"] == 1
