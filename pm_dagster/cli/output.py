@@ -170,6 +170,7 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.0f} s" if seconds >= _WHOLE_SECONDS else f"{max(seconds, 0.0):.2f} s"
 
 
+UNRESOLVED = "left by a dispatcher that ended; a dispatch first finds out what their calls did"
 UNTAKEABLE_TITLE = "Rows that the view shows and no dispatch can take"
 UNTAKEABLE_COLUMNS: tuple[Column[Untakeable], ...] = (
     Column("run id", lambda row: row.run_id, right=True),
@@ -181,18 +182,16 @@ UNTAKEABLE_COLUMNS: tuple[Column[Untakeable], ...] = (
 def backlog_lines(backlog: Backlog, view: str) -> list[str]:
     """How many rows of the view can be dispatched now, and how many cannot and why: a line each."""
     oldest = f", the oldest for {duration(backlog.oldest_seconds)}" if backlog.oldest_seconds is not None else ""
-    unfinished = backlog.extra.get("unresolved", 0)
     lines = [f"{counted(backlog.ready, 'row')} of {view} can be dispatched now{oldest}."]
-    if unfinished:
-        lines.append(f"{counted(unfinished, 'row')} of a dispatcher that ended: a dispatch first resolves their calls.")
     lines += [
-        f"{counted(number, 'row')} {state}"
+        f"  {number} {state}"
         for number, state in (
-            (backlog.in_hand, "belong to a dispatch that is running."),
-            (backlog.backing_off, "were put off and wait for their time (`pm explain RUN_ID` shows it)."),
-            (backlog.quarantined, "were refused, and the view still shows them."),
-            (backlog.locked, "are locked by another session; a dispatch takes them once the locks are released."),
-            (backlog.untakeable, "are shown by the view and no dispatch can take them (`pm status` shows why)."),
+            (backlog.extra.get("unresolved", 0), UNRESOLVED),
+            (backlog.in_hand, "in a dispatch that is running"),
+            (backlog.backing_off, "put off until their time comes (`pm explain RUN_ID` shows it)"),
+            (backlog.quarantined, "refused, and still shown by the view"),
+            (backlog.locked, "locked by another session; a dispatch takes them once the locks are released"),
+            (backlog.untakeable, "that no dispatch can take (`pm status` shows why)"),
         )
         if number
     ]

@@ -9,7 +9,16 @@ import click
 
 from pm_dagster.cli import connections
 from pm_dagster.cli.options import json_option, limit_option
-from pm_dagster.cli.output import UNTAKEABLE_COLUMNS, UNTAKEABLE_TITLE, Column, console, print_json, print_table, table
+from pm_dagster.cli.output import (
+    UNRESOLVED,
+    UNTAKEABLE_COLUMNS,
+    UNTAKEABLE_TITLE,
+    Column,
+    console,
+    print_json,
+    print_table,
+    table,
+)
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.planning import OpenEntry, Planned, plan
 from pm_dagster.text import counted
@@ -56,7 +65,7 @@ def command(limit: int | None, *, as_json: bool) -> None:
         return
     out = console()
     if unresolved:
-        out.print(f"{counted(unresolved, 'row')} of a dispatcher that ended: a dispatch first resolves their calls.")
+        out.print(f"{counted(unresolved, 'row')} {UNRESOLVED}.")
     if planned:
         out.print(table(_COLUMNS, planned))
     else:

@@ -44,7 +44,7 @@ def demand_bare(text: str) -> None:
     if text[0] in _QUOTES or text[-1] in _QUOTES:
         raise ValueError(_QUOTED)
     if _NOT_FILLED_IN.fullmatch(text):
-        message = "it names another variable that nobody filled in: write its value"
+        message = "it still has the placeholder of another variable: write the value"
         raise ValueError(message)
 
 
@@ -52,10 +52,10 @@ def demand_exact(text: str) -> None:
     """Raise ValueError for a name or status that is compared as it is, and has what nobody sees or means in it."""
     demand_bare(trimmed(text))
     if trimmed(text) != text:
-        message = "it begins or ends with a blank, or with another character that cannot be seen: write it without"
+        message = "it begins or ends with a blank or another invisible character: write it without"
         raise ValueError(message)
     if _INSIDE.search(text):
-        message = "it has a character in it that cannot be seen, or not be told from a blank: write it without"
+        message = "it has an invisible character in it, or one that looks like a blank: write it without"
         raise ValueError(message)
     if " #" in text:
         message = "it has a comment behind it, which the file that it comes from does not take away: write it without"

@@ -70,10 +70,10 @@ _SETTLINGS = 4
 _SHOWN_LIMIT = 60
 
 BY_NAME = "the Jobs API itself says so about this job, this run or these parameters"
-BY_LATER_SUCCESS = "the Jobs API says so, and it took another row's call afterwards"
-BY_EARLIER_SUCCESS = "the Jobs API says so, and it had just taken another row's call"
+BY_LATER_SUCCESS = "the Jobs API says so, and it accepted a call of another row afterwards"
+BY_EARLIER_SUCCESS = "the Jobs API says so, and it accepted a call of another row just before"
 AS_PROVEN = "the Jobs API gave the same answer to another row of this job, and that row was found to be at fault"
-_CONTRADICTED = "another row of the same job was taken by the workspace afterwards"
+_CONTRADICTED = "the workspace accepted a call of another row of the same job afterwards"
 _NO_WITNESS = (
     "the refusal names no job, run or parameter, or is about rights, and no other row's call succeeded around that time"
 )

@@ -208,12 +208,15 @@ class Closing:
     def _closing_event(self, row: tuple[Any, ...], found: Mapping[int, Seen]) -> Event:
         seen = found.get(row[1])
         if seen is not None and seen.waits and not _to_write(row, seen):
-            return Event("closed", f"control table says {seen.status} beside run {seen.run}: asked for again; left so")
+            return Event(
+                "closed",
+                f"control table says {seen.status} with run {seen.run}: requested again, left for the next dispatch",
+            )
         if seen is not None and seen.waits:
             without = f", without link and message: {self._bare[row[1]]}" if row[1] in self._bare else ""
             written = f"control table set from {seen.status} to {self._status_for(row[2], row[3])}{without}"
             return Event("closed", storable(written))
-        return Event("closed", f"control table already says {seen and seen.status}; left as it is")
+        return Event("closed", f"control table already says {seen and seen.status}; not changed")
 
 
 def _is_of_the_rows(error: psycopg2.Error, what: Exception) -> bool:

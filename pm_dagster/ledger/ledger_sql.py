@@ -228,7 +228,7 @@ WHERE f.detail IS DISTINCT FROM (
 
 
 #: Why a row is refused of which nothing was ever sent.
-BROKEN_ROW = "the row cannot be read as a job to run, whatever the workspace says"
+BROKEN_ROW = "the row cannot be read as a job to run"
 
 
 def claimed_record(job: WaitingJob, versions: Mapping[int, str]) -> dict[str, Any]:

@@ -34,8 +34,8 @@ class TokenEndpoint:
         parts = urlsplit(url)
         if parts.scheme != "https" and not allow_http and not is_loopback(parts.hostname or ""):
             raise ConfigurationError(
-                f"the token endpoint {parts.scheme}://{parts.hostname} is without TLS: our secret would travel"
-                " readable for anybody on the way; have it served by https, or set PM_ALLOW_HTTP=true"
+                f"the token endpoint {parts.scheme}://{parts.hostname} is without TLS: anybody on the way can"
+                " read our secret; use https, or set PM_ALLOW_HTTP=true"
             )
 
     def tokens(self, form: Mapping[str, str | None], basic: tuple[str, str] | None = None) -> Tokens:

@@ -45,8 +45,8 @@ def idle_reason(backlog: Backlog) -> str:
     oldest = "none" if backlog.oldest_seconds is None else f"{backlog.oldest_seconds:.0f} s"
     return (
         f"{backlog.ready} jobs wait to be dispatched (oldest: {oldest}); {backlog.backing_off} are backing off, "
-        f"{backlog.in_hand} in hand, {backlog.quarantined} quarantined"
-        + (f"; {backlog.locked} are locked by somebody else" if backlog.locked else "")
+        f"{backlog.in_hand} are being dispatched, {backlog.quarantined} were refused"
+        + (f"; {backlog.locked} are locked by another session" if backlog.locked else "")
         + (f"; {backlog.untakeable} can be taken by no dispatch (`pm status` says why)" if backlog.untakeable else "")
     )
 

@@ -191,7 +191,9 @@ class Place:
                 else:
                     return
                 if time.monotonic() > deadline:
-                    raise ProcessManagerError(f"process {_read_pid(self.folder)} does not let go")
+                    raise ProcessManagerError(
+                        f"process {_read_pid(self.folder)} does not stop the sandbox; end it, then try again"
+                    )
                 time.sleep(0.2)
 
 

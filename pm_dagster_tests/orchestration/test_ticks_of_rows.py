@@ -34,7 +34,7 @@ def test_rows_that_are_all_locked_start_no_run_until_they_are_free(world: World)
     world.database.rows[1].locked = True
     runs, said = _tick(world)
     assert runs == 0
-    assert "1 are locked by somebody else" in said
+    assert "1 are locked by another session" in said
     world.database.rows[1].locked = False
     assert _tick(world)[0] == 1
 
