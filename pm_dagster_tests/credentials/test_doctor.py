@@ -59,9 +59,7 @@ def test_entra_id_and_the_way_to_sign_in(world: World) -> None:
     }
     checks = _doctor(world, 0, **entra, **azure)
     assert _found(checks)["of the database user"] == "a token from Entra ID"
-    assert (
-        checks["workspace"]["found"].partition(" with databricks-sdk ")[0].endswith("signed in by azure-client-secret")
-    )
+    assert checks["workspace"]["found"].partition(" with databricks-sdk ")[0].endswith(" by azure-client-secret,")
 
 
 def test_what_cannot_be_had_is_red_with_a_remedy_and_the_rest_is_checked(world: World) -> None:
