@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import tempfile
 from contextlib import closing
@@ -16,6 +17,11 @@ import pytest
 
 from pm_dagster.cli.app import logs_as_before
 from pm_dagster.config import masking
+from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.ledger_location import Answer
+from pm_dagster.ledger import location
+from pm_dagster.ledger.connection import connect
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 
 if TYPE_CHECKING:
@@ -23,6 +29,10 @@ if TYPE_CHECKING:
 
 _FOREIGN = ("PM_", "DATABRICKS_", "ARM_", "PG", "DAGSTER_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _TEMPLATE = "control_plane"
+_TEMPLATE_WITH_LEDGER = "control_plane_with_ledger"
+_MEMORY = Path("/dev/shm")  # noqa: S108 a folder with a random name is made in it
+#: What the servers of a few test processes take at most. Some containers have 64 MB there.
+_MEMORY_NEEDED = 4 << 30
 _names = (f"test_{number}" for number in itertools.count())
 
 
@@ -53,12 +63,19 @@ def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masking, "_registered", {})
 
 
+def _folder_of_servers() -> str | None:
+    """Memory where there is enough: a database is 300 files, and to copy them on a disk takes ten times the CPU."""
+    if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _MEMORY_NEEDED:
+        return str(_MEMORY)
+    return None
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """One server for each test process, with a template database that holds the control schema."""
     schema = files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text()
     with (
-        tempfile.TemporaryDirectory(prefix="pm-tests-") as folder,
+        tempfile.TemporaryDirectory(prefix="pm-tests-", dir=_folder_of_servers()) as folder,
         EmbeddedPostgres(Path(folder) / "pg", durable=False) as server,
     ):
         with closing(psycopg2.connect(server.create_database(_TEMPLATE))) as connection, connection.cursor() as cursor:
@@ -72,4 +89,23 @@ def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
     """The URL of a database of this test's own: the control schema, no rows."""
     name = next(_names)
     yield postgres.create_database(name, template=_TEMPLATE)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def template_with_ledger(postgres: EmbeddedPostgres) -> str:
+    """The name of a database with the control schema and a ledger, to be copied: migrating each takes longer."""
+    initialise(Settings(postgres_url=postgres.create_database(_TEMPLATE_WITH_LEDGER, template=_TEMPLATE)))
+    return _TEMPLATE_WITH_LEDGER
+
+
+@pytest.fixture
+def ledger_url(postgres: EmbeddedPostgres, template_with_ledger: str) -> Iterator[str]:
+    """The URL of a database of this test's own: the control schema, a ledger with an identity of its own, no rows."""
+    name = next(_names)
+    url = postgres.create_database(name, template=template_with_ledger)
+    with closing(connect(Settings(postgres_url=url))) as connection:
+        location.answer(connection, Answer.COPY)
+        connection.commit()
+    yield url
     postgres.drop_database(name)

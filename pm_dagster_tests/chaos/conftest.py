@@ -10,8 +10,6 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from pm_dagster.config.settings import Settings
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.world import ChaosWorld, chaos_world
@@ -21,10 +19,9 @@ _names = (f"chaos_{number}" for number in itertools.count())
 
 
 @pytest.fixture(scope="session")
-def chaos_template(postgres: EmbeddedPostgres) -> str:
+def chaos_template(postgres: EmbeddedPostgres, template_with_ledger: str) -> str:
     """The name of a database with control schema, ledger and audit, to be copied."""
-    url = postgres.create_database(_TEMPLATE, template="control_plane")
-    initialise(Settings(postgres_url=url))
+    url = postgres.create_database(_TEMPLATE, template=template_with_ledger)
     audit.install(url)
     return _TEMPLATE
 

@@ -23,7 +23,7 @@ from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.finishing import assert_clean, finish
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment, chaos_world
 from pm_dagster_tests.cli.world import JOB, World
-from pm_dagster_tests.ledger.world import PostgresWorld, eventually
+from pm_dagster_tests.ledger.world import eventually
 
 
 def _with_control_table(server: EmbeddedPostgres) -> str:
@@ -129,7 +129,7 @@ def test_a_server_that_turns_read_only_under_way(tmp_path: Path, *, lifted: bool
     """As one whose storage is full; what was sent by then is recorded when it takes writes again."""
     with EmbeddedPostgres(tmp_path / "pg", durable=False) as server:
         url = _with_control_table(server)
-        PostgresWorld(url)
+        initialise(Settings(postgres_url=url))
         audit.install(url)
         with chaos_world(url, tmp_path) as world:
             world.add(20)

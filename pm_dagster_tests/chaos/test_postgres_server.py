@@ -22,6 +22,7 @@ from pm_dagster.dispatch.model import EntryState
 from pm_dagster.errors import ControlPlaneUnavailable
 from pm_dagster.ledger import session
 from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, story
@@ -42,7 +43,7 @@ def own_world(tmp_path: Path) -> Iterator[tuple[ChaosWorld, EmbeddedPostgres]]:
         schema = files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text()
         with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(schema)
-        PostgresWorld(url)
+        initialise(Settings(postgres_url=url))
         audit.install(url)
         with chaos_world(url, tmp_path) as world:
             yield world, server
@@ -192,6 +193,7 @@ def test_both_ends_notice_a_network_that_is_gone(tmp_path: Path) -> None:
         url = server.database_tcp_url("own")
         with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text())
+        initialise(Settings(postgres_url=url))
         world = PostgresWorld(url)
         control = world.dispatcher()
         control.waiting(1)

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pm_dagster.config.settings import Settings
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import JOB, World
 
@@ -16,15 +14,20 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def bare_world(database_url: str) -> Iterator[World]:
+def bare_world(database_url: str, workspace: LocalWorkspace) -> World:
     """A world without a ledger."""
-    with LocalWorkspace() as workspace:
-        workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
-        yield World(database_url, workspace)
+    return World(database_url, workspace)
 
 
 @pytest.fixture
-def world(bare_world: World) -> World:
+def world(ledger_url: str, workspace: LocalWorkspace) -> World:
     """A world in which a dispatch can work."""
-    initialise(Settings(postgres_url=bare_world.database_url))
-    return bare_world
+    return World(ledger_url, workspace)
+
+
+@pytest.fixture
+def workspace() -> Iterator[LocalWorkspace]:
+    """A workspace with one job."""
+    with LocalWorkspace() as running:
+        running.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+        yield running

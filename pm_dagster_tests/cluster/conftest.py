@@ -6,23 +6,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from pm_dagster.config.settings import Settings
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import JOB
 from pm_dagster_tests.cluster.program import ClusterProgram
 
 
 @pytest.fixture
-def program_without_ledger(database_url: str) -> Iterator[ClusterProgram]:
+def program_without_ledger(database_url: str, workspace: LocalWorkspace) -> ClusterProgram:
     """The program on a database without a ledger."""
-    with LocalWorkspace() as workspace:
-        workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
-        yield ClusterProgram(database_url, workspace)
+    return ClusterProgram(database_url, workspace)
 
 
 @pytest.fixture
-def program(program_without_ledger: ClusterProgram) -> ClusterProgram:
+def program(ledger_url: str, workspace: LocalWorkspace) -> ClusterProgram:
     """The program on a database with the ledger in place."""
-    initialise(Settings(postgres_url=program_without_ledger.database_url))
-    return program_without_ledger
+    return ClusterProgram(ledger_url, workspace)
+
+
+@pytest.fixture
+def workspace() -> Iterator[LocalWorkspace]:
+    """A workspace with one job."""
+    with LocalWorkspace() as running:
+        running.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+        yield running

@@ -13,7 +13,6 @@ from psycopg2.extensions import UNICODE, register_type
 from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.dispatch.waiting_job import RawRow, sort_rows
 from pm_dagster.ledger.control_plane import PostgresControlPlane
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.ledger.waiting_rows import TextRead, WaitingAsText
 from pm_dagster_tests.cluster import nasty_rows
 from pm_dagster_tests.ledger.world import PostgresWorld
@@ -24,11 +23,10 @@ SET extra_float_digits = 3; SET bytea_output = 'escape'"""
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
+def settings(ledger_url: str) -> Settings:
     """Settings for the view with every type."""
-    initialise(Settings(postgres_url=database_url))
-    nasty_rows.lay_out(database_url)
-    return replace(settings_from(nasty_rows.SETTINGS), postgres_url=database_url)
+    nasty_rows.lay_out(ledger_url)
+    return replace(settings_from(nasty_rows.SETTINGS), postgres_url=ledger_url)
 
 
 @pytest.fixture
@@ -109,8 +107,8 @@ def test_the_other_session_only_reads(settings: Settings) -> None:
             cursor.execute("DELETE FROM mm_run_plc")
 
 
-def test_rows_backing_off_or_in_another_dispatchers_hand_are_left_out(database_url: str) -> None:
-    world = PostgresWorld(database_url)
+def test_rows_backing_off_or_in_another_dispatchers_hand_are_left_out(ledger_url: str) -> None:
+    world = PostgresWorld(ledger_url)
     first, second = world.add(age=10), world.add(age=5)
     control = world.dispatcher()
     jobs = [row for row in control.waiting(10) if row.run_id == first]

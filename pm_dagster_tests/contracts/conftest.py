@@ -15,7 +15,7 @@ from pm_dagster_tests.ledger.world import PostgresWorld
 def table(request: pytest.FixtureRequest) -> Iterator[ControlTable]:
     """A control plane with its owner's side."""
     made: ControlTable = (
-        InMemoryControlTable() if request.param == "fake" else PostgresWorld(request.getfixturevalue("database_url"))
+        InMemoryControlTable() if request.param == "fake" else PostgresWorld(request.getfixturevalue("ledger_url"))
     )
     yield made
     made.leave()

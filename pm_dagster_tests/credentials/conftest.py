@@ -8,8 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pm_dagster.config.settings import Settings
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.net import retry
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
@@ -45,9 +43,8 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def world(database_url: str, postgres: EmbeddedPostgres, cloud: Cloud) -> Iterator[World]:
+def world(ledger_url: str, postgres: EmbeddedPostgres, cloud: Cloud) -> Iterator[World]:
     """Workspace and database are up as well. ``cloud`` comes last, so that its variables are gone first."""
-    initialise(Settings(postgres_url=database_url))
     passwords: dict[str, str] = {}
 
     def accepts(user: str, password: str) -> bool:
@@ -63,7 +60,7 @@ def world(database_url: str, postgres: EmbeddedPostgres, cloud: Cloud) -> Iterat
             **vars(cloud),
             workspace=workspace,
             front=front,
-            database_url=database_url,
-            database=urlsplit(database_url).path.removeprefix("/"),
+            database_url=ledger_url,
+            database=urlsplit(ledger_url).path.removeprefix("/"),
             passwords=passwords,
         )

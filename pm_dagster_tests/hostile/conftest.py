@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pm_dagster.config.settings import Settings
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import World
 from pm_dagster_tests.hostile.raw_server import RawServer, raw_server
@@ -18,21 +16,19 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def world(database_url: str) -> Iterator[HostileWorld]:
+def world(ledger_url: str) -> Iterator[HostileWorld]:
     """A world in which a dispatch can work."""
-    initialise(Settings(postgres_url=database_url))
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=None, max_concurrent_runs=10_000)
-        yield HostileWorld(database_url, workspace)
+        yield HostileWorld(ledger_url, workspace)
 
 
 @pytest.fixture
-def shell(database_url: str) -> Iterator[World]:
+def shell(ledger_url: str) -> Iterator[World]:
     """A world for the command."""
-    initialise(Settings(postgres_url=database_url))
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=None, max_concurrent_runs=10_000)
-        yield World(database_url, workspace)
+        yield World(ledger_url, workspace)
 
 
 @pytest.fixture(scope="module")

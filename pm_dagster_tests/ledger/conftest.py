@@ -10,8 +10,8 @@ from pm_dagster_tests.ledger.world import PostgresWorld
 
 
 @pytest.fixture
-def world(database_url: str) -> Iterator[PostgresWorld]:
+def world(ledger_url: str) -> Iterator[PostgresWorld]:
     """A control plane with its owner's side."""
-    made = PostgresWorld(database_url)
+    made = PostgresWorld(ledger_url)
     yield made
     made.leave()

@@ -15,7 +15,6 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import ControlPlane
 from pm_dagster.ledger.control_plane import PostgresControlPlane
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster_tests.database import fetched
 
 _PATIENCE_SECONDS = 30.0
@@ -30,13 +29,12 @@ def eventually(true: Callable[[], bool], what: str) -> None:
 
 
 class PostgresWorld:
-    """The owner's side of a database of this test's own, and the dispatchers on it."""
+    """The owner's side of a database with a ledger, and the dispatchers on it."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.settings = Settings(postgres_url=url)
         self._made: list[PostgresControlPlane] = []
-        initialise(self.settings)
 
     def ask(self, statement: str | sql.Composable, *values: object) -> list[tuple[Any, ...]]:
         """Run one statement as the owner and commit it."""

@@ -16,7 +16,6 @@ from pm_dagster.databricks.runs import SdkRuns
 from pm_dagster.dispatch.model import Call
 from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
 from pm_dagster.ledger.control_plane import PostgresControlPlane
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.ledger.redrive import redrive
 from pm_dagster.sandbox.workspace.attempts import RepairRequest
 from pm_dagster.sandbox.workspace.errors import ApiError
@@ -46,7 +45,6 @@ class RealServers:
 
     def __init__(self, url: str, workspace: LocalWorkspace) -> None:
         self.settings = replace(SETTINGS, postgres_url=url, allow_http=True)
-        initialise(self.settings)
         self.workspace = workspace
         client = WorkspaceClient(config=Config(host=workspace.host, token=workspace.token))
         self.jobs_api = SdkRuns(client, self.settings)

@@ -24,9 +24,9 @@ _MOST_FOR_A_VARIANT = 4_000
 
 
 @pytest.fixture
-def servers(database_url: str) -> Iterator[RealServers]:
+def servers(ledger_url: str) -> Iterator[RealServers]:
     """A database and a workspace."""
-    with real_servers(database_url) as made:
+    with real_servers(ledger_url) as made:
         yield made
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.definitions import build_definitions
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTable
 from pm_dagster.sandbox.workspace import LocalWorkspace
@@ -81,9 +80,8 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture
-def deployment(database_url: str, tmp_path: Path) -> Iterator[Deployment]:
+def deployment(ledger_url: str, tmp_path: Path) -> Iterator[Deployment]:
     shutil.copy(DEPLOYED, tmp_path)
-    initialise(Settings(postgres_url=database_url))
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
-        yield Deployment(database_url, workspace, tmp_path)
+        yield Deployment(ledger_url, workspace, tmp_path)

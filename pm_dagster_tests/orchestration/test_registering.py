@@ -9,10 +9,8 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from pm_dagster.config.settings import Settings
 from pm_dagster.definitions import build_definitions
 from pm_dagster.errors import ControlPlaneUnavailable
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTable, ControlTableResource
 from pm_dagster.sandbox.workspace import LocalWorkspace
@@ -26,13 +24,12 @@ def _logged(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 def test_a_run_is_a_dispatcher_before_it_reads_anything(
-    world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+    world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    initialise(Settings(postgres_url=database_url))
-    monkeypatch.setenv("PM_POSTGRES_URL", database_url)
+    monkeypatch.setenv("PM_POSTGRES_URL", ledger_url)
 
     def dispatchers() -> list[tuple[object, ...]]:
-        with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        with closing(psycopg2.connect(ledger_url)) as connection, connection.cursor() as cursor:
             cursor.execute(_DISPATCHERS)
             return cursor.fetchall()
 
@@ -50,11 +47,10 @@ def test_a_run_is_a_dispatcher_before_it_reads_anything(
     assert dispatchers() == [(names.actor(run_id), False)]
 
 
-def test_a_whole_dispatch_is_one_dispatcher(world: World, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    initialise(Settings(postgres_url=database_url))
+def test_a_whole_dispatch_is_one_dispatcher(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalWorkspace() as workspace:
         for name, value in {
-            "PM_POSTGRES_URL": database_url,
+            "PM_POSTGRES_URL": ledger_url,
             "DATABRICKS_HOST": workspace.host,
             "DATABRICKS_TOKEN": workspace.token,
         }.items():
@@ -62,7 +58,7 @@ def test_a_whole_dispatch_is_one_dispatcher(world: World, database_url: str, mon
         job = build_definitions().resolve_job_def(names.JOB)
         result = job.execute_in_process(instance=world.instance)
     assert result.success
-    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(ledger_url)) as connection, connection.cursor() as cursor:
         cursor.execute(_DISPATCHERS)
         assert cursor.fetchall() == [(names.actor(result.run_id), False)]
 

@@ -10,8 +10,8 @@ from pm_dagster_tests.ledger.world import PostgresWorld
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[PostgresWorld]:
+def database(ledger_url: str) -> Iterator[PostgresWorld]:
     """The owner's side of it."""
-    made = PostgresWorld(database_url)
+    made = PostgresWorld(ledger_url)
     yield made
     made.leave()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.config.settings import Settings
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import JOB, World
 
@@ -13,11 +11,10 @@ ROLE = "a dispatcher's role"
 
 
 @pytest.mark.slow
-def test_what_is_printed_is_enough_for_every_command(database_url: str) -> None:
-    initialise(Settings(postgres_url=database_url))
+def test_what_is_printed_is_enough_for_every_command(ledger_url: str) -> None:
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
-        world = World(database_url, workspace)
+        world = World(ledger_url, workspace)
         world.sql(f'CREATE ROLE "{ROLE}" LOGIN')
         try:
             _work_as_role(world)

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from pm_dagster.config.settings import Settings
-from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.cli.world import JOB
 from pm_dagster_tests.cluster.program import ClusterProgram
@@ -26,11 +24,10 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def program(version: str, database_url: str) -> Iterator[ClusterProgram]:
+def program(version: str, ledger_url: str) -> Iterator[ClusterProgram]:
     """A program whose processes find that version before the locked one."""
-    initialise(Settings(postgres_url=database_url))
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
         workspace.state.add_job("forbidden", job_id=FORBIDDEN)
         workspace.state.forbid(FORBIDDEN)
-        yield ClusterProgram(database_url, workspace, {"PYTHONPATH": str(folder(version))})
+        yield ClusterProgram(ledger_url, workspace, {"PYTHONPATH": str(folder(version))})
