@@ -33,6 +33,9 @@ VERSIONS_LOCKS := $(wildcard $(VERSIONS_TESTS)/*.lock)
 # The tests wait for servers half of their time, so that two workers for each core are done sooner than one.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null || echo auto)
 
+# Each marker that stands here has a target of its own.
+UNMARKED := not browser and not bundle and not runtime and not versions and not chaos and not slow
+
 # What builds the site of docs/.
 DOCS := .venv-docs
 
@@ -42,7 +45,7 @@ PROOF := .proof
 # For the time of a test only: the licence of the CLI and of this package is not open source.
 BUNDLES := databricks-bundles==1.22.1
 
-.PHONY: python-is-new-enough help setup demo dev test test-slow test-browser test-bundle test-runtime test-versions chaos bench release-check docs audit check format lock clean
+.PHONY: python-is-new-enough help setup demo dev test coverage test-slow test-browser test-bundle test-runtime test-versions chaos bench release-check docs audit check format lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -70,7 +73,13 @@ dev: setup  ## the sandbox and the Dagster UI, until Ctrl-C
 	$(BIN)/pm sandbox up
 
 test: setup  ## the tests, but for those that have a target of their own
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not browser and not bundle and not runtime and not versions and not chaos and not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "$(UNMARKED)"
+
+coverage: setup  ## the same tests, measured; fails below the floor in pyproject.toml
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(WORKERS) -m "$(UNMARKED)"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-slow: setup  ## the tests that take longest: whole processes, a daemon, time-outs that must pass
 	$(BIN)/python -m pytest -n $(WORKERS) -m "slow and not chaos"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -77,11 +78,42 @@ def test_the_hooks_of_pre_commit_can_be_read_and_run_what_is_there() -> None:
         assert (Path(sys.executable).parent / Path(hook["entry"].split()[0]).name).exists(), hook["id"]
 
 
+def _targets_of_the_night() -> list[str]:
+    nightly = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text())
+    targets: list[str] = nightly["jobs"]["nightly"]["strategy"]["matrix"]["target"]
+    return targets
+
+
 def test_every_make_target_of_the_workflows_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    nightly = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text())
-    for target in nightly["jobs"]["nightly"]["strategy"]["matrix"]["target"]:
+    for target in _targets_of_the_night():
         assert f"\n{target}:" in makefile, target
+
+
+def test_the_tests_of_every_marker_are_run_by_the_gate_or_at_night() -> None:
+    markers = [each.partition(":")[0] for each in _settings_of_pytest()["markers"]]
+    makefile = (ROOT / "Makefile").read_text()
+    called = [
+        *re.findall(r"^ *make ([a-z-]+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE),
+        *_targets_of_the_night(),
+    ]
+    recipes = [re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE) for target in called]
+    selected = [marked for recipe in recipes if recipe for marked in re.findall(r'-m "?(\w+)', recipe[1])]
+    assert "test" in called
+    assert sorted(markers) == sorted({*selected} & {*markers})
+
+
+def test_make_test_leaves_out_nothing_but_what_is_marked() -> None:
+    (left_out,) = re.findall(r"^UNMARKED := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    markers = [each.partition(":")[0] for each in _settings_of_pytest()["markers"]]
+    assert sorted(left_out.split(" and ")) == sorted(f"not {marker}" for marker in markers)
+
+
+def _settings_of_pytest() -> dict[str, list[str]]:
+    settings: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"][
+        "ini_options"
+    ]
+    return settings
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name)
