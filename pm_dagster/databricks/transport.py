@@ -43,7 +43,7 @@ from pm_dagster.net import tls
 from pm_dagster.net.exception_chain import exception_chain
 from pm_dagster.net.tls import is_local_http
 from pm_dagster.net.token_endpoint import keep_credentials
-from pm_dagster.net.watchdog import shutdown_after
+from pm_dagster.net.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_SECONDS = 10.0
@@ -73,6 +73,7 @@ class OneAttempt:
         self._config = self._cfg = config
         self._timeout = timeout
         self._local = threading.local()
+        self._watchdog = Watchdog(ValueError)
 
     def do(
         self,
@@ -101,7 +102,8 @@ class OneAttempt:
                 stream=True,
             )
             status = response.status_code
-            content = _read_body(response, self._timeout)
+            with self._watchdog.limit(response.raw.fileno, self._timeout):
+                content = _read_body(response)
         except (InvalidHeader, InvalidURL, LocationParseError, UnicodeError) as error:
             text = f"no request can be made ({type(error).__name__}): is a line break or the like in host or token?"
             raise ConfigurationError(text) from None
@@ -208,15 +210,15 @@ class OneAttempt:
         )
 
 
-def _read_body(response: requests.Response, seconds: float) -> bytes:
+def _read_body(response: requests.Response) -> bytes:
     """The body of an answer that was asked for with ``stream=True``.
 
-    Raises WorkspaceUnavailable for one that is too long, requests' errors for one that breaks off or takes longer than
-    ``seconds`` as a whole: requests itself only limits the pauses in between.
+    Raises WorkspaceUnavailable for one that is too long, requests' errors for one that breaks off. The caller's
+    watchdog limits the whole: requests itself only limits the pauses in between.
     """
     parts: list[bytes] = []
     size = 0
-    with shutdown_after(response.raw.fileno, seconds, ValueError), response:
+    with response:
         for part in response.iter_content(_CHUNK_BYTES):
             parts.append(part)
             size += len(part)

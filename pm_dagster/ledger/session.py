@@ -1,14 +1,13 @@
-"""One dispatcher's session with the database: its connection, its identity, and how it is known to live.
-
-Put here: connecting, the session lock or lease, transactions and their repetition. Keep out: what is read and written.
+"""One dispatcher's session with the database: its connection, its identity, and how others see that it lives.
 
 The one connection that writes is the one that holds the lock: a dispatcher that lost its lock cannot write either.
 Each write is numbered in the dispatcher's own row, in the same transaction. So when a connection breaks at COMMIT, the
-repetition finds out whether the write was done, and does it once.
+next try finds out whether the write was done, and it is done once. What is read and written is ``control_plane``'s.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,25 +28,26 @@ from pm_dagster.ledger.connection import (
     connect,
     longest_transaction,
     translated,
-    watched,
 )
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster.ledger.grants import demand_rights
 from pm_dagster.ledger.layout import Layout, read_layout
 from pm_dagster.ledger.schema import check_ledger
 from pm_dagster.ledger.server import demand_writable
+from pm_dagster.logs import fields
+from pm_dagster.net.retry import Retry, retry
+from pm_dagster.net.watchdog import Watchdog
 
 T = TypeVar("T")
-#: Pauses before a transaction is repeated: a deadlock, a serialization failure, a connection that was cut.
-_PAUSES = (0.1, 0.3)
-#: After a failure that took longer there is no repetition here: those who call have their own, longer patience.
-_REPEATED_WITHIN_SECONDS = 4.0
-#: So long after one that hung, until the next one that works: several in a row must not outlive the deadline.
-_LONGEST_AFTER_SILENCE_SECONDS = 10.0
+_log = logging.getLogger(__name__)
+#: For a deadlock, a serialization failure, a connection that was cut. Who calls has a longer retry of their own.
+_TRANSACTION_RETRY = Retry(pauses=(0.1, 0.3), on=ControlPlaneUnavailable, within=4.0)
+#: The time-out of a transaction after one that hung, until one works: several in a row must not outlive the deadline.
+_LONGEST_AFTER_A_HANG_SECONDS = 10.0
 #: Under a session lock: how long a dispatcher writes nothing before it shows that it lives.
 _LONGEST_UNSEEN_SECONDS = 5.0
 #: What a transaction needs beside the one statement that takes long.
-_AFTER_THE_LONGEST_SECONDS = 10.0
+_BESIDE_THE_LONGEST_SECONDS = 10.0
 _NOTHING = object()
 
 
@@ -55,7 +55,7 @@ _NOTHING = object()
 class _Write:
     """A write that may have been committed: what it is, its number, and what it gave when it was last tried."""
 
-    of: object
+    key: object
     number: int
     result: Any = _NOTHING
 
@@ -70,20 +70,27 @@ class Session:
         self.settings = settings
         self._actor = actor
         self._sleep = sleep
+        self._watchdog = Watchdog(psycopg2.Error)
+        self._longest = longest_transaction(settings)
+
         self._connection: Connection | None = None
+        self._connected_before = False
         self._statements: ControlTableStatements | None = None
         self._layout: Layout | None = None
-        self._me: int | None = None
-        self._liveness = "lock"
-        self._next_beat = 0.0
-        self._announced = False
-        self._patience = longest_transaction(self.settings)
-        self._numbers = 0
-        self._write = _Write(_NOTHING, 0)
         self._hosts: list[str] = []
         self.environment = ""
         #: What the ledger asks of its operator before anything is dispatched, empty where it is at home.
         self.question = ""
+
+        self._me: int | None = None
+        self._liveness = "lock"
+        #: Every connection is registered from now on, even for a read.
+        self._registers = False
+        self._registered = False
+        self._next_heartbeat = 0.0
+
+        self._numbers = 0
+        self._write = _Write(_NOTHING, 0)
 
     @property
     def names(self) -> dict[str, Any]:
@@ -102,106 +109,96 @@ class Session:
             raise RuntimeError(message)
         return self._statements
 
+    # What a dispatcher does: register, read, write, show that it lives, end.
+
+    def register(self) -> None:
+        """Become a dispatcher before the first write, and from now on with every connection."""
+        self._registers = True
+        self.write(lambda _cursor: None, "register")
+
     def read(self, work: Callable[[Cursor], T]) -> T:
         """Run ``work`` in a transaction without becoming a dispatcher; one that has registered lives all the while."""
-        if self._announced:
-            self._live_for(longest_transaction(self.settings))
-        return self._repeat(lambda: self._transact(work))
+        if self._registers:
+            self._outlast(longest_transaction(self.settings))
+        return self._retry(lambda: self._transact(work))
 
     def write(
         self,
         work: Callable[[Cursor], T],
-        of: object,
-        still: Callable[[Cursor, T], T] = lambda _cursor, given: given,
+        key: object,
+        recheck: Callable[[Cursor, T], T] = lambda _cursor, given: given,
         *,
         longest: float = 0.0,
     ) -> T:
         """Run ``work`` in a transaction as a registered, living dispatcher.
 
-        ``of`` says what is written. The same again, right after a failure, is a repetition: it is done once and gives
-        ``still`` of what it gave, for others may have written since. ``work`` may run more than once; it may take
-        ``longest`` seconds where that is more than usual. Raises ControlPlaneUnavailable or ConfigurationError.
+        Args:
+            work: What is done; it may run more than once.
+            key: What is written. The same key right after a failure is another try of that write: it is done once.
+            recheck: Where the write turns out to be committed, gives the result from what ``work`` gave then, for
+                others may have written since.
+            longest: Seconds that ``work`` may take where that is more than usual.
+
+        Raises:
+            ControlPlaneUnavailable: The database did not answer; the next write with this key goes on.
+            ConfigurationError: The database refuses the write.
         """
-        self._live_for(longest)
-        if self._write.of != of:
+        self._outlast(longest)
+        if self._write.key != key:
             self._numbers += 1
-            self._write = _Write(of, self._numbers)
+            self._write = _Write(key, self._numbers)
         write = self._write
-        once = partial(self._once, write=write, work=work, still=still)
-        allowed = longest + _AFTER_THE_LONGEST_SECONDS if longest else 0.0
-        result: T = self._repeat(lambda: self._transact(once, write.number, allowed))
+        once = partial(self._once, write=write, work=work, recheck=recheck)
+        allowed = longest + _BESIDE_THE_LONGEST_SECONDS if longest else 0.0
+        result: T = self._retry(lambda: self._transact(once, write.number, allowed))
         self._write = _Write(_NOTHING, 0)
         if self._liveness == "lock":
-            self._seen()
+            self._put_off_heartbeat()
         return result
-
-    def _once(self, cursor: Cursor, write: _Write, work: Callable[[Cursor], T], still: Callable[[Cursor, T], T]) -> T:
-        """Do the write, unless it turns out to be committed."""
-        if cursor.fetchone() is None:
-            if write.result is not _NOTHING:
-                return still(cursor, write.result)
-            self._locked = False
-            message = f"the ledger has no dispatcher {self._me} any more"
-            raise ControlPlaneUnavailable(message)
-        write.result = result = work(cursor)
-        return result
-
-    def register(self) -> None:
-        """Become a dispatcher before the first write, and from now on with every connection."""
-        self._announced = True
-        self.write(lambda _cursor: None, "register")
 
     def heartbeat(self) -> None:
         """Renew the lease, or find out early that the connection with the session lock is lost, and take it again."""
-        if self._me is None or time.monotonic() < self._next_beat:
+        if self._me is None or time.monotonic() < self._next_heartbeat:
             return
         try:
             self.write(lambda cursor: cursor.execute(ledger_sql.HEARTBEAT, self._mine()), "heartbeat")
-        except ControlPlaneUnavailable:
-            # Nobody's lease runs out: whoever has something to write will say so.
+        except ControlPlaneUnavailable as error:
             if self._liveness != "lock":
                 raise
-        self._seen()
-
-    def _live_for(self, seconds: float) -> None:
-        """Where this dispatcher lives by a lease, let it outlast something that takes so long."""
-        needed = seconds + _AFTER_THE_LONGEST_SECONDS
-        lasts = not seconds or needed <= self.settings.lease_seconds
-        if self._me is None or self._liveness == "lock" or lasts:
-            return
-        mine = self._mine() | {"lease": needed}
-        self._repeat(lambda: self._transact(lambda cursor: cursor.execute(ledger_sql.HEARTBEAT, mine)))
-
-    def _seen(self) -> None:
-        """The next sign of life is due in a while."""
-        pause = _LONGEST_UNSEEN_SECONDS if self._liveness == "lock" else self.settings.lease_seconds / 4
-        self._next_beat = time.monotonic() + pause
+            # No lease runs out: the next write fails for the same reason, and says so.
+            _log.warning("heartbeat failed", extra=fields(dispatcher=self._me, error=str(error)))
+        self._put_off_heartbeat()
 
     def end(self) -> None:
         """Leave: claims that were not sent are free at once. Never raises an error of ours or the database's."""
         try:
             if self._me is not None and self._connection is not None:
                 self._transact(lambda cursor: cursor.execute(ledger_sql.END, self._mine()))
-        except ProcessManagerError:
-            pass
+                _log.debug("session ended", extra=fields(dispatcher=self._me))
+        except ProcessManagerError as error:
+            # The lock goes with the connection, the lease runs out: others see then that it is gone.
+            _log.warning("session not ended", extra=fields(dispatcher=self._me, error=str(error)))
         finally:
             self._drop()
+            self._watchdog.close()
             self._me = None
 
-    def _mine(self) -> dict[str, Any]:
-        lease = self.settings.lease_seconds
-        return {**self.names, "actor": self._actor, "liveness": self._liveness, "lease": lease, "hosts": self._hosts}
+    # One transaction: what is run in it, how often it is tried, how long it may take.
 
-    def _repeat(self, work: Callable[[], T]) -> T:
-        end = time.monotonic() + _REPEATED_WITHIN_SECONDS
-        for pause in _PAUSES:
-            try:
-                return work()
-            except ControlPlaneUnavailable:
-                if time.monotonic() > end:
-                    raise
-                self._sleep(pause)
-        return work()
+    def _once(self, cursor: Cursor, write: _Write, work: Callable[[Cursor], T], recheck: Callable[[Cursor, T], T]) -> T:
+        """Do the write, unless it turns out to be committed."""
+        if cursor.fetchone() is None:
+            if write.result is not _NOTHING:
+                _log.info("write found committed", extra=fields(dispatcher=self._me, write=write.number))
+                return recheck(cursor, write.result)
+            self._registered = False
+            message = f"the ledger has no dispatcher {self._me} any more"
+            raise ControlPlaneUnavailable(message)
+        write.result = result = work(cursor)
+        return result
+
+    def _retry(self, work: Callable[[], T]) -> T:
+        return retry(work, _TRANSACTION_RETRY, what="a transaction", sleep=self._sleep)
 
     def _transact(self, work: Callable[[Cursor], T], number: int | None = None, longest: float = 0.0) -> T:
         """Run ``work`` in a transaction; with a ``number`` as that write of this dispatcher."""
@@ -210,43 +207,44 @@ class Session:
             with translated():
                 result = self._in_transaction(work, number, longest)
         except ControlPlaneUnavailable as error:
-            if time.monotonic() - began >= self._patience:
-                self._patience = _LONGEST_AFTER_SILENCE_SECONDS
+            if time.monotonic() - began >= self._longest:
+                self._longest = _LONGEST_AFTER_A_HANG_SECONDS
+            connection = self._connection
             # After a failover the old connection may still lead to what is now a standby.
-            if isinstance(error, DatabaseIsReadOnly) or (self._connection is not None and self._connection.closed):
+            if connection is not None and (connection.closed or isinstance(error, DatabaseIsReadOnly)):
+                _log.warning("connection lost", extra=fields(dispatcher=self._me, error=str(error)))
                 self._drop()
             raise
-        except psycopg2.Error:
-            self._drop()
-            raise
-        self._patience = longest_transaction(self.settings)
+        self._longest = longest_transaction(self.settings)
         return result
 
     def _in_transaction(self, work: Callable[[Cursor], T], number: int | None, longest: float) -> T:
         connection = self._connected()
-        with watched(connection, max(self._patience, longest)):
-            if number is not None or self._announced:
+        with self._watchdog.limit(connection.fileno, max(self._longest, longest)):
+            if number is not None or self._registers:
                 self._register(connection)
             with connection, connection.cursor() as cursor:
                 begin = LOCAL_TIMEOUTS if number is None else ledger_sql.BEGIN_WRITE
                 cursor.execute(begin, self.names | {"number": number})
                 return work(cursor)
 
+    # The connection, and what it leads to.
+
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
             connection = connect(self.settings)
             try:
-                with watched(connection, self._patience), connection:
-                    self._get_to_know(connection)
+                with self._watchdog.limit(connection.fileno, self._longest), connection:
+                    self._read_what_it_leads_to(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
-            self._locked = False
+            self._registered = False
+            self._log_connection(connection)
         return self._connection
 
-    def _get_to_know(self, connection: Connection) -> None:
-        """Read what a new connection leads to."""
+    def _read_what_it_leads_to(self, connection: Connection) -> None:
         with connection.cursor() as cursor:
             cursor.execute(LOCAL_TIMEOUTS)
             check_ledger(connection)
@@ -256,7 +254,7 @@ class Session:
             if self._liveness == "lock":
                 cursor.execute(ledger_sql.NOTICE_OUR_DEATH)
             cursor.execute(ledger_sql.ENVIRONMENT)
-            self.environment = str((cursor.fetchone() or ("",))[0])
+            (self.environment,) = cursor.fetchone() or ("",)
         self._hosts = list(whereabouts.hosts(connection))
         self.question = whereabouts.question(connection)
 
@@ -266,11 +264,32 @@ class Session:
             return self.settings.liveness
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
-            row = cursor.fetchone()
-        return "lock" if row and row[0] == connection.get_backend_pid() else "lease"
+            (pid,) = cursor.fetchone() or (None,)
+        return "lock" if pid == connection.get_backend_pid() else "lease"
+
+    def _log_connection(self, connection: Connection) -> None:
+        where = fields(dispatcher=self._me, database=connection.info.dbname, hosts=self._hosts)
+        if self._connected_before:
+            _log.info("connection reopened", extra=where)
+        else:
+            _log.debug("connected", extra=where)
+        self._connected_before = True
+        if self.question:
+            _log.warning("ledger elsewhere", extra=fields(environment=self.environment, question=self.question))
+        else:
+            _log.debug("ledger found", extra=fields(environment=self.environment))
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._registered = False
+
+    # Being a dispatcher: the session lock or the lease by which others see that it lives.
 
     def _register(self, connection: Connection) -> None:
-        if self._locked:
+        """Become a dispatcher on this connection, or be the same one as on the last."""
+        if self._registered:
             return
         if self.question:
             raise ConfigurationError(self.question)
@@ -281,25 +300,40 @@ class Session:
                 demand_rights(connection, self.settings, self._layout)
             if self._me is None:
                 cursor.execute(ledger_sql.NEXT_DISPATCHER)
-                self._me = int((cursor.fetchone() or (0,))[0])
+                (self._me,) = cursor.fetchone() or (0,)
             if self._liveness == "lock":
                 self._lock(cursor)
             cursor.execute(ledger_sql.REGISTER, self._mine())
             cursor.execute(ledger_sql.BURY, self._mine())
-        self._locked = True
+        self._registered = True
+        _log.debug("registered", extra=fields(dispatcher=self._me, actor=self._actor, liveness=self._liveness))
         if self._liveness == "lock":
-            self._seen()
+            self._put_off_heartbeat()
 
     def _lock(self, cursor: Cursor) -> None:
         cursor.execute(ledger_sql.LOCK_DISPATCHER, self._mine())
-        if not (cursor.fetchone() or (False,))[0]:
-            # Nobody else has our number, so it is our lost connection, of whose loss the server has not heard.
+        (locked,) = cursor.fetchone() or (False,)
+        if not locked:
+            # No other dispatcher has this number. It is the connection that we lost, and the server does not know yet.
             cursor.execute(ledger_sql.END_FORMER_SESSION, self._mine())
+            _log.info("former session ended", extra=fields(dispatcher=self._me))
             message = f"the database still holds the lock of our lost connection (dispatcher {self._me})"
             raise ControlPlaneUnavailable(message)
 
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
-        self._locked = False
+    def _outlast(self, seconds: float) -> None:
+        """Where this dispatcher lives by a lease, let the lease outlast something that takes so long."""
+        needed = seconds + _BESIDE_THE_LONGEST_SECONDS
+        lasts = not seconds or needed <= self.settings.lease_seconds
+        if self._me is None or self._liveness == "lock" or lasts:
+            return
+        mine = self._mine() | {"lease": needed}
+        self._retry(lambda: self._transact(lambda cursor: cursor.execute(ledger_sql.HEARTBEAT, mine)))
+
+    def _put_off_heartbeat(self) -> None:
+        pause = _LONGEST_UNSEEN_SECONDS if self._liveness == "lock" else self.settings.lease_seconds / 4
+        self._next_heartbeat = time.monotonic() + pause
+
+    def _mine(self) -> dict[str, Any]:
+        """The parameters of the statements about this dispatcher's own row."""
+        lease = self.settings.lease_seconds
+        return {**self.names, "actor": self._actor, "liveness": self._liveness, "lease": lease, "hosts": self._hosts}

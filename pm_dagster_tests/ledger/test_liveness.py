@@ -192,7 +192,7 @@ def test_a_sign_of_life_that_does_not_get_through_stops_nothing(
     entry = claim_one(control)
     with closing(psycopg2.connect(world.url)) as owner, owner.cursor() as cursor:
         cursor.execute("LOCK process_manager.dispatcher IN ACCESS EXCLUSIVE MODE")
-        control._session._patience = 0.2
+        control._session._longest = 0.2
         control.heartbeat()
     assert [found.entry_id for found in control.resume([entry.entry_id])] == [entry.entry_id]
 
