@@ -53,10 +53,16 @@ class ServerUser:
         if self.uid is None:
             return command
         switch = ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
-        if not (_open_to_all(folder) and _open_to_all(Path(command[0]))):
+        if self.closed_folder(folder, Path(command[0])) is not None:
             # A checkout in /root: pass through closed folders by capability rather than open them to everybody.
             switch += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
         return [*switch, "--", *command]
+
+    def closed_folder(self, *paths: Path) -> Path | None:
+        """The first folder on the way to one of these that this user may not enter as any other user."""
+        if self.uid is None:
+            return None
+        return next((closed for closed in map(_closed_on_the_way, paths) if closed is not None), None)
 
     def make_private_folder(self, folder: Path) -> None:
         """Make `folder`, mode 0700, owned by this user; fine if it is there already.
@@ -84,17 +90,23 @@ class ServerUser:
             os.chown(path, self.uid, self.gid)
 
 
-def _open_to_all(folder: Path) -> bool:
-    """Whether any user may get as far as `folder`."""
-    absolute = folder.absolute()
-    # The folder itself is the server's own; only the way there matters.
-    return all(each.stat().st_mode & stat.S_IXOTH for each in absolute.parents if each.exists())
+def _closed_on_the_way(path: Path) -> Path | None:
+    """The first folder on the way to `path` that other users may not enter, None when any user gets there.
+
+    `path` itself is the server's own; only the way there matters. A link is followed as well: a program of the wheel
+    may be one into the cache of an installer.
+    """
+    ways = (path.absolute(), path.resolve())
+    folders = [folder for way in ways for folder in reversed(way.parents) if folder.exists()]
+    return next((folder for folder in folders if not folder.stat().st_mode & stat.S_IXOTH), None)
 
 
 TIMEOUT_S = 60
 
 # The oldest server in the wheel: SQL that works here also works on what control planes run today.
 _INSTALLATION = "pginstall"
+#: What initdb, pg_ctl or setpriv say where the capability to pass through closed folders is not given to them.
+_NOT_LET_IN = ("Permission denied", "Operation not permitted", "could not access")
 
 
 class EmbeddedPostgresError(ProcessManagerError):
@@ -115,8 +127,20 @@ def run_program(program: str, *arguments: str, folder: Path) -> None:
     """
     done = _completed(program, *arguments, folder=folder)
     if done.returncode != 0:
+        _demand_a_way_in(program, folder, done.stderr + done.stdout)
         said = "\n".join(part.strip() for part in (done.stderr, done.stdout, _last_words(folder)) if part.strip())
         raise EmbeddedPostgresError(f"{program} of the embedded Postgres failed on {folder}:\n{said}")
+
+
+def _demand_a_way_in(program: str, folder: Path, said: str) -> None:
+    """Raise EmbeddedPostgresError with the folder that is closed, if that may be why a program was refused."""
+    closed = ServerUser.current().closed_folder(folder, _binary(program))
+    if closed is not None and any(words in said for words in _NOT_LET_IN):
+        raise EmbeddedPostgresError(
+            f"The embedded Postgres cannot work in {folder}: Postgres refuses to run as root, so it runs as the user"
+            f" nobody, and other users may not enter {closed}. Let them (chmod o+x {closed}), choose another folder"
+            f" (such as one in /var/tmp), or start it as a user who is not root.\n{program} said: {said.strip()}"
+        )
 
 
 def server_runs(data_dir: Path) -> bool:
@@ -329,8 +353,15 @@ class EmbeddedPostgres:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep a second process from initialising or starting the same folder meanwhile."""
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        with self.data_dir.with_name(f".{self.data_dir.name}.lock").open("w") as handle:
+        try:
+            self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+            handle = self.data_dir.with_name(f".{self.data_dir.name}.lock").open("w")
+        except PermissionError as error:
+            raise EmbeddedPostgresError(
+                f"The embedded Postgres cannot write in {self.data_dir.parent} ({error.strerror}): choose another"
+                " folder or let this user write there."
+            ) from None
+        with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 

@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,41 @@ def test_a_failed_start_says_why(tmp_path: Path) -> None:
         conf.write("no_such_setting = 1\n")
     with pytest.raises(EmbeddedPostgresError, match="no_such_setting"):
         server.start()
+
+
+_START = """
+import sys
+from pm_dagster.sandbox.postgres import EmbeddedPostgres
+EmbeddedPostgres(sys.argv[1], durable=False).start()
+"""
+
+
+def _started_by_a_root_that_is_bound(folder: Path) -> str:
+    """What is said to a root who may not pass through the closed folders of others, as in a locked-down container."""
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    done = subprocess.run(
+        [*bound, sys.executable, "-c", _START, str(folder)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode != 0
+    return done.stderr.partition("EmbeddedPostgresError: ")[2]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only as root does the server run as another user")
+def test_a_folder_that_the_user_of_the_server_cannot_enter_is_named(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    said = _started_by_a_root_that_is_bound(closed / "pg")
+    outermost = next(each for each in reversed((closed / "pg").parents) if not each.stat().st_mode & stat.S_IXOTH)
+    assert f"other users may not enter {outermost}. Let them (chmod o+x {outermost})" in said
+    assert not (closed / "pg").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir(mode=0o755)
+    os.chown(others, 65534, 65534)
+    assert f"cannot write in {others}" in _started_by_a_root_that_is_bound(others / "pg")
 
 
 def test_the_control_schema_shows_what_waits(database_url: str) -> None:
