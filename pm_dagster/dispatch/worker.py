@@ -276,11 +276,20 @@ class Worker:
         return self._sent
 
     def send(self, works: Sequence[Work], *, prepare_only: bool = False) -> Sent:
-        """Take each row to its outcome; with ``prepare_only``, only up to the point of starting something.
+        """Take each row to its outcome.
 
-        Raises AuthenticationFailed, WorkspaceUnavailable, Defect or AllStartsRefused when going on is pointless, and
-        ControlPlaneUnavailable when the database stays away; what was learned until then is recorded as far as the
-        database allows.
+        Args:
+            works: The rows, each with its first call.
+            prepare_only: Stops before each call that starts something; those rows are in ``prepared``.
+
+        Returns:
+            What came of each row. Rows for which the time was too short, or that a stop request left, are in ``left``.
+
+        Raises:
+            AuthenticationFailed, WorkspaceUnavailable, Defect, AllStartsRefused: Going on is pointless.
+            ControlPlaneUnavailable: The database stays away.
+
+        Whatever it raises, what was learned until then is recorded as far as the database allows; ``sent`` has it.
         """
         self._breaker.begin()
         for work in works:
@@ -294,7 +303,13 @@ class Worker:
             raise
         finally:
             pool.shutdown(wait=True)
-        self._sent.left += [w.entry for w in self._queue if w.entry.entry_id not in self._sent.outcomes]
+        unsent = [work for work in self._queue if work.entry.entry_id not in self._sent.outcomes]
+        self._sent.left += [work.entry for work in unsent]
+        if self._failure is None and unsent:
+            reason = "stop requested" if self._stop.is_set() else "deadline"
+            _log.info("sending ended early", extra=fields(reason=reason, left=len(unsent)))
+            for work in unsent:
+                _log.debug("row not sent", extra=_about(work))
         if self._failure is not None:
             _log.warning("sending stopped", extra=fields(error=type(self._failure).__name__, left=len(self._sent.left)))
             raise self._failure

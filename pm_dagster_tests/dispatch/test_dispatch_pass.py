@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 
 import pytest
 
+from pm_dagster.config.masking import MASK, register_secret
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import Call, Entry, EntryState, KnownRun, Outcome, RowOutcome
@@ -640,6 +641,52 @@ def test_an_outage_that_stops_the_sending_is_logged(stage: Stage, caplog: pytest
     assert "single call" in names
     assert names[-1] == "sending stopped"
     assert _events(caplog)["sending stopped"]["error"] == "WorkspaceUnavailable"
+
+
+@pytest.mark.parametrize("reason", ["stop requested", "deadline"])
+def test_a_pass_that_ends_early_is_logged_with_what_it_leaves(
+    stage: Stage, caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="pm_dagster.dispatch")
+    clock = _Clock()
+    stage.database.add(1)
+    dispatch = stage.dispatch(stop=clock, clock=clock)
+    entries = dispatch.claim(dispatch.read()).new
+    if reason == "deadline":
+        clock.now += SETTINGS.deadline_seconds
+    else:
+        clock.set()
+    assert dispatch.send(entries).left == entries
+    ended = [record for record in caplog.records if record.message == "sending ended early"]
+    assert [(record.levelname, vars(record)["fields"]) for record in ended] == [("INFO", {"reason": reason, "left": 1})]
+    assert _events(caplog)["row not sent"] == {"run_id": 1, "entry": entries[0].entry_id, "call": "run-now"}
+
+
+def test_answers_that_cannot_be_recorded_when_the_sending_is_broken_off_are_logged_without_secrets(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="pm_dagster.dispatch")
+    register_secret("made-up-secret")
+    stage.database.add(1)
+
+    stage.runs = slow = Slow()
+
+    class BrokenOff(InMemoryControlPlane):
+        def heartbeat(self) -> None:
+            assert slow.under_way.wait(20)
+            slow.go_on.set()
+            raise KeyboardInterrupt
+
+        def record(self, changes: Sequence[Change]) -> set[int]:
+            raise ControlPlaneUnavailable(f"no connection for made-up-secret: {len(changes)}")
+
+    dispatch = Dispatch(BrokenOff(stage.database, SETTINGS), slow, SETTINGS)
+    entries = dispatch.claim(dispatch.read()).new
+    with pytest.raises(KeyboardInterrupt):
+        dispatch.send(entries)
+    events = _events(caplog)
+    assert events["sending broken off"] == {"in_flight": 1}
+    assert events["answers not recorded"] == {"entries": 1, "error": f"no connection for {MASK}: 1"}
 
 
 def test_claimed_entries_are_read_again_only_after_they_were_sent(stage: Stage) -> None:
