@@ -67,10 +67,28 @@ class EntryState(StrEnum):
 class Entry:
     """One row of the ledger that this dispatcher owns, as last written: a waiting job and its generation.
 
-    ``sent_repair_id`` is the latest repair id that the recorded repair intent named; ``fresh_run`` is true when a
-    repair row is served by a new run because there is nothing left to repair. ``ambiguous`` is true once an answer of
-    this generation was lost, so that a call may have taken effect unseen. ``earlier_run_ids`` are the runs of the row's
-    earlier generations.
+    Attributes:
+        entry_id: The ledger's id of the entry.
+        run_id: The control plane's id of the row.
+        generation: How often the row was taken up, from 1.
+        branch: What the row needs.
+        state: Where the entry stands.
+        job_id: The Databricks job; 0 when none can be read.
+        previous_run_id: The Databricks run to repair; None for a new run.
+        parameters: The job parameters.
+        idempotency_token: The token of its run-now; empty when nothing is ever sent.
+        fresh_run: Whether a repair row is served by a new run, because there is nothing left to repair.
+        sent_repair_id: The latest repair id that the recorded repair intent named.
+        attempts: How many attempts are used up.
+        rescued: Whether a dead dispatcher left it.
+        waiting: Whether the control table still says WAITING, as of the claim.
+        ambiguous: Whether an answer of this generation was lost, so that a call may have taken effect unseen.
+        intent_at: When its first intent was committed.
+        earlier_run_ids: The Databricks runs of the row's earlier generations.
+        reason: Why an entry that comes back DEFERRED from its claim is not started.
+        correction: How the row's owner corrected it since this was sent, for people; empty while it says the same.
+        asks: What the row asks for now, where it was corrected to something that can be read.
+        note: What became of the generation before, where the row was corrected in between.
     """
 
     entry_id: int
@@ -86,18 +104,13 @@ class Entry:
     sent_repair_id: int | None = None
     attempts: int = 0
     rescued: bool = False
-    #: Whether the control table still says WAITING, as of the claim.
     waiting: bool = True
     ambiguous: bool = False
     intent_at: datetime | None = None
     earlier_run_ids: tuple[int, ...] = ()
-    #: Why an entry that comes back DEFERRED from its claim is not started.
     reason: str = ""
-    #: How the row's owner corrected it since this was sent, for people; empty while it says the same.
     correction: str = ""
-    #: What the row asks for now, where it was corrected to something that can be read.
     asks: WaitingJob | None = None
-    #: What became of the generation before, where the row was corrected in between.
     note: str = ""
 
     @property
@@ -349,12 +362,17 @@ _CALL_OF: dict[type, Call] = {
 
 @dataclass
 class Work:
-    """One row on its way: the entry as last known and the call to make next.
+    """One row in the worker's memory: its entry and the call to make next.
 
-    ``unanswered`` counts, per call, the tries without a usable answer; ``refusals``, per call, the clean refusals.
-    ``refused`` has the newest of these. ``probing`` is true while it is called alone, to find out about all calls.
-    ``seen`` is the run as it was last looked up, ``restarts`` counts how often the row was corrected in this dispatch
-    before anything was sent.
+    Attributes:
+        entry: The entry as last known.
+        step: The call to make next.
+        unanswered: By call, how many tries had no usable answer.
+        refusals: By call, how many tries were cleanly refused.
+        refused: By call, the newest refusal.
+        probing: Whether its call goes out alone, to find out whether the workspace takes calls at all.
+        seen: The run as it was last looked up.
+        restarts: How often the row was corrected in this dispatch before anything was sent.
     """
 
     entry: Entry
@@ -384,9 +402,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one HTTP attempt brought: a value or an error, and how long it took in seconds.
+    """What one HTTP attempt brought.
 
-    The value is the run's or repair's id, the snapshot of a run, or the ids of the runs that a search found.
+    Attributes:
+        value: The run's or repair's id, the snapshot of a run, or the ids of the runs that a search found.
+        error: What it failed with; None for a good answer.
+        seconds: How long it took.
     """
 
     value: object
@@ -396,7 +417,20 @@ class Answer:
 
 @dataclass(frozen=True)
 class RowOutcome:
-    """The outcome of one row: what happened, why, and the run and repair that now stand for it."""
+    """How one row leaves the dispatch: a decision, beside the entry that it is about.
+
+    Attributes:
+        entry: The entry as it was when that was decided.
+        outcome: How it leaves.
+        reason: Why, for people.
+        run_id: The Databricks run that stands for the row.
+        repair_id: The repair of that run that stands for the row.
+        succeeded: Whether that run has succeeded already.
+        defer_seconds: For how long the row is left alone.
+        counts_as_attempt: Whether one of its attempts is used up.
+        rule: The rule that makes a refusal final.
+        superseded: Whether the row was corrected, so that the control table is not written.
+    """
 
     entry: Entry
     outcome: Outcome

@@ -112,9 +112,12 @@ class Outage(StrEnum):
 class Facts:
     """What the dispatch has seen beside the row that is decided.
 
-    ``throttle_pause`` are the seconds that the rate limiter now keeps the call's endpoint waiting, ``seconds_left``
-    those until the deadline. ``proven`` is true when the same refusal of the same job was found to be the row's fault.
-    ``known`` is what the ledger knows of each run that was found, the newest first.
+    Attributes:
+        throttle_pause: Seconds that the rate limiter now keeps the call's endpoint waiting.
+        seconds_left: Seconds until the deadline.
+        outage: What the circuit breaker says of the workspace.
+        proven: Whether the same refusal of the same job was found to be the row's fault.
+        known: What the ledger knows of each run that was found, by run id, the newest first.
     """
 
     throttle_pause: float = 0.0
@@ -128,8 +131,12 @@ class Facts:
 class Witnesses:
     """What the calls of other rows say about refusals that no later answer has decided.
 
-    ``started`` and ``read`` are the jobs of which a start, or a reading, went well; ``refused_rows`` counts the rows
-    refused in a row since, ``refused_jobs`` are their jobs. ``all_refused`` when the workspace refuses all calls.
+    Attributes:
+        all_refused: Whether the workspace refuses all calls.
+        started: The jobs of which a start succeeded.
+        read: The jobs of which a look-up succeeded.
+        refused_rows: How many rows were refused since a call last succeeded.
+        refused_jobs: The jobs of these rows.
     """
 
     all_refused: bool = False

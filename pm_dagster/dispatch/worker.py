@@ -76,9 +76,15 @@ _UNUSUAL = (Outcome.DEFERRED, Outcome.QUARANTINED, Outcome.WITHDRAWN)
 
 @dataclass
 class Sent:
-    """The result of one stretch of sending: outcomes by entry id, what is prepared, what was left for later.
+    """The result of one stretch of sending.
 
-    ``followed`` are the new generations of rows that were corrected, claimed under way.
+    Attributes:
+        outcomes: How rows left, by entry id.
+        prepared: Rows whose next call starts something, where that is another step's.
+        followed: The new generations of rows that were corrected, claimed on the way.
+        left: Entries for which the time was too short, or that a stop request left.
+        calls: Calls to the Jobs API.
+        api_seconds: Their duration, summed over all calls.
     """
 
     outcomes: dict[int, RowOutcome] = field(default_factory=dict)

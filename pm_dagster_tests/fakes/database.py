@@ -1,4 +1,4 @@
-"""What several dispatchers in memory share: the control table and the ledger. Keep out: the rules of the port."""
+"""What dispatchers in memory share: the control table and the ledger. ``control_plane`` has the port's rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each step writes into one record of the ledger. Keep out: whether the step is allowed."""
+"""What each step writes into one record of the ledger. Whether the step is allowed is the control plane's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The harness of the fakes: fast, and with a time of its own.
 
-Put here: the model's harness over ``pm_dagster_tests.fakes``. Keep out: rules of the real services that the fakes' own
-contract suites can hold.
+It adds no rule of the real services: what the fakes must do like them is in the contract suites.
 """
 
 from __future__ import annotations

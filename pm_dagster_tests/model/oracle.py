@@ -1,7 +1,7 @@
 """What must hold after each step, read off the control table's history, the workspace's effects and the ledger.
 
-Put here: the invariants, by their numbers in the design. Keep out: anything of the product that decides: no rule of
-``pm_dagster.dispatch.rules`` may be used to judge it.
+The invariants, by their numbers in the design. No rule of ``pm_dagster.dispatch.rules`` may be used here: the product
+must not judge itself.
 """
 
 from __future__ import annotations

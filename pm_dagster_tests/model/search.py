@@ -1,6 +1,6 @@
 """Running the machine: how many examples, how long, and with which chance.
 
-Put here: the settings of hypothesis, in one place. Keep out: the steps, and which harness they are taken in.
+The settings of hypothesis, in one place; the steps are in ``machine``.
 """
 
 from __future__ import annotations

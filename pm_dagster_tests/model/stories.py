@@ -1,7 +1,6 @@
 """Short ways through the machine, each of which leads past one rule of the database's side of a dispatch.
 
-Put here: which steps in which order. Keep out: which rule is taken out (``variants``), and what must hold (``oracle``):
-a story says nothing of how it ends.
+A story says nothing of how it ends: ``variants`` takes a rule out, and ``oracle`` says what must hold.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the machine found, each as the shortest story that shows it.
 
-Put here: one plain test for each hole that was found and closed. Keep out: what no machine found.
+One plain test for each hole that the machine found and that is closed.
 """
 
 from __future__ import annotations

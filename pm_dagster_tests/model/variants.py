@@ -1,7 +1,7 @@
 """Broken dispatches: each is the real one with a single rule taken out, and each breaks an invariant.
 
-Put here: what is taken out of the product's code or statements, as a substitution in the tests' process; never of the
-tests' own. Keep out: the steps that show it.
+A rule is taken out of the product's code or statements, by a substitution in the tests' process; never out of the
+tests' own code. ``stories`` has the steps that show it.
 """
 
 from __future__ import annotations
