@@ -23,7 +23,7 @@ from pm_dagster.ledger.migrate import initialise
 from pm_dagster.ledger.schema import LEDGER_SCHEMA
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.docs import ROOT, log_events
+from pm_dagster_tests.docs import ROOT, imports, log_events
 from pm_dagster_tests.docs.json_objects import keys_of_commands
 
 REFERENCE = ROOT / "docs" / "reference"
@@ -183,6 +183,11 @@ def decisions(folder: Path = ROOT / "docs" / "adr") -> str:
     return _table(["decision", "status", "date"], rows)
 
 
+def layout() -> str:
+    """One row for each package: what it imports."""
+    return _table(["package", "imports"], imports.table())
+
+
 #: What is generated from the code alone, by the name of its page.
 PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
@@ -190,6 +195,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "errors": error_tree,
     "events": lambda: events(_page("events")),
     "decisions": decisions,
+    "layout": layout,
 }
 
 
@@ -199,7 +205,10 @@ def part_of(page: str, name: str) -> str:
 
 
 #: Where a part stands that is on no page of the reference with its name.
-_ELSEWHERE = {"decisions": ROOT / "docs" / "adr" / "index.md"}
+_ELSEWHERE = {
+    "decisions": ROOT / "docs" / "adr" / "index.md",
+    "layout": ROOT / "docs" / "explanation" / "layout.md",
+}
 
 
 def path_of(name: str) -> Path:
@@ -223,6 +232,7 @@ def main() -> None:
     """Write all of it."""
     for name, made in PARTS.items():
         _write(name, made())
+    imports.PICTURE.write_text(imports.picture(), encoding="utf-8")
     schema = files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text()
     with tempfile.TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder) / "pg", durable=False) as server:
         urls = [server.create_database(name) for name in ("ledger", "json")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ from pm_dagster.cli.app import _group
 from pm_dagster.config.settings import SETTINGS
 from pm_dagster.sandbox.seed import CASES
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.docs import ROOT, generate
+from pm_dagster_tests.docs import ROOT, generate, imports
 from pm_dagster_tests.docs.json_objects import keys_of_commands
 
 #: The proof is written by `make chaos`, and CHANGELOG tells of names that were.
@@ -22,7 +23,6 @@ TEXTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted(each for each in (ROOT / "docs").rglob("*.md") if each.name != "proof.md"),
 ]
-every_text = pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 #: Where a path in a text may begin.
 _BASES = (ROOT, ROOT / "pm_dagster", ROOT / "pm_dagster_tests")
 _PATH = r"`([\w./-]+(?:/|\.(?:py|sql|yaml|yml|toml|md|jsonl|lock|svg)))`"
@@ -42,6 +42,10 @@ def _code(text: str) -> list[str]:
 def test_what_comes_from_the_code_is_current(name: str) -> None:
     page = generate.path_of(name).read_text(encoding="utf-8")
     assert generate.part_of(page, name) == generate.PARTS[name](), generate.HOW_TO_WRITE
+
+
+def test_the_picture_of_the_imports_is_current() -> None:
+    assert imports.PICTURE.read_text(encoding="utf-8") == imports.picture(), generate.HOW_TO_WRITE
 
 
 def test_the_tables_of_the_ledger_are_current_and_every_column_is_explained(database_url: str) -> None:
@@ -94,61 +98,100 @@ def test_every_folder_of_tests_and_every_target_that_runs_them_is_on_their_page(
     assert [name for name in targets if f"| `make {name}` |" not in page] == []
 
 
-@every_text
-def test_every_make_target_it_names_exists(path: Path) -> None:
+def _in_every_text(wrong: Callable[[Path, str], Collection[object]]) -> dict[str, list[object]]:
+    """What is wrong in each text, by its path; all texts in one test, because sixty of each took longer to begin."""
+    assert len(TEXTS) > 1
+    found = {str(path.relative_to(ROOT)): list(wrong(path, path.read_text(encoding="utf-8"))) for path in TEXTS}
+    return {name: items for name, items in found.items() if items}
+
+
+def test_every_make_target_that_a_text_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"(?m)(?:`|^)make ([a-z-]+)", path.read_text(encoding="utf-8"))) <= targets
+    assert _in_every_text(lambda _, text: set(re.findall(r"(?m)(?:`|^)make ([a-z-]+)", text)) - targets) == {}
 
 
-@every_text
-def test_every_file_it_links_to_exists(path: Path) -> None:
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
-    assert [link for link in links if not (path.parent / link).exists()] == []
+def test_every_file_that_a_text_links_to_exists() -> None:
+    def missing(path: Path, text: str) -> list[str]:
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+        return [link for link in links if not (path.parent / link).exists()]
+
+    assert _in_every_text(missing) == {}
 
 
-@every_text
-def test_every_path_it_names_exists(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    named = {each for each in re.findall(_PATH, text) if "/" in each}
-    missing = [
-        each
-        for each in named
-        if not each.startswith(_MADE_LATER) and not any((base / each).exists() for base in (*_BASES, path.parent))
-    ]
-    assert missing == []
+def test_every_path_that_a_text_names_exists() -> None:
+    def missing(path: Path, text: str) -> list[str]:
+        return [
+            each
+            for each in set(re.findall(_PATH, text))
+            if "/" in each
+            and not each.startswith(_MADE_LATER)
+            and not any((base / each).exists() for base in (*_BASES, path.parent))
+        ]
+
+    assert _in_every_text(missing) == {}
 
 
-@every_text
-def test_every_command_of_pm_it_names_exists_with_its_options(path: Path) -> None:
-    for line in _code(path.read_text(encoding="utf-8")):
-        found = re.match(r"(?:\.venv/bin/)?pm ([a-z].*|--.*)$", line.split(" #")[0].strip())
-        if not found:
-            continue
-        command: click.Command = _group
-        for word in shlex.split(found[1]):
-            options = {name for each in command.params for name in each.opts} | {"--help"}
-            if word.startswith("--"):
-                assert word.split("=")[0] in options, line
-            elif isinstance(command, click.Group) and word != "...":
-                below = command.get_command(click.Context(command), word)
-                assert below is not None, line
-                command = below
+def _said_of_files(text: str) -> list[tuple[str, str]]:
+    """Such as "`Outcome` of `pm_dagster/dispatch/model.py`"."""
+    return re.findall(r"`([\w.]+)`(?:, `[\w.]+` or `[\w.]+`)? (?:of|in) `(pm_dagster[\w/]*\.py)`", text)
 
 
-@every_text
-def test_every_variable_it_names_is_one(path: Path) -> None:
+def test_every_name_that_a_text_says_a_file_has_is_there() -> None:
+    def is_there(name: str, file: Path) -> bool:
+        return file.exists() and bool(re.search(rf"\b{name.rpartition('.')[2]}\b", file.read_text(encoding="utf-8")))
+
+    def missing(_: Path, text: str) -> list[tuple[str, str]]:
+        return [(name, file) for name, file in _said_of_files(text) if not is_there(name, ROOT / file)]
+
+    assert _in_every_text(missing) == {}
+    for page in ("change-it.md", "add-a-call.md"):
+        assert len(_said_of_files((ROOT / "docs" / "how-to" / page).read_text(encoding="utf-8"))) > 1
+
+
+def test_every_command_of_pm_that_a_text_names_exists_with_its_options() -> None:
+    assert _in_every_text(lambda _, text: [line for line in _code(text) if not _is_command(line)]) == {}
+
+
+def _is_command(line: str) -> bool:
+    """Whether a line is no command of pm, or one that there is."""
+    found = re.match(r"(?:\.venv/bin/)?pm ([a-z].*|--.*)$", line.split(" #", maxsplit=1)[0].strip())
+    command: click.Command = _group
+    for word in shlex.split(found[1]) if found else ():
+        options = {name for each in command.params for name in each.opts} | {"--help"}
+        if word.startswith("--"):
+            if word.split("=")[0] not in options:
+                return False
+        elif isinstance(command, click.Group) and word != "...":
+            below = command.get_command(click.Context(command), word)
+            if below is None:
+                return False
+            command = below
+    return True
+
+
+def test_a_command_that_is_not_there_is_seen() -> None:
+    assert not _is_command("pm dispatsh")
+    assert not _is_command("pm dispatch --limits 1")
+    assert _is_command("pm dispatch --limit 1")
+
+
+def test_every_variable_that_a_text_names_is_one() -> None:
     known = {variable for variable, _, _ in SETTINGS} | _OTHER_VARIABLES
-    named = set(re.findall(r"`(PM_[A-Z_]+[A-Z])(?:=[^`]*)?`", path.read_text(encoding="utf-8")))
-    assert named <= known
+    assert _in_every_text(lambda _, text: set(re.findall(r"`(PM_[A-Z_]+[A-Z])(?:=[^`]*)?`", text)) - known) == {}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "adr").glob("0*.md")), ids=lambda path: path.name)
-def test_every_decision_has_its_parts_and_a_measurement(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert re.findall(r"(?m)^## (.*)$", text) == ["Context", "Decision", "Measurement"]
-    assert text.startswith(f"# {int(path.name[:4])}. ")
-    measured = text.partition("## Measurement\n\n")[2].strip()
-    assert re.search(r"\d|Before, |None (is|was) possible|None in |a committed table was lost", measured), measured
+def test_every_decision_has_its_parts_and_a_measurement() -> None:
+    said = r"\d|Before, |None (is|was) possible|None in |a committed table was lost"
+
+    def wrong(path: Path, text: str) -> list[str]:
+        if path.parent.name != "adr" or path.name == "index.md":
+            return []
+        parts = re.findall(r"(?m)^## (.*)$", text) == ["Context", "Decision", "Measurement"]
+        numbered = text.startswith(f"# {int(path.name[:4])}. ")
+        measured = re.search(said, text.partition("## Measurement\n\n")[2])
+        return [] if parts and numbered and measured else ["its parts, its number or its measurement"]
+
+    assert _in_every_text(wrong) == {}
 
 
 def test_the_readme_is_for_somebody_in_a_hurry() -> None:
