@@ -162,7 +162,8 @@ def _is_command(line: str) -> bool:
             if word.split("=")[0] not in options:
                 return False
         elif isinstance(command, click.Group) and word != "...":
-            below = command.get_command(click.Context(command), word)
+            context = click.Context(command)
+            below = command.get_command(context, word) if word in command.list_commands(context) else None
             if below is None:
                 return False
             command = below
