@@ -1,6 +1,6 @@
 """Where the ledger was made, where it is now, and the answers to it having changed places.
 
-Put here: reading both from the database, and writing an answer. Keep out: how they compare (``core.whereabouts``).
+How two places compare is decided in ``dispatch.ledger_location``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812 the driver's class has a lower-case name
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
+from psycopg2.extras import RealDictCursor
 
 from pm_dagster.dispatch.ledger_location import Answer, Place, answered_already, difference, normalised_hosts
 from pm_dagster.ledger.schema import LEDGER_SCHEMA
@@ -99,13 +100,12 @@ def answer(connection: Connection, given: Answer) -> bool:
 
 
 def _made(connection: Connection) -> Place | None:
-    with connection.cursor() as cursor:
+    with connection.cursor(cursor_factory=RealDictCursor) as cursor:
         cursor.execute(_MADE)
         row = cursor.fetchone()
     if row is None:
         return None
-    database, hosts, system, timeline = row
-    return Place(database, tuple(hosts or ()), system, timeline)
+    return Place(row["made_database"], tuple(row["made_hosts"] or ()), row["made_system"], row["made_timeline"])
 
 
 def _known_hosts(connection: Connection, now: Place) -> list[str]:

@@ -1,7 +1,4 @@
-"""The demo: rows of every kind, one Dagster run, and what became of each row.
-
-Put here: seeding, running and comparing. Keep out: printing.
-"""
+"""The demo: rows of every kind, one Dagster run, and what became of each row."""
 
 from __future__ import annotations
 

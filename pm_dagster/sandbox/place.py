@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pm_dagster.sandbox.workspace import LocalWorkspace
 
 _FILE = "running.json"
-_PATIENCE_SECONDS = 5.0
+_ANSWER_SECONDS = 5.0
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def _variables(workspace: LocalWorkspace, database_url: str) -> dict[str, str]:
 def _answers(host: str, token: str) -> bool:
     """Whether it is our workspace that answers: a killed one's port may be somebody else's by now."""
     address = urlsplit(host)
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=_PATIENCE_SECONDS)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=_ANSWER_SECONDS)
     try:
         connection.request("GET", "/api/2.0/preview/scim/v2/Me", headers={"Authorization": f"Bearer {token}"})
         return connection.getresponse().status == http.HTTPStatus.OK

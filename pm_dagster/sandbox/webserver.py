@@ -3,7 +3,7 @@
 dagster-webserver (1.13) carries out whatever comes: mutations by GET, for any Host and Origin. So a page on the
 internet that the developer has open could start runs here.
 
-Put here: which requests may pass. Keep out: the server and its options, which are Dagster's own.
+This module decides which requests pass; the server and its options are Dagster's own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The local workspace as a process of its own: ``python -m pm_dagster.sandbox.workspace``.
 
-Put here: arguments and environment. Keep out: everything else. Give the token by PM_SANDBOX_TOKEN rather than as an
+Give the token by PM_SANDBOX_TOKEN rather than as an
 argument, which other users of the machine can read.
 """
 

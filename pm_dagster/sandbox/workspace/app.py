@@ -1,7 +1,4 @@
-"""The ASGI application: which path leads to which handler.
-
-Put here: routes. Keep out: the handlers, the control calls, the page.
-"""
+"""The ASGI application: which path leads to which handler."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A request as the API's handlers see it, and how its fields are read with the refusals of the service.
-
-Put here: reading query and body. Keep out: sockets, headers, tokens.
-"""
+"""A request as the API's handlers see it, and how its fields are read with the refusals of the service."""
 
 from __future__ import annotations
 

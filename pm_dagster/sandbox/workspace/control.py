@@ -1,6 +1,6 @@
 """The calls that steer the sandbox itself, under /sandbox: GET reads, POST changes, both behind the same token.
 
-Put here: JSON to method calls. Keep out: what they do. A wrong field is a 400 that says so.
+A wrong field is a 400 that names it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The refusals of the Jobs API, as one exception that carries what goes over the wire.
 
-Put here: the error and the few wordings that several calls share. Keep out: when to refuse.
+The few wordings that several calls share are here too.
 """
 
 from __future__ import annotations

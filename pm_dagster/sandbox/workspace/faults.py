@@ -1,6 +1,6 @@
 """Rules for what goes wrong on purpose: at which endpoint, before or after the effect, how, and how often.
 
-Put here: the rules and which one fires. Keep out: carrying a fault out (``answers.py``).
+``answers.py`` carries a fault out.
 """
 
 from __future__ import annotations

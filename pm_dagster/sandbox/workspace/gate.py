@@ -1,7 +1,4 @@
-"""What every API request passes, in this order: token, limit, fault before, handler, state file, fault after, log.
-
-Put here: that order. Keep out: what the calls do, and how a fault looks on the wire (``answers.py``).
-"""
+"""What every API request passes, in this order: token, limit, fault before, handler, state file, fault after, log."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The calls on jobs: create, get, list, update, reset, delete.
-
-Put here: request in, reply out. Keep out: runs (``runs_api.py``) and transport.
-"""
+"""The calls on jobs: create, get, list, update, reset, delete."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Requests per second and endpoint, as token buckets that answer 429. Off until a rate is set.
-
-Put here: the buckets and the documented figures. Keep out: who asks and the shape of the answer.
-"""
+"""Requests per second and endpoint, as token buckets that answer 429. Off until a rate is set."""
 
 from __future__ import annotations
 

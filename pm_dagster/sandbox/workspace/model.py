@@ -1,7 +1,6 @@
 """What the workspace remembers: jobs, runs, their attempts and task runs, as plain data that turns into JSON and back.
 
-Put here: fields and what can be read off them. Keep out: transitions (``lifecycle.py``) and wire shapes (``views.py``).
-Times are epoch seconds; 0 means not yet.
+Transitions are in ``lifecycle.py``, wire shapes in ``views.py``. Times are epoch seconds; 0 means not yet.
 """
 
 from __future__ import annotations

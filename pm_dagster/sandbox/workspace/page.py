@@ -1,6 +1,6 @@
 """The pages for people: what jobs there are, how their runs went, which repairs they had.
 
-Put here: HTML from the state. Keep out: anything that changes something; every value is escaped.
+The pages only read, and every value is escaped.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What was asked of the workspace, in order of arrival, so that a test can say "exactly one took effect".
 
-Put here: entries, what they show of a request, and questions about them. Keep out: secrets; of a token only a hash is
-kept, of a secret's or a file's body only its size.
+No secret is kept: of a token only a hash, of a secret's or a file's body only its size.
 """
 
 from __future__ import annotations

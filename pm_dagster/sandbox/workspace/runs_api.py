@@ -1,6 +1,6 @@
 """The calls on runs: run-now, repair, get, list, cancel, delete, get-output.
 
-Put here: request in, reply out. Keep out: jobs (``jobs_api.py``), the rules of a repair (``attempts.py``), transport.
+When a run may be repaired is in ``attempts.py``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which run of a job may start, and the agenda of transitions that are due.
+"""Which run of a job may start, and the queue of transitions that are due.
 
-Put here: places, queues and the order of events. Keep out: what a transition does (``lifecycle.py``) and locking: the
-state calls this under its lock. Nothing ticks; whoever looks at the state first brings it up to now.
+What a transition does is in ``lifecycle.py``. The state calls this module under its lock. There is no clock thread:
+whoever looks at the state brings it up to now first.
 """
 
 from __future__ import annotations

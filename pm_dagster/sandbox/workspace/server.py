@@ -1,6 +1,6 @@
 """``LocalWorkspace``: the application on a loopback port, in a thread of this process.
 
-Put here: starting, stopping, the socket. Keep out: routes and behaviour. The separate process is ``__main__.py``.
+``__main__.py`` is the same as a process of its own.
 """
 
 from __future__ import annotations

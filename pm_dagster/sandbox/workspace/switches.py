@@ -1,6 +1,6 @@
 """What nobody has established about the real service, as switches: each can be had either way.
 
-Put here: the switch, its description, its choices. Keep out: the behaviour itself. The default is the likelier way.
+The default is the likelier way.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Goes through the tasks of runs, a thread for each run that executes.
 
-Put here: the order of tasks, time limits, stopping, and what a program's end means for its task. Keep out: which run
-may start (``scheduler.py``) and what happens to the state (``lifecycle.py``): a run's thread reports each change to the
-state, which makes it under its own lock.
+The order of tasks, time limits, stopping, and what a program's end means for its task. A run's thread reports each
+change to the state, which makes it under its own lock. ``scheduler.py`` decides which run may start.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Executes one Python file as Databricks executes that of a ``spark_python_task``; run by path.
 
-Put here: what happens inside the task's own process. Keep out: everything but the standard library; nothing of ours may
-be imported before the file imports it. What a cluster is taken to do and a plain ``python file.py`` does not (nobody
-has asked one; each point is the stricter way, so that a file which passes here has the better chance there):
+This happens inside the task's own process. Import nothing but the standard library here: nothing of ours may be
+imported before the file imports it.
+
+What a cluster is taken to do and a plain ``python file.py`` does not (nobody has asked one; each point is the stricter
+way, so that a file which passes here has the better chance there):
 
 * The text is compiled and executed in a ``__main__`` that has no ``__file__``.
 * The file's folder is the working directory (Databricks Runtime 14 and later) and comes first in ``sys.path``.

@@ -1,7 +1,6 @@
 """What the programs wrote, a file for each task run.
 
-Put here: keeping, cutting and reading output. Keep out: who writes it and where it is shown. It may hold secrets that a
-program printed, so only the owner can read it.
+Output may hold secrets that a program printed, so only the owner can read it.
 """
 
 from __future__ import annotations

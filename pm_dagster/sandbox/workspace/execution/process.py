@@ -1,6 +1,6 @@
 """One program as a process group of its own: started, followed to its end, ended before that when asked.
 
-Put here: the process, its private folder, its pipes. Keep out: what its end means for the task (``executor.py``).
+``executor.py`` decides what its end means for the task.
 """
 
 from __future__ import annotations
