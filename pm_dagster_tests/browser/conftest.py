@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page, ViewportSize, expect, sync_playwr
 
 from pm_dagster.sandbox.place import Place
 from pm_dagster.sandbox.processes import Children, answers, free_port
-from pm_dagster_tests.cli.world import JOB, UNKNOWN_JOB, World
+from pm_dagster_tests.cli.shell import JOB, UNKNOWN_JOB, Shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ class Site:
     """The UI's address, and the control table and workspace behind it."""
 
     url: str
-    world: World
+    world: Shell
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +59,7 @@ def site(clean_environment: None) -> Iterator[Site]:  # noqa: ARG001 it goes fir
         (place := Place(Path(folder))).opened() as sandbox,
         Children(sandbox.environment, place.logs) as children,
     ):
-        world = World(sandbox.settings.postgres_url, sandbox.workspace)
+        world = Shell(sandbox.settings.postgres_url, sandbox.workspace)
         _fill(world)
         _without_welcome(place.dagster_home / "dagster.yaml")
         port = free_port(0)
@@ -72,7 +72,7 @@ def site(clean_environment: None) -> Iterator[Site]:  # noqa: ARG001 it goes fir
         yield Site(f"http://127.0.0.1:{port}", world)
 
 
-def _fill(world: World) -> None:
+def _fill(world: Shell) -> None:
     world.workspace.state.add_job("ingest_files", job_id=JOB, seconds=600.0, max_concurrent_runs=1000)
     world.add(5)
     world.add_repairs(2)

@@ -22,7 +22,7 @@ from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.finishing import assert_clean, finish
 from pm_dagster_tests.chaos.world import ChaosWorld, Moment, chaos_world
-from pm_dagster_tests.cli.world import JOB, World
+from pm_dagster_tests.cli.shell import JOB, Shell
 from pm_dagster_tests.ledger.world import eventually
 
 
@@ -55,7 +55,7 @@ def workspace() -> Iterator[LocalWorkspace]:
 @pytest.mark.slow
 def test_a_standby_until_it_is_promoted(tmp_path: Path, workspace: LocalWorkspace) -> None:
     with EmbeddedPostgres(tmp_path / "a", durable=False) as primary:
-        world = World(_with_control_table(primary), workspace)
+        world = Shell(_with_control_table(primary), workspace)
         world.add(3)
         host, port = (str(parse_dsn(primary.url)[part]) for part in ("host", "port"))
         arguments = ("-D", str(tmp_path / "b"), "-h", host, "-p", port, "-U", "postgres", "-R", "--no-sync", "-cfast")
@@ -65,19 +65,19 @@ def test_a_standby_until_it_is_promoted(tmp_path: Path, workspace: LocalWorkspac
         run_program("pg_basebackup", *arguments, folder=tmp_path)
         (tmp_path / "b" / ".s.PGSQL.5432.lock").unlink()
         with EmbeddedPostgres(tmp_path / "b", durable=False) as standby:
-            beside = World(standby.database_url("own"), workspace)
+            beside = Shell(standby.database_url("own"), workspace)
             _says_why_and_sends_nothing(beside, "it is a standby: name the primary")
             assert beside.json("status")["backlog"]["ready"] == 3, "reading goes on"
             both = make_dsn(
                 f"host={parse_dsn(standby.url)['host']},{host} port=5432,5432 dbname=own user=postgres",
                 target_session_attrs="read-write",
             )
-            assert World(both, workspace).pm("dispatch").returncode == 0
+            assert Shell(both, workspace).pm("dispatch").returncode == 0
             assert world.statuses() == {"SCHEDULED": 3}
             world.add(1)
             eventually(lambda: sum(beside.statuses().values()) == 4, "the standby has the row")
             primary.stop("immediate")
-            refused = World(make_dsn(beside.database_url, target_session_attrs="read-write"), workspace).pm("dispatch")
+            refused = Shell(make_dsn(beside.database_url, target_session_attrs="read-write"), workspace).pm("dispatch")
             assert refused.returncode == 1
             assert "no database server is as target_session_attrs (targetServerType) asks" in refused.stderr
             run_program("pg_ctl", "-D", str(tmp_path / "b"), "-w", "promote", folder=tmp_path / "b")
@@ -87,7 +87,7 @@ def test_a_standby_until_it_is_promoted(tmp_path: Path, workspace: LocalWorkspac
     assert sorted(world.runs_per_row()) == [1, 1, 1, 1]
 
 
-def _says_why_and_sends_nothing(world: World, why: str) -> None:
+def _says_why_and_sends_nothing(world: Shell, why: str) -> None:
     checks = {check["check"]: check for check in world.json_and_code(1, "doctor")["checks"]}
     assert not checks["writes"]["ok"]
     assert why in checks["writes"]["found"]
@@ -110,7 +110,7 @@ def _says_why_and_sends_nothing(world: World, why: str) -> None:
     ],
 )
 def test_a_setting_of_the_owner(chaos_database: str, workspace: LocalWorkspace, statement: str, whose: str) -> None:
-    world = World(chaos_database, workspace)
+    world = Shell(chaos_database, workspace)
     world.add(3)
     name = sql.Identifier(str(parse_dsn(chaos_database)["dbname"]))
     with closing(psycopg2.connect(chaos_database)) as connection, connection, connection.cursor() as cursor:
@@ -119,8 +119,8 @@ def test_a_setting_of_the_owner(chaos_database: str, workspace: LocalWorkspace, 
 
 
 def test_a_setting_of_the_connection(chaos_database: str, workspace: LocalWorkspace) -> None:
-    World(chaos_database, workspace).add(3)
-    world = World(make_dsn(chaos_database, options="-c default_transaction_read_only=on"), workspace)
+    Shell(chaos_database, workspace).add(3)
+    world = Shell(make_dsn(chaos_database, options="-c default_transaction_read_only=on"), workspace)
     _says_why_and_sends_nothing(world, "a setting of the connection")
 
 

@@ -1,1 +1,1 @@
-"""Tests of the command pm, as processes of their own against a real database and a local workspace."""
+"""Tests of the command `pm` against a real database and a local workspace, in the tests' process where they can be."""

@@ -1,4 +1,4 @@
-"""A world for each test: ledger in place, one job in the workspace, nothing waiting."""
+"""`pm` for each test: the ledger is made, the workspace has one job, nothing waits."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.cli.world import JOB, World
+from pm_dagster_tests.cli.shell import JOB, Shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def bare_world(database_url: str, workspace: LocalWorkspace) -> World:
-    """A world without a ledger."""
-    return World(database_url, workspace)
+def bare_shell(database_url: str, workspace: LocalWorkspace) -> Shell:
+    """`pm` before `pm init`."""
+    return Shell(database_url, workspace)
 
 
 @pytest.fixture
-def world(ledger_url: str, workspace: LocalWorkspace) -> World:
-    """A world in which a dispatch can work."""
-    return World(ledger_url, workspace)
+def shell(ledger_url: str, workspace: LocalWorkspace) -> Shell:
+    """`pm` after `pm init`."""
+    return Shell(ledger_url, workspace)
 
 
 @pytest.fixture

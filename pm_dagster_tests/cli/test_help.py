@@ -17,7 +17,7 @@ from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 
 if TYPE_CHECKING:
-    from pm_dagster_tests.cli.world import World
+    from pm_dagster_tests.cli.shell import Shell
 
 _EXIT_CODES = Path(__file__).parents[2] / "docs" / "reference" / "exit-codes.md"
 
@@ -104,14 +104,14 @@ def test_durations() -> None:
     ]
 
 
-def test_a_dispatch_that_finds_only_rows_of_another_says_so(world: World) -> None:
+def test_a_dispatch_that_finds_only_rows_of_another_says_so(shell: Shell) -> None:
     """It is not that nothing waits."""
-    world.add(3)
-    other = PostgresControlPlane(Settings(postgres_url=world.database_url), "another dispatch")
+    shell.add(3)
+    other = PostgresControlPlane(Settings(postgres_url=shell.database_url), "another dispatch")
     try:
         other.claim(sort_rows(other.waiting(2))[0])
-        world.sql("UPDATE mm_run_plc SET run_sttus_name = 'HELD' WHERE run_id = 3")
-        said = world.pm("dispatch").stdout
+        shell.sql("UPDATE mm_run_plc SET run_sttus_name = 'HELD' WHERE run_id = 3")
+        said = shell.pm("dispatch").stdout
     finally:
         other.end()
     assert said.splitlines() == [
@@ -119,19 +119,19 @@ def test_a_dispatch_that_finds_only_rows_of_another_says_so(world: World) -> Non
         "0 rows of public.mm_run_wait_vw can be dispatched now.",
         "  2 in a dispatch that is running",
     ]
-    world.json("dispatch")
-    assert world.pm("dispatch").stdout == "Nothing waits in public.mm_run_wait_vw.\n"
+    shell.json("dispatch")
+    assert shell.pm("dispatch").stdout == "Nothing waits in public.mm_run_wait_vw.\n"
 
 
-def test_rows_in_doubt_are_told_by_status_and_plan(world: World) -> None:
-    world.add(1)
-    world.workspace.faults.add("run-now", "status", status=503, when="after", count=1)
-    failed = world.pm("dispatch", PM_CALL_TRIES="1", PM_SETTLE_SECONDS="0")
+def test_rows_in_doubt_are_told_by_status_and_plan(shell: Shell) -> None:
+    shell.add(1)
+    shell.workspace.faults.add("run-now", "status", status=503, when="after", count=1)
+    failed = shell.pm("dispatch", PM_CALL_TRIES="1", PM_SETTLE_SECONDS="0")
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("pm: the workspace answers HTTP 503")
     assert last.endswith("; try again, `pm doctor` shows what is down")
     left = "1 left by a dispatcher that ended; a dispatch first finds out what their calls did"
-    assert left in world.pm("status").stdout
-    plan = world.pm("plan").stdout.splitlines()
+    assert left in shell.pm("status").stdout
+    plan = shell.pm("plan").stdout.splitlines()
     assert plan == [f"1 row {left[2:]}.", "No other row can be dispatched now."]

@@ -9,7 +9,7 @@ import pytest
 from pm_dagster.cli.explain import why
 from pm_dagster.config.settings import Settings
 from pm_dagster.text import clause, counted, sentence
-from pm_dagster_tests.cli.world import UNKNOWN_JOB, World
+from pm_dagster_tests.cli.shell import UNKNOWN_JOB, Shell
 
 _REASONS = [
     "Job 7 does not exist.",
@@ -69,16 +69,16 @@ def test_every_story_ends_once(reason: str | None) -> None:
         assert "None" not in said
 
 
-def test_what_a_workspace_ends_with_a_full_stop_is_told_with_one(world: World) -> None:
-    (refused,) = world.add(job_id=UNKNOWN_JOB)
-    (gone,) = world.add(run=4711)
-    world.json("dispatch")
+def test_what_a_workspace_ends_with_a_full_stop_is_told_with_one(shell: Shell) -> None:
+    (refused,) = shell.add(job_id=UNKNOWN_JOB)
+    (gone,) = shell.add(run=4711)
+    shell.json("dispatch")
     for row in (refused, gone):
-        said = world.json("explain", str(row))["why"]
+        said = shell.json("explain", str(row))["why"]
         assert "does not exist" in said
         assert not _BAD.search(said), said
-    assert "1 row would go back" in world.pm("redrive", "--dry-run", str(refused)).stdout
-    assert "1 of " in (doctor := world.pm("doctor").stdout) or "checks are green" in doctor
+    assert "1 row would go back" in shell.pm("redrive", "--dry-run", str(refused)).stdout
+    assert "1 of " in (doctor := shell.pm("doctor").stdout) or "checks are green" in doctor
 
 
 def test_the_parts() -> None:

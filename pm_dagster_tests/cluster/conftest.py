@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.cli.world import JOB
+from pm_dagster_tests.cli.shell import JOB
 from pm_dagster_tests.cluster.program import ClusterProgram
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from pm_dagster.cluster import entry
 from pm_dagster.dispatch.report import report_in
 from pm_dagster_tests import in_process
-from pm_dagster_tests.cli.world import World
+from pm_dagster_tests.cli.shell import Shell
 
 ENTRY = Path(__file__).parents[2] / "pm_dagster" / "cluster" / "process_manager.py"
 UNPACED = {"PM_RATE_RUN_NOW": "0", "PM_RATE_REPAIR": "0", "PM_RATE_GET_RUN": "0"}
@@ -23,7 +23,7 @@ _EVENT = re.compile(r"\S+Z (INFO|WARNING) [a-z]")
 
 
 @dataclass
-class ClusterProgram(World):
+class ClusterProgram(Shell):
     """``python`` and ``entry`` say with which interpreter which copy of the file runs."""
 
     python: str = sys.executable

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster_tests.cli.world import UNKNOWN_JOB
+from pm_dagster_tests.cli.shell import UNKNOWN_JOB
 from pm_dagster_tests.cluster.program import ENTRY, UNPACED, ClusterProgram, numbers_of
 from pm_dagster_tests.ledger.world import eventually
 

@@ -13,7 +13,7 @@ from openpyxl import load_workbook
 
 from pm_dagster.cluster.report_file import ReportFile
 from pm_dagster.dispatch.report import Report
-from pm_dagster_tests.cli.world import JOB, UNKNOWN_JOB
+from pm_dagster_tests.cli.shell import JOB, UNKNOWN_JOB
 from pm_dagster_tests.cluster.program import ClusterProgram, failure_line, numbers_of
 from pm_dagster_tests.ledger.world import eventually
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from pm_dagster.config.settings import Settings
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.cli.world import JOB, UNKNOWN_JOB, World
+from pm_dagster_tests.cli.shell import JOB, UNKNOWN_JOB, Shell
 
 #: Objects whose keys are data: columns of the owner's table, and ids of rows.
 _KEYED_BY_DATA = {"control_table", "left_alone", "parameters"}
@@ -40,7 +40,7 @@ WHERE table_schema = 'process_manager' AND is_nullable = 'YES'
 def keys_of_commands(database_url: str, workspace: LocalWorkspace) -> dict[str, dict[str, str]]:
     """By command, the type of each key of its object; ``observed`` has the arguments."""
     found = observed(database_url, workspace)
-    nullable = set(World(database_url, workspace).sql(_NULLABLE))
+    nullable = set(Shell(database_url, workspace).sql(_NULLABLE))
     return {name: _with_nulls(paths(objects), nullable) for name, objects in found.items()}
 
 
@@ -62,7 +62,7 @@ def observed(database_url: str, workspace: LocalWorkspace) -> dict[str, list[obj
         workspace: A workspace without jobs.
     """
     workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
-    bare = World(database_url, workspace)
+    bare = Shell(database_url, workspace)
     found: dict[str, list[object]] = {"pm init": [bare.json("init")]}
     initialise(Settings(postgres_url=database_url))
     found["pm init"].append(bare.json("init"))

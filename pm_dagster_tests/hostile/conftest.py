@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.cli.world import World
+from pm_dagster_tests.cli.shell import Shell
 from pm_dagster_tests.hostile.raw_server import RawServer, raw_server
 from pm_dagster_tests.hostile.world import JOB, HostileWorld
 
@@ -24,11 +24,11 @@ def world(ledger_url: str) -> Iterator[HostileWorld]:
 
 
 @pytest.fixture
-def shell(ledger_url: str) -> Iterator[World]:
+def shell(ledger_url: str) -> Iterator[Shell]:
     """A world for the command."""
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=None, max_concurrent_runs=10_000)
-        yield World(ledger_url, workspace)
+        yield Shell(ledger_url, workspace)
 
 
 @pytest.fixture(scope="module")

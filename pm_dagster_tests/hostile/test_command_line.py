@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster_tests.cli.world import World
+from pm_dagster_tests.cli.shell import Shell
 
 PM = [sys.executable, "-m", "pm_dagster.cli"]
 NASTY = "\x1b[31m\x1b]8;;http://x\x07[red]x[/nope] :smile: \x9b2J \u202e納品 🚚\r\nSCHEDULED"
@@ -29,7 +29,7 @@ main()
 """
 
 
-def _refused(shell: World) -> int:
+def _refused(shell: Shell) -> int:
     """A row that holds hostile text and was refused with more of it."""
     (row,) = shell.add()
     shell.sql("UPDATE mm_run_plc SET file_name = %s", (NASTY,))
@@ -44,7 +44,7 @@ def _harmless(text: str) -> None:
     assert "Traceback" not in text
 
 
-def test_no_command_lets_a_text_move_the_terminal(shell: World) -> None:
+def test_no_command_lets_a_text_move_the_terminal(shell: Shell) -> None:
     row = _refused(shell)
     for command in (["status"], ["explain", str(row)], ["plan"], ["doctor"], ["redrive", str(row)], ["dispatch"]):
         done = shell.pm(*command)
@@ -55,7 +55,7 @@ def test_no_command_lets_a_text_move_the_terminal(shell: World) -> None:
     assert ":smile:" in shown
 
 
-def test_json_holds_the_same_text_in_escapes(shell: World) -> None:
+def test_json_holds_the_same_text_in_escapes(shell: Shell) -> None:
     row = _refused(shell)
     for more in ({}, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}):
         done = shell.pm("explain", str(row), "--json", **more)
@@ -73,14 +73,14 @@ _SURROUNDINGS: list[dict[str, str]] = [
 ]
 
 
-def test_surroundings_that_are_no_terminal(shell: World) -> None:
+def test_surroundings_that_are_no_terminal(shell: Shell) -> None:
     row = _refused(shell)
     for surroundings in _SURROUNDINGS:
         done = shell.pm("explain", str(row), **surroundings)
         assert (done.returncode, done.stderr) == (0, ""), surroundings
 
 
-def test_a_working_directory_that_is_gone_or_not_ours(shell: World, tmp_path: Path) -> None:
+def test_a_working_directory_that_is_gone_or_not_ours(shell: Shell, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     for arguments in (["status"], ["dispatch"]):
@@ -101,14 +101,14 @@ def test_a_working_directory_that_is_gone_or_not_ours(shell: World, tmp_path: Pa
         ("nonsense", ">&- 2>&-", 2),
     ],
 )
-def test_streams_that_are_closed(shell: World, arguments: str, redirection: str, code: int) -> None:
+def test_streams_that_are_closed(shell: Shell, arguments: str, redirection: str, code: int) -> None:
     line = f"exec {' '.join(PM)} {arguments} {redirection}"
     done = subprocess.run(["sh", "-c", line], env=shell.environment(), capture_output=True, text=True, check=False)  # noqa: S607 any sh
     assert (done.returncode, done.stderr) == (code, "")
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["--help"]])
-def test_a_reader_that_hangs_up(shell: World, arguments: list[str]) -> None:
+def test_a_reader_that_hangs_up(shell: Shell, arguments: list[str]) -> None:
     shell.add()
     reading, writing = os.pipe()
     os.close(reading)
@@ -120,7 +120,7 @@ def test_a_reader_that_hangs_up(shell: World, arguments: list[str]) -> None:
     assert (process.returncode, err) == (1, b"")
 
 
-def test_a_disk_that_is_full(shell: World) -> None:
+def test_a_disk_that_is_full(shell: Shell) -> None:
     with Path("/dev/full").open("w") as full:
         for arguments in (["status"], ["status", "--json"]):
             done = subprocess.run([*PM, *arguments], env=shell.environment(), stdout=full, stderr=-1, check=False)
@@ -194,7 +194,7 @@ def test_numbers_beyond_what_can_be_meant_are_wrong_usage(arguments: list[str], 
 
 
 @pytest.mark.parametrize("run_id", ["9223372036854775807", "-9223372036854775808", "0"])
-def test_a_row_of_any_number_can_be_asked_for(shell: World, run_id: str) -> None:
+def test_a_row_of_any_number_can_be_asked_for(shell: Shell, run_id: str) -> None:
     for command in ("explain", "redrive"):
         done = shell.pm(command, "--", run_id)
         assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)

@@ -9,7 +9,7 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from pm_dagster.errors import ConfigurationError
-from pm_dagster_tests.cli.world import World
+from pm_dagster_tests.cli.shell import Shell
 from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
 
 _TRIGGER = """
@@ -112,7 +112,7 @@ def test_what_cannot_be_closed_is_not_started_and_doctor_says_so_before(world: H
 
 
 def _doctor(world: HostileWorld) -> list[dict[str, Any]]:
-    shell = World(world.database_url, world.workspace)
+    shell = Shell(world.database_url, world.workspace)
     found: list[dict[str, Any]] = json.loads(shell.pm("doctor", "--json").stdout)["checks"]
     return found
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pm_dagster_tests.cli.world import World
+from pm_dagster_tests.cli.shell import Shell
 from pm_dagster_tests.ledger.world import eventually
 
 
@@ -39,7 +39,7 @@ def _silent() -> Iterator[tuple[int, threading.Event]]:
 
 
 @pytest.mark.parametrize("waits_for", ["database", "secret"])
-def test_ctrl_c_before_the_pass_ends_it_at_once_and_without_a_word(shell: World, waits_for: str) -> None:
+def test_ctrl_c_before_the_pass_ends_it_at_once_and_without_a_word(shell: Shell, waits_for: str) -> None:
     shell.add()
     with _silent() as (port, came):
         silent = {
@@ -56,7 +56,7 @@ def test_ctrl_c_before_the_pass_ends_it_at_once_and_without_a_word(shell: World,
     assert (process.returncode, out, err) == (-signal.SIGINT, "", "")
 
 
-def test_a_second_ctrl_c_ends_the_pass_at_once_and_loses_nothing(shell: World) -> None:
+def test_a_second_ctrl_c_ends_the_pass_at_once_and_loses_nothing(shell: Shell) -> None:
     shell.add(3)
     shell.workspace.faults.add("run-now", "hang", when="after", seconds=50, count=2)
     with shell.start("dispatch", PM_CONCURRENCY="2") as process:

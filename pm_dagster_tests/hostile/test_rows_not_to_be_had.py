@@ -13,7 +13,7 @@ from pm_dagster.dispatch.ports import Backlog
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.ledger.control_plane import PostgresControlPlane
-from pm_dagster_tests.cli.world import World
+from pm_dagster_tests.cli.shell import Shell
 from pm_dagster_tests.hostile.world import JOB, HostileWorld
 
 _COLUMNS = "run_id, cntrt_id, file_name, wkf_job_id, wkf_job_run_id"
@@ -105,7 +105,7 @@ KINDS: dict[str, tuple[list[str], str]] = {
 }
 
 
-def _limited(world: HostileWorld | World) -> str:
+def _limited(world: HostileWorld | Shell) -> str:
     """The database's URL for a role that row security holds for."""
     for statement in (
         "DO $$ BEGIN CREATE ROLE limited; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
@@ -293,7 +293,7 @@ def test_rows_that_were_read_elsewhere_are_taken_up_to_the_limit(world: HostileW
 
 
 @pytest.fixture
-def stuck(shell: World) -> World:
+def stuck(shell: Shell) -> Shell:
     """One row that the view alone calls waiting, and a good one."""
     shell.sql(_LOOSE.format("upper(run_sttus_name) = 'WAITING'"))
     shell.add(2)
@@ -301,7 +301,7 @@ def stuck(shell: World) -> World:
     return shell
 
 
-def test_every_command_says_the_same(stuck: World) -> None:
+def test_every_command_says_the_same(stuck: Shell) -> None:
     status = stuck.json("status")
     assert (status["backlog"]["ready"], status["backlog"]["untakeable"]) == (1, 1)
     assert [row["run_id"] for row in status["untakeable"]] == [1]
@@ -321,7 +321,7 @@ def test_every_command_says_the_same(stuck: World) -> None:
     assert stuck.statuses() == {"Waiting": 1, "SCHEDULED": 1}
 
 
-def test_every_command_says_the_same_of_row_security(shell: World) -> None:
+def test_every_command_says_the_same_of_row_security(shell: Shell) -> None:
     shell.add(2)
     shell.sql("ALTER TABLE mm_run_plc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     shell.sql("CREATE POLICY see ON mm_run_plc FOR SELECT USING (true)")
@@ -337,7 +337,7 @@ def test_every_command_says_the_same_of_row_security(shell: World) -> None:
     assert shell.json("dispatch", "--limit", "1")["scheduled"] == 1
 
 
-def test_a_locked_row_is_explained(shell: World) -> None:
+def test_a_locked_row_is_explained(shell: Shell) -> None:
     shell.add()
     world = HostileWorld(shell.database_url, shell.workspace)
     with _locked(world, [1]):
@@ -346,7 +346,7 @@ def test_a_locked_row_is_explained(shell: World) -> None:
     assert "locked" not in shell.json("explain", "1")["why"]
 
 
-def test_the_padding_of_a_status_is_no_other_status(shell: World) -> None:
+def test_the_padding_of_a_status_is_no_other_status(shell: Shell) -> None:
     shell.sql("DROP VIEW mm_run_wait_vw")
     shell.sql("DROP INDEX mm_run_plc_waiting_ix")
     shell.sql("ALTER TABLE mm_run_plc ALTER run_sttus_name TYPE char(20)")

@@ -1,6 +1,6 @@
 """A database of this test's own, a local workspace, and dispatches in this process between them.
 
-Put here: what several tests do. Keep out: expectations, and `pm` as a process (``cli.world``).
+Put here: what several tests do. Keep out: expectations, and `pm` as a process (``cli.shell``).
 """
 
 from __future__ import annotations

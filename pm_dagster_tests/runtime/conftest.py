@@ -16,7 +16,7 @@ from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.bundle.bundle_files import ROOT, synced_files
-from pm_dagster_tests.cli.world import JOB
+from pm_dagster_tests.cli.shell import JOB
 from pm_dagster_tests.runtime import jdbc_driver
 from pm_dagster_tests.runtime.place import PYTHON
 from pm_dagster_tests.runtime.program import RuntimeProgram

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pm_dagster_tests.cli.world import JOB
+from pm_dagster_tests.cli.shell import JOB
 from pm_dagster_tests.cluster.program import ClusterProgram
 from pm_dagster_tests.runtime.place import JAR, JAVA_HOME
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from openpyxl import load_workbook
 
-from pm_dagster_tests.cli.world import JOB
+from pm_dagster_tests.cli.shell import JOB
 from pm_dagster_tests.cluster.program import UNPACED, failure_line, numbers_of
 from pm_dagster_tests.runtime.program import RuntimeProgram
 

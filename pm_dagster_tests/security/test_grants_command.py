@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.cli.world import JOB, World
+from pm_dagster_tests.cli.shell import JOB, Shell
 
 ROLE = "a dispatcher's role"
 
@@ -14,7 +14,7 @@ ROLE = "a dispatcher's role"
 def test_what_is_printed_is_enough_for_every_command(ledger_url: str) -> None:
     with LocalWorkspace() as workspace:
         workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
-        world = World(ledger_url, workspace)
+        world = Shell(ledger_url, workspace)
         world.sql(f'CREATE ROLE "{ROLE}" LOGIN')
         try:
             _work_as_role(world)
@@ -23,7 +23,7 @@ def test_what_is_printed_is_enough_for_every_command(ledger_url: str) -> None:
             world.sql(f'DROP ROLE "{ROLE}"')
 
 
-def _work_as_role(world: World) -> None:
+def _work_as_role(world: Shell) -> None:
     before = world.pm("dispatch", PM_POSTGRES_USER=ROLE)
     assert (before.returncode, "lacks a privilege" in before.stderr) == (1, True), before.stderr
     printed = world.pm("grants", "--role", ROLE)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pm_dagster_tests.cli.world import JOB, UNKNOWN_JOB, World
+from pm_dagster_tests.cli.shell import JOB, UNKNOWN_JOB, Shell
 from pm_dagster_tests.cluster.program import UNPACED, ClusterProgram, failure_line
 from pm_dagster_tests.databricks.tiny_server import json_reply, tiny_server
 from pm_dagster_tests.versions.conftest import FORBIDDEN
@@ -26,9 +26,9 @@ def _status(program: ClusterProgram, row: int) -> str:
     return str(program.sql("SELECT run_sttus_name FROM mm_run_plc WHERE run_id = %s", (row,))[0][0])
 
 
-def _pm(program: ClusterProgram) -> World:
+def _pm(program: ClusterProgram) -> Shell:
     """`pm` on the same database and workspace."""
-    return World(program.database_url, program.workspace, program.settings)
+    return Shell(program.database_url, program.workspace, program.settings)
 
 
 def _message(program: ClusterProgram, row: int) -> str:

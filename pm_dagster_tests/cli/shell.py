@@ -1,7 +1,4 @@
-"""A control plane and a workspace for the tests of `pm`, and the command.
-
-Put here: what several tests do. Keep out: expectations.
-"""
+"""`pm` with a database and a workspace of the test's own, as somebody has it in a shell."""
 
 from __future__ import annotations
 
@@ -28,15 +25,21 @@ VALUES (7, 'WAITING', %s, %s, 'file.csv', now()) RETURNING run_id
 
 
 @dataclass
-class World:
-    """A test's own database and workspace."""
+class Shell:
+    """`pm` with a database and a workspace.
+
+    Attributes:
+        database_url: The database with the control table.
+        workspace: The local workspace.
+        settings: More variables of each call.
+    """
 
     database_url: str
     workspace: LocalWorkspace
     settings: dict[str, str] = field(default_factory=dict)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The variables for a process of this world."""
+        """The variables for a process."""
         return {
             **os.environ,
             "PM_POSTGRES_URL": self.database_url,
