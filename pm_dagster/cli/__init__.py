@@ -1,7 +1,8 @@
 """The command ``pm``: what a person on call types, and what runs a pass where there is no Dagster.
 
-Put here: options, output and exit codes. Keep out: decisions (``core``), SQL (``postgres``) and calls (``workspace``).
-Nothing heavy is imported before a command needs it, so that ``pm --help`` answers at once.
+One module a command, with its options, its columns and its texts. ``app`` is the program around them, ``connections``
+opens what a command needs, ``options`` and ``output`` have what several commands take and print. Nothing heavy is
+imported before a command needs it, so that ``pm --help`` answers at once.
 """
 
 from __future__ import annotations
