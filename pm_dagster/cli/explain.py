@@ -26,7 +26,7 @@ _FACT_COLUMNS: tuple[Column[tuple[str, object]], ...] = (
     Column("control table", lambda fact: fact[0]),
     Column("value", lambda fact: fact[1], folds=True),
 )
-_HELD = " Another session locks the row at this moment; a dispatch takes it once the lock is released."
+_HELD = " Another session has it locked at this moment; a dispatch takes it once the lock is released."
 
 
 @click.command("explain")
