@@ -12,6 +12,7 @@ anyway, as any transaction may fail. PM_REHEARSE=off spares a table whose trigge
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,15 +24,19 @@ from psycopg2 import errorcodes
 from psycopg2.extensions import connection as Connection  # noqa: N812 the driver's class has a lower-case name
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
+from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import Event
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.ledger import ledger_sql
-from pm_dagster.ledger.connection import LOCAL_TIMEOUTS, translate
+from pm_dagster.ledger.connection import LOCAL_TIMEOUTS, named_cursor, named_rows, translate
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster.ledger.layout import read_layout, statuses_refused
 from pm_dagster.ledger.ledger_sql import as_json, storable
+from pm_dagster.logs import fields
+
+_log = logging.getLogger(__name__)
 
 #: A lock that the owner's triggers wait for is looked for with short waits, and not for ever: so many find one row
 #: among a thousand, and more of them take 10 s. What is left then is put off untried.
@@ -54,6 +59,20 @@ _MESSAGE = "run {} was started"
 
 class TooSlow(Exception):
     """Several rows together took longer than they may. Nothing of the transaction may be kept."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """An entry that is to be closed, as ``TO_CLOSE`` gives it; ``is_news``: the row cannot know the run yet."""
+
+    entry_id: int
+    run_id: int
+    state: str
+    succeeded: bool
+    accepted_run_id: int | None
+    page_url: str | None
+    reason: str | None
+    is_news: bool
 
 
 @dataclass(frozen=True)
@@ -98,23 +117,30 @@ class Closing:
         self._alone = len(entry_ids) == 1
         if self._alone:
             self._limit = self._settings.row_seconds
-        due = self._run(ledger_sql.TO_CLOSE, entry_ids=list(entry_ids))
-        run_ids = [row[1] for row in due]
+        due = [Due(**row._asdict()) for row in self._run(ledger_sql.TO_CLOSE, entry_ids=list(entry_ids))]
+        run_ids = [entry.run_id for entry in due]
         found: dict[int, Seen] = {}
-        for run_id, status, waits, run in self._run(self._statements.lock_rows, run_ids=run_ids):
+        for row in self._run(self._statements.lock_rows, run_ids=run_ids):
             # Without a key a table can hold several rows of one id: the one that waits is meant.
-            if run_id not in found or waits:
-                found[run_id] = Seen(status, waits, run)
+            if row.run_id not in found or row.waits:
+                found[row.run_id] = Seen(row.status, row.waits, row.run)
         # Under the row locks: what the rows say now is what is written over, or left to the next generation.
-        corrected = self._corrected({row[0]: row[4] for row in due if row[1] in found and found[row[1]].waits})
-        due = [row for row in due if row[0] not in corrected]
-        existing = {run_id for (run_id,) in self._run(self._statements.existing, run_ids=run_ids)}
-        failed = self._write([self._row_write(row) for row in due if _to_write(row, found.get(row[1]))])
-        closable = [row for row in due if row[1] not in failed and _closable(row, found, existing)]
+        waiting = [entry for entry in due if entry.run_id in found and found[entry.run_id].waits]
+        corrected = self._corrected({entry.entry_id: entry.accepted_run_id for entry in waiting})
+        due = [entry for entry in due if entry.entry_id not in corrected]
+        existing = {row.run_id for row in self._run(self._statements.existing, run_ids=run_ids)}
+        failed = self._write([self._row_write(entry) for entry in due if _to_write(entry, found.get(entry.run_id))])
+        closable = [entry for entry in due if entry.run_id not in failed and _closable(entry, found, existing)]
         self._cursor.execute(LOCAL_TIMEOUTS)
-        self._run(ledger_sql.CLOSE_ENTRIES, entry_ids=[row[0] for row in closable])
-        self._put_off({row[0]: failed[row[1]] for row in due if row[1] in failed})
-        return [(row[0], self._closing_event(row, found)) for row in closable]
+        self._run(ledger_sql.CLOSE_ENTRIES, entry_ids=[entry.entry_id for entry in closable])
+        self._put_off([entry for entry in due if entry.run_id in failed], failed)
+        for entry in closable:
+            if entry.run_id in self._bare:
+                _log.info(
+                    "row closed without link and message",
+                    extra=fields(run_id=entry.run_id, entry=entry.entry_id, reason=scrubbed(self._bare[entry.run_id])),
+                )
+        return [(entry.entry_id, self._closing_event(entry, found)) for entry in closable]
 
     def rehearse(self, rows: Sequence[Mapping[str, Any]], limit: float, *, alone: bool = False) -> dict[int, str]:
         """Write the rows and undo it; gives, by run id, why one would not be closed.
@@ -127,9 +153,9 @@ class Closing:
         self._cursor.execute("ROLLBACK TO SAVEPOINT rehearsal")
         return failed
 
-    def _run(self, statement: Any, **names: object) -> list[tuple[Any, ...]]:  # noqa: ANN401 text or composed
+    def _run(self, statement: Any, **names: object) -> list[Any]:  # noqa: ANN401 text or composed
         self._cursor.execute(statement, {**self._names, **names})
-        return self._cursor.fetchall() if self._cursor.description is not None else []
+        return named_rows(self._cursor) if self._cursor.description is not None else []
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
         """Write the rows; gives, by run id, why one was not: all at once, and in halves where the table refuses."""
@@ -152,6 +178,7 @@ class Closing:
         if len(rows) == 1 or self._lock_waits > _MOST_LOCK_WAITS:
             why = f"{self._settings.control_table} does not take the row: {what}"
             return self._write_bare(rows, why) if len(rows) == 1 else {row["run_id"]: why for row in rows}
+        _log.info("batch of a closing halved", extra=fields(rows=len(rows), error=scrubbed(str(what))))
         half = len(rows) // 2
         return self._write(rows[:half]) | self._write(rows[half:])
 
@@ -187,36 +214,45 @@ class Closing:
         self._cursor.execute("RELEASE SAVEPOINT closing")
         table, status = self._settings.control_table, self._settings.status_waiting
         why = f"{table} still says {status} after the write: a trigger or rule of its owner keeps it so"
-        return {run_id: why for (run_id,) in waiting}
+        return {row.run_id: why for row in waiting}
 
-    def _put_off(self, failed: Mapping[int, str]) -> None:
-        rows = [{"entry_id": entry_id, "detail": storable(why)} for entry_id, why in failed.items()]
-        if rows:
-            pause = self._settings.settle_seconds + (self._limit * _SLOW_ROW_PAUSES if self._slow else 0.0)
-            self._run(ledger_sql.NOT_CLOSED, rows=as_json(self._cursor, rows), seconds=pause)
-
-    def _status_for(self, state: str, succeeded: bool) -> str:  # noqa: FBT001 as the ledger has it
-        if state == EntryState.QUARANTINED.value:
-            return self._settings.status_failed
-        return self._settings.status_succeeded if succeeded else self._settings.status_scheduled
-
-    def _row_write(self, row: tuple[Any, ...]) -> dict[str, Any]:
-        _, run_id, state, succeeded, databricks_run_id, url, reason, _ = row
-        status = self._status_for(state, succeeded)
-        return {"run_id": run_id, "status": status, "run": databricks_run_id, "url": url, "message": reason}
-
-    def _closing_event(self, row: tuple[Any, ...], found: Mapping[int, Seen]) -> Event:
-        seen = found.get(row[1])
-        if seen is not None and seen.waits and not _to_write(row, seen):
-            return Event(
-                "closed",
-                f"control table says {seen.status} with run {seen.run}: requested again, left for the next dispatch",
+    def _put_off(self, entries: Sequence[Due], failed: Mapping[int, str]) -> None:
+        """Leave the entries open for a while; ``failed`` says why, by run id."""
+        if not entries:
+            return
+        for entry in entries:
+            _log.warning(
+                "control table refuses a row",
+                extra=fields(run_id=entry.run_id, entry=entry.entry_id, reason=scrubbed(failed[entry.run_id])),
             )
-        if seen is not None and seen.waits:
-            without = f", without link and message: {self._bare[row[1]]}" if row[1] in self._bare else ""
-            written = f"control table set from {seen.status} to {self._status_for(row[2], row[3])}{without}"
-            return Event("closed", storable(written))
-        return Event("closed", f"control table already says {seen and seen.status}; not changed")
+        rows = [{"entry_id": entry.entry_id, "detail": storable(failed[entry.run_id])} for entry in entries]
+        pause = self._settings.settle_seconds + (self._limit * _SLOW_ROW_PAUSES if self._slow else 0.0)
+        self._run(ledger_sql.NOT_CLOSED, rows=as_json(self._cursor, rows), seconds=pause)
+
+    def _status_for(self, entry: Due) -> str:
+        if entry.state == EntryState.QUARANTINED.value:
+            return self._settings.status_failed
+        return self._settings.status_succeeded if entry.succeeded else self._settings.status_scheduled
+
+    def _row_write(self, entry: Due) -> dict[str, Any]:
+        return {
+            "run_id": entry.run_id,
+            "status": self._status_for(entry),
+            "run": entry.accepted_run_id,
+            "url": entry.page_url,
+            "message": entry.reason,
+        }
+
+    def _closing_event(self, entry: Due, found: Mapping[int, Seen]) -> Event:
+        seen = found.get(entry.run_id)
+        if seen is None or not seen.waits:
+            return Event("closed", f"control table already says {seen and seen.status}; not changed")
+        if not _to_write(entry, seen):
+            said = f"control table still says {seen.status} with run {seen.run}"
+            return Event("closed", f"{said}: requested again, left for the next dispatch")
+        without = f", without link and message: {self._bare[entry.run_id]}" if entry.run_id in self._bare else ""
+        written = f"control table set from {seen.status} to {self._status_for(entry)}{without}"
+        return Event("closed", storable(written))
 
 
 def _is_of_the_rows(error: psycopg2.Error, what: Exception) -> bool:
@@ -226,22 +262,21 @@ def _is_of_the_rows(error: psycopg2.Error, what: Exception) -> bool:
     return isinstance(what, ConfigurationError)
 
 
-def _to_write(row: tuple[Any, ...], seen: Seen | None) -> bool:
+def _to_write(entry: Due, seen: Seen | None) -> bool:
     """A row that waits is written, unless it names our run, of which only somebody who saw it can know.
 
     That one asks for what comes after it, such as its repair: the row is left to the next dispatch.
     """
     if seen is None or not seen.waits:
         return False
-    accepted, is_news = row[4], row[7]
-    return not (is_news and accepted is not None and seen.run == str(accepted))
+    return not (entry.is_news and entry.accepted_run_id is not None and seen.run == str(entry.accepted_run_id))
 
 
-def _closable(row: tuple[Any, ...], found: Mapping[int, Seen], existing: set[int]) -> bool:
+def _closable(entry: Due, found: Mapping[int, Seen], existing: set[int]) -> bool:
     """Rows locked by somebody else stay open; a refused row that the control table lacks stays refused."""
-    if row[1] in found:
+    if entry.run_id in found:
         return True
-    return row[1] not in existing and row[2] == EntryState.ACCEPTED.value
+    return entry.run_id not in existing and entry.state == EntryState.ACCEPTED.value
 
 
 def refused_rows(
@@ -287,9 +322,9 @@ def rehearse_all(connection: Connection, settings: Settings, run_ids: list[int])
     statements = ControlTableStatements(settings, layout)
     names = {"me": 0, "waiting": settings.status_waiting, "control_table": settings.control_table}
     tried: list[int] = []
-    with contextlib.closing(connection.cursor()) as cursor:
+    with contextlib.closing(named_cursor(connection)) as cursor:
         cursor.execute(statements.lock_waiting, {**names, "run_ids": run_ids})
-        tried = [run_id for (run_id,) in cursor.fetchall()]
+        tried = [row.run_id for row in named_rows(cursor)]
         for variable, status in () if wrong else _statuses(settings):
             failed = _failed(connection, cursor, statements, settings, names, tried, status)
             if failed:

@@ -18,6 +18,8 @@ from typing import Any
 import psycopg2
 from psycopg2 import _psycopg, errorcodes, extensions
 from psycopg2.extensions import connection as Connection  # noqa: N812 the driver's class has a lower-case name
+from psycopg2.extensions import cursor as Cursor  # noqa: N812
+from psycopg2.extras import NamedTupleCursor
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
@@ -110,6 +112,16 @@ def begin_again(connection: Connection) -> None:
     connection.rollback()
     with connection.cursor() as cursor:
         cursor.execute(LOCAL_TIMEOUTS)
+
+
+def named_cursor(connection: Connection) -> Cursor:
+    """A cursor whose rows have names; for statements whose columns are named by us, as not every name can be one."""
+    return connection.cursor(cursor_factory=NamedTupleCursor)
+
+
+def named_rows(cursor: Cursor) -> list[Any]:
+    """The rows of the last statement of a ``named_cursor``: each has the statement's column names as attributes."""
+    return cursor.fetchall()
 
 
 def watched(connection: Connection, seconds: float) -> AbstractContextManager[None]:

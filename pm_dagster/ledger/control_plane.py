@@ -1,10 +1,12 @@
 """The control table and the ledger as one dispatcher sees them: the ControlPlane port over Postgres.
 
-Put here: which statements make up each of the port's transactions. Keep out: the statements themselves.
+Each method of the port is one transaction of a ``Session``, made of the statements of ``control_table_sql`` and
+``ledger_sql``. A method that writes may be repeated by the session, and is still done once.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +15,7 @@ from typing import Any
 
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
+from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.in_doubt import is_in_doubt
 from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, idempotency_token
@@ -22,6 +25,7 @@ from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.ledger import ledger_sql
 from pm_dagster.ledger.closing import Closing, TooSlow, refused_rows, refused_sample
+from pm_dagster.ledger.connection import named_rows
 from pm_dagster.ledger.ledger_sql import (
     as_json,
     asked_of,
@@ -32,11 +36,15 @@ from pm_dagster.ledger.ledger_sql import (
     event_record,
     intent_event,
     intent_record,
+    known_run_of,
     refused_record,
     storable,
 )
 from pm_dagster.ledger.session import Session
 from pm_dagster.ledger.waiting_rows import Locks, UntakeableRows, read_current, read_next, read_waiting, reading_view
+from pm_dagster.logs import fields
+
+_log = logging.getLogger(__name__)
 
 #: Rows of a slow table are closed in transactions of about this length: short enough to keep what is done.
 _SECONDS_AT_ONCE = 5.0
@@ -75,21 +83,20 @@ class PostgresControlPlane:
         def work(cursor: Cursor) -> Backlog:
             with reading_view(cursor, self._settings):
                 cursor.execute(self._session.statements.backlog, self._names())
-            counts = cursor.fetchone() or (0, None, 0, 0, 0, 0, 0)
-            free, oldest, backing_off, quarantined, in_hand, orphans, stuck = counts
+            counts: Any = cursor.fetchone()
             locks = Locks(cursor, self._session.statements, self._settings, self._names())
-            hidden = locks.hidden(free)
-            locked = 0 if self._looks else locks.locked(free - hidden)
-            held = 0 if self._looks else locks.answers_locked(orphans)
-            age = None if oldest is None or free == hidden + locked else max(0.0, float(oldest))
+            hidden = locks.hidden(counts.free)
+            locked = 0 if self._looks else locks.locked(counts.free - hidden)
+            held = 0 if self._looks else locks.answers_locked(counts.left_behind)
+            none_left = counts.oldest is None or counts.free == hidden + locked
             return Backlog(
-                ready=free - hidden - locked + orphans - held,
-                oldest_seconds=age,
-                backing_off=backing_off,
-                quarantined=quarantined,
-                in_hand=in_hand,
-                extra={"unresolved": orphans},
-                untakeable=stuck + hidden,
+                ready=counts.free - hidden - locked + counts.left_behind - held,
+                oldest_seconds=None if none_left else max(0.0, float(counts.oldest)),
+                backing_off=counts.backing_off,
+                quarantined=counts.quarantined,
+                in_hand=counts.in_hand,
+                extra={"unresolved": counts.left_behind},
+                untakeable=counts.untakeable + hidden,
                 locked=locked + held,
                 question=self._session.question,
             )
@@ -116,7 +123,11 @@ class PostgresControlPlane:
             with reading_view(cursor, self._settings):
                 return rows.found(limit) if run_ids is None else rows.among(list(run_ids))[:limit]
 
-        return self._session.read(work)
+        found = self._session.read(work)
+        for row in found:
+            if not row.settled:
+                _log.info("row cannot be taken", extra=fields(run_id=row.run_id, reason=scrubbed(row.reason)))
+        return found
 
     def held(self, run_ids: Collection[int]) -> set[int]:
         """Those of the waiting rows that somebody else holds locked."""
@@ -142,6 +153,7 @@ class PostgresControlPlane:
             try:
                 return self._session.write(partial(self._claim, run_ids=run_ids), ("claim", run_ids))
             except TooSlow:
+                _log.warning("table too slow, one row rehearsed for all", extra=fields(rows=len(run_ids)))
                 self._slow_table = True
         longest = self._settings.row_seconds
         return self._session.write(partial(self._claim, run_ids=run_ids), ("claim", run_ids), longest=longest)
@@ -149,12 +161,12 @@ class PostgresControlPlane:
     def _claim(self, cursor: Cursor, run_ids: list[int]) -> list[Entry]:
         # The row lock orders us after any closing of the same row, whose commit we then see.
         cursor.execute(self._session.statements.lock_waiting, self._names(run_ids=run_ids))
-        locked = [run_id for (run_id,) in cursor.fetchall()]
+        locked = [row.run_id for row in named_rows(cursor)]
         # What was read may be hours old: a re-execution begins with what an earlier run read.
         versions = self._versions(cursor, locked)
         current, _ = self._current(cursor, locked)
         taken = self._take(cursor, [claimed_record(job, versions) for job in current])
-        self._tell(cursor, [(entry_id, Event("claimed")) for entry_id in taken])
+        self._add_events(cursor, [(entry_id, Event("claimed")) for entry_id in taken])
         entries = self._entries(cursor, taken)
         refused = self._rehearsed(cursor, entries)
         return [
@@ -166,7 +178,10 @@ class PostgresControlPlane:
 
     def _rehearsed(self, cursor: Cursor, entries: Sequence[Entry]) -> dict[int, str]:
         """Put off the rows whose closing the control table would refuse: what cannot be closed is not started."""
-        if not entries or not self._settings.rehearse:
+        if not entries:
+            return {}
+        if not self._settings.rehearse:
+            _log.info("rehearsal skipped", extra=fields(rows=len(entries)))
             return {}
         ask = refused_sample if self._slow_table else refused_rows
         runs = {entry.run_id: entry.previous_run_id for entry in entries}
@@ -175,13 +190,17 @@ class PostgresControlPlane:
             return {}
         pause = self._settings.settle_seconds * _PAUSES_OF_THE_REFUSED
         reasons = {e.entry_id: f"not started: {refused[e.run_id]}" for e in entries if e.run_id in refused}
+        for entry in entries:
+            if entry.run_id in refused:
+                why = scrubbed(refused[entry.run_id])
+                _log.warning("row not started", extra=fields(run_id=entry.run_id, entry=entry.entry_id, reason=why))
         changes = [
             Change(entry_id, (), EntryState.DEFERRED, Outcome.DEFERRED, reason=why, defer_seconds=pause)
             for entry_id, why in reasons.items()
         ]
         rows = [change_record(change) for change in changes]
         cursor.execute(ledger_sql.RECORD, self._names(changes=as_json(cursor, rows)))
-        self._tell(cursor, [(entry_id, Event("deferred", why)) for entry_id, why in reasons.items()])
+        self._add_events(cursor, [(entry_id, Event("deferred", why)) for entry_id, why in reasons.items()])
         return refused
 
     def refuse(self, rows: Sequence[RefusedRow]) -> list[RefusedRow]:
@@ -195,7 +214,7 @@ class PostgresControlPlane:
             taken = self._take(cursor, records)
             reasons = {record["run_id"]: f"{record['reason']} [final: {record['rule']}]" for record in records}
             entries = self._entries(cursor, taken)
-            self._tell(cursor, [(e.entry_id, Event("quarantined", reasons[e.run_id])) for e in entries])
+            self._add_events(cursor, [(e.entry_id, Event("quarantined", reasons[e.run_id])) for e in entries])
             ours = {entry.run_id for entry in entries}
             return taken, [row for row in refused if row.run_id in ours]
 
@@ -203,7 +222,7 @@ class PostgresControlPlane:
             return []
         taken, refused = self._session.write(work, ("refuse", run_ids))
         end = time.monotonic() + _SECONDS_AT_ONCE
-        # Of its own, for the table may be slow; what is not closed now is taken over by the next dispatch.
+        # Of its own, for the table may be slow; what is not closed now is rescued by the next dispatch.
         self.close(taken, lambda: time.monotonic() < end)
         return refused
 
@@ -211,18 +230,18 @@ class PostgresControlPlane:
         """Take what a dead dispatcher left in SENDING or ACCEPTED."""
 
         def work(cursor: Cursor) -> list[Entry]:
-            entries, _ = self._inherit(cursor, self._session.statements.take_over, self._names(limit=limit))
+            entries, _ = self._rescue(cursor, self._session.statements.rescue, self._names(limit=limit))
             return [replace(entry, rescued=True) for entry in self._with_corrections(cursor, entries)]
 
-        return self._session.write(work, ("take over", limit))
+        return self._session.write(work, ("rescue", limit))
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
-        """The named entries that are ours or can be taken over now."""
+        """The named entries that are ours or can be rescued now."""
         ids = list(entry_ids)
 
         def work(cursor: Cursor) -> list[Entry]:
             names = self._names(limit=len(ids), entry_ids=ids)
-            entries, others = self._inherit(cursor, self._session.statements.resume, names)
+            entries, others = self._rescue(cursor, self._session.statements.resume, names)
             return self._as_now(cursor, self._with_corrections(cursor, entries), others)
 
         return self._session.write(work, ("resume", ids))
@@ -237,19 +256,19 @@ class PostgresControlPlane:
             self._take_corrected(cursor, unsent, corrections)
             names = self._names(intents=as_json(cursor, rows), corrected=list(corrections))
             cursor.execute(self._session.statements.intend, names)
-            granted = {entry_id for (entry_id,) in cursor.fetchall()}
+            granted = {row.entry_id for row in named_rows(cursor)}
             ids = [entry.entry_id for entry in entries if not is_in_doubt(entry)]
             lost = [entry_id for entry_id in ids if entry_id not in granted and entry_id not in corrections]
-            self._tell(cursor, [(e.entry_id, intent_event(e)) for e in entries if e.entry_id in granted])
+            self._add_events(cursor, [(e.entry_id, intent_event(e)) for e in entries if e.entry_id in granted])
             if lost:
                 cursor.execute(self._session.statements.withdraw, self._names(entry_ids=lost))
-                self._tell(cursor, [(entry_id, Event("withdrawn")) for (entry_id,) in cursor.fetchall()])
+                self._add_events(cursor, [(row.entry_id, Event("withdrawn")) for row in named_rows(cursor)])
             return granted
 
         def still(cursor: Cursor, granted: set[int]) -> set[int]:
-            # Our lock was gone with the connection: an heir may have resolved them, and let the row go.
+            # Our lock was lost with the connection: another dispatcher may have rescued, resolved and closed them.
             cursor.execute(ledger_sql.STILL_SENDING, self._names(entry_ids=list(granted)))
-            return {entry_id for (entry_id,) in cursor.fetchall()}
+            return {row.entry_id for row in named_rows(cursor)}
 
         return self._session.write(work, ("intend", list(entries)), still)
 
@@ -259,7 +278,7 @@ class PostgresControlPlane:
 
         def work(cursor: Cursor) -> list[KnownRun]:
             cursor.execute(ledger_sql.KNOWN_RUNS, self._names(runs=ids))
-            return [KnownRun(*row[:8]) for row in cursor.fetchall()]
+            return [known_run_of(row) for row in named_rows(cursor)]
 
         return self._session.read(work) if ids else []
 
@@ -273,7 +292,7 @@ class PostgresControlPlane:
             learned = [change.passed_over() if change.entry_id in others else change for change in changes]
             rows = [change_record(change) for change in learned]
             cursor.execute(ledger_sql.RECORD, self._names(changes=as_json(cursor, rows)))
-            self._tell(cursor, [(change.entry_id, event) for change in learned for event in change.events])
+            self._add_events(cursor, [(change.entry_id, event) for change in learned for event in change.events])
             return others
 
         return self._session.write(work, ("record", list(changes)))
@@ -287,7 +306,7 @@ class PostgresControlPlane:
         cursor.execute(ledger_sql.LOCK_RUNS, names)
         # Of its own, for a statement sees what was committed before it began, and not while it waited.
         cursor.execute(ledger_sql.OTHERS_RUNS, names)
-        others = {entry_id for (entry_id,) in cursor.fetchall()}
+        others = {row.entry_id for row in named_rows(cursor)}
         return others | taken_at_once([change for change in changes if change.entry_id not in others])
 
     def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
@@ -307,6 +326,7 @@ class PostgresControlPlane:
                     longest=self._settings.row_seconds if alone else 0.0,
                 )
             except TooSlow:
+                _log.warning("table too slow, rows closed one by one", extra=fields(rows=len(part)))
                 self._at_once = 1
                 continue
             left = left[len(part) :]
@@ -329,6 +349,7 @@ class PostgresControlPlane:
             f"{self._settings.control_table} takes so long to write a row (a trigger of its owner?) that this one is"
             " left to the next dispatch"
         )
+        _log.warning("rows left to the next dispatch", extra=fields(rows=len(entry_ids)))
         names = {"entry_ids": entry_ids, "why": why}
         self._session.write(
             lambda cursor: cursor.execute(ledger_sql.LEFT_FOR_LATER, self._names(**names)), ("leave", entry_ids)
@@ -344,7 +365,8 @@ class PostgresControlPlane:
         def work(cursor: Cursor) -> dict[str, SignOfLife]:
             cursor.execute(ledger_sql.SIGNS_OF_LIFE, {"actors": list(actors)})
             return {
-                actor: SignOfLife(alive, left, max(0.0, float(ago))) for actor, alive, left, ago in cursor.fetchall()
+                row.actor: SignOfLife(row.alive, row.left_properly, max(0.0, float(row.seconds_ago)))
+                for row in named_rows(cursor)
             }
 
         return self._session.read(work) if actors else {}
@@ -362,7 +384,7 @@ class PostgresControlPlane:
 
     def _shown(self, cursor: Cursor, run_ids: list[int]) -> list[RawRow]:
         cursor.execute(self._session.statements.waiting_still, self._names(run_ids=run_ids))
-        waiting = list({run_id for (run_id,) in cursor.fetchall()})
+        waiting = list({row.run_id for row in named_rows(cursor)})
         return read_current(cursor, self._session.statements, self._settings, self._names(run_ids=waiting))
 
     def _current(self, cursor: Cursor, run_ids: list[int]) -> tuple[list[WaitingJob], list[RefusedRow]]:
@@ -372,12 +394,12 @@ class PostgresControlPlane:
     def _versions(self, cursor: Cursor, run_ids: list[int]) -> dict[int, str]:
         """The versions of the table's rows that wait; to be read before their values, so that none is missed."""
         cursor.execute(self._session.statements.versions, self._names(run_ids=run_ids))
-        return {run_id: version for run_id, version in cursor.fetchall() if version is not None}
+        return {row.run_id: row.version for row in named_rows(cursor) if row.version is not None}
 
     def _corrections(self, cursor: Cursor, entry_ids: list[int]) -> dict[int, _Correction]:
         """Of our entries whose row still waits: those whose row says something else than was claimed."""
         cursor.execute(self._session.statements.suspects, self._names(entry_ids=entry_ids))
-        suspects = {entry_id: (written, version) for entry_id, written, version in cursor.fetchall()}
+        suspects = {row.entry_id: row for row in named_rows(cursor)}
         if not suspects:
             return {}
         entries = self._entries(cursor, list(suspects))
@@ -387,12 +409,12 @@ class PostgresControlPlane:
         found: dict[int, _Correction] = {}
         same: list[dict[str, Any]] = []
         for entry in entries:
-            written, version = suspects[entry.entry_id]
-            words, asks = correction(entry, jobs.get(entry.run_id), broken.get(entry.run_id), written=written)
+            suspect = suspects[entry.entry_id]
+            words, asks = correction(entry, jobs.get(entry.run_id), broken.get(entry.run_id), written=suspect.written)
             if words:
-                found[entry.entry_id] = _Correction(entry, words, asks, version)
-            elif written and asks is not None:
-                same.append({"entry_id": entry.entry_id, "row_version": version})
+                found[entry.entry_id] = _Correction(entry, words, asks, suspect.version)
+            elif suspect.written and asks is not None:
+                same.append({"entry_id": entry.entry_id, "row_version": suspect.version})
         if same:
             cursor.execute(ledger_sql.SAME_AGAIN, self._names(rows=as_json(cursor, same)))
         return found
@@ -418,7 +440,7 @@ class PostgresControlPlane:
         for record in records:
             record["row_version"] = record["row_version"] or None
         self._take(cursor, records)
-        self._tell(cursor, [(c.entry.entry_id, Event("corrected", c.words)) for c in each if c.asks is not None])
+        self._add_events(cursor, [(c.entry.entry_id, Event("corrected", c.words)) for c in each if c.asks is not None])
         self._supersede(cursor, {c.entry.entry_id: c.words for c in each if c.asks is None})
 
     def _supersede(self, cursor: Cursor, why: Mapping[int, str]) -> None:
@@ -426,7 +448,7 @@ class PostgresControlPlane:
             details = {entry_id: storable(f"the row was corrected ({words})") for entry_id, words in why.items()}
             rows = [{"entry_id": entry_id, "detail": detail} for entry_id, detail in details.items()]
             cursor.execute(ledger_sql.SUPERSEDE, self._names(rows=as_json(cursor, rows)))
-            self._tell(cursor, [(entry_id, Event("superseded", detail)) for entry_id, detail in details.items()])
+            self._add_events(cursor, [(entry_id, Event("superseded", detail)) for entry_id, detail in details.items()])
 
     def _corrected_before_closing(self, cursor: Cursor, runs: Mapping[int, int | None]) -> set[int]:
         """Close entries whose row was corrected since, without writing it; ``runs`` are those that they accepted.
@@ -446,20 +468,23 @@ class PostgresControlPlane:
         """Write records as this dispatcher's entries; those that another entry stands against are left out."""
         run_ids = [record["run_id"] for record in records]
         cursor.execute(ledger_sql.GENERATIONS, self._names(run_ids=run_ids))
-        known = {row[0]: row[1:] for row in cursor.fetchall()}
+        newest = {row.run_id: row for row in named_rows(cursor)}
         ready = []
         for record in records:
-            generation, is_open, entry_id, free = known.get(record["run_id"], (0, False, None, False))
-            if is_open and not free:
+            entry = newest.get(record["run_id"])
+            if entry is None or not entry.open:
+                entry_id, generation = None, entry.generation + 1 if entry else 1
+            elif entry.claimable:
+                entry_id, generation = entry.entry_id, entry.generation
+            else:
                 continue
-            number = generation if is_open else generation + 1
-            token = self._token(record, number)
-            ready.append({**record, "generation": number, "entry_id": entry_id if is_open else None, **token})
+            token = self._token(record, generation)
+            ready.append({**record, "entry_id": entry_id, "generation": generation, **token})
         jobs = self._names(jobs=as_json(cursor, ready))
         taken: list[int] = []
         for statement in (ledger_sql.INSERT_ENTRIES, ledger_sql.REFRESH_ENTRIES):
             cursor.execute(statement, jobs)
-            taken += [entry_id for (entry_id,) in cursor.fetchall()]
+            taken += [row.entry_id for row in named_rows(cursor)]
         return taken
 
     def _token(self, record: dict[str, Any], generation: int) -> dict[str, str]:
@@ -468,18 +493,18 @@ class PostgresControlPlane:
         names = (self._session.environment, self._settings.control_table)
         return {"idempotency_token": idempotency_token(*names, record["run_id"], generation, asked_of(record))}
 
-    def _inherit(
+    def _rescue(
         self,
         cursor: Cursor,
         statement: Any,  # noqa: ANN401 composed
         names: dict[str, Any],
     ) -> tuple[list[Entry], set[int]]:
-        """Run a statement that takes over; gives the entries, and the ids of those that were another dispatcher's."""
+        """Run a statement that rescues; gives the entries, and the ids of those that were another dispatcher's."""
         cursor.execute(statement, names)
-        rows = cursor.fetchall()
-        others = {entry_id: before for entry_id, before in rows if before != names["me"]}
-        self._tell(cursor, [(e, Event("taken over", f"from dispatcher {before}")) for e, before in others.items()])
-        return self._entries(cursor, [entry_id for entry_id, _ in rows]), set(others)
+        rows = named_rows(cursor)
+        others = {row.entry_id: row.owner for row in rows if row.owner != names["me"]}
+        self._add_events(cursor, [(e, Event("taken over", f"from dispatcher {owner}")) for e, owner in others.items()])
+        return self._entries(cursor, [row.entry_id for row in rows]), set(others)
 
     def _as_now(self, cursor: Cursor, entries: list[Entry], others: set[int]) -> list[Entry]:
         """The entries, those that others claimed as their rows are now: a re-execution may come hours after the claim.
@@ -501,9 +526,9 @@ class PostgresControlPlane:
 
     def _entries(self, cursor: Cursor, entry_ids: list[int]) -> list[Entry]:
         cursor.execute(self._session.statements.entries, self._names(entry_ids=entry_ids))
-        return [entry_of(row) for row in cursor.fetchall()]
+        return [entry_of(row) for row in named_rows(cursor)]
 
-    def _tell(self, cursor: Cursor, events: Iterable[tuple[int, Event]]) -> None:
+    def _add_events(self, cursor: Cursor, events: Iterable[tuple[int, Event]]) -> None:
         rows = [{**event_record(entry_id, event), "place": place} for place, (entry_id, event) in enumerate(events)]
         if rows:
             cursor.execute(ledger_sql.INSERT_EVENTS, self._names(events=as_json(cursor, rows)))
@@ -511,6 +536,6 @@ class PostgresControlPlane:
     def _close(self, cursor: Cursor, entry_ids: list[int]) -> list[Closed]:
         corrected = partial(self._corrected_before_closing, cursor)
         closing = Closing(cursor, self._session.statements, self._settings, self._names(), corrected)
-        self._tell(cursor, closing.close(entry_ids))
+        self._add_events(cursor, closing.close(entry_ids))
         cursor.execute(self._session.statements.closed, self._names(entry_ids=entry_ids))
-        return [closed_of(row) for row in cursor.fetchall()]
+        return [closed_of(row) for row in named_rows(cursor)]

@@ -17,23 +17,24 @@ _ENTRY_COLUMNS = """e.entry_id, e.run_id, e.generation, e.branch, e.state, e.job
     e.idempotency_token, e.fresh_run, e.sent_repair_id, e.attempts, e.ambiguous, e.intent_at"""
 
 _LOCK_WAITING = """
-SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
+SELECT t.{run_id} AS run_id FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
 ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED"""
 _LOCK_ROWS = """
-SELECT t.{run_id}, t.{status}::text, coalesce(t.{status} = %(waiting)s, false), {run}
+SELECT t.{run_id} AS run_id, t.{status}::text AS status, coalesce(t.{status} = %(waiting)s, false) AS waits,
+       {run} AS run
 FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)
 ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED"""
 _WAITING_STILL = """
-SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s"""
+SELECT t.{run_id} AS run_id FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s"""
 _ENTRIES = """
 SELECT {entry}, EXISTS (
-    SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s), ARRAY(
+    SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s) AS waiting, ARRAY(
     SELECT o.accepted_run_id FROM {ledger}.entry o
     WHERE o.control_table = e.control_table AND o.run_id = e.run_id AND o.generation < e.generation
-      AND o.accepted_run_id IS NOT NULL), (
+      AND o.accepted_run_id IS NOT NULL) AS earlier_run_ids, (
     SELECT o.reason FROM {ledger}.entry o
     WHERE o.control_table = e.control_table AND o.run_id = e.run_id AND o.generation = e.generation - 1
-      AND o.superseded)
+      AND o.superseded) AS note
 FROM {ledger}.entry e
 WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id"""
 _INTEND = """
@@ -53,11 +54,11 @@ _VERSION = """(SELECT string_agg({xmin}, ',' ORDER BY {xmin}) FROM {table} t
 #: Whether the waiting row of entry ``e`` was written since the claim.
 _TOUCHED = "coalesce(e.row_version <> {version}, false)"
 _VERSIONS = """
-SELECT t.{run_id}, string_agg({xmin}, ',' ORDER BY {xmin})
+SELECT t.{run_id} AS run_id, string_agg({xmin}, ',' ORDER BY {xmin}) AS version
 FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s GROUP BY t.{run_id}"""
 #: Entries whose row may have been corrected: it was written since, or has no versions by which to tell.
 _SUSPECTS = """
-SELECT e.entry_id, e.row_version IS NOT NULL, e.version FROM (
+SELECT e.entry_id, e.row_version IS NOT NULL AS written, e.version FROM (
     SELECT e.entry_id, e.run_id, e.row_version, {version} AS version FROM {ledger}.entry e
     WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s AND e.open OFFSET 0) e
 WHERE e.row_version <> e.version OR e.row_version IS NULL
@@ -70,8 +71,8 @@ WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s AND e.open AN
 RETURNING e.entry_id"""
 _CLOSED = """
 SELECT e.entry_id, e.run_id, e.state, e.outcome, e.accepted_run_id, e.accepted_repair_id, e.page_url,
-       coalesce(e.reason, ''), (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id
-                               ORDER BY t.{status} = %(waiting)s DESC LIMIT 1), e.superseded
+       coalesce(e.reason, '') AS reason, (SELECT t.{status}::text FROM {table} t WHERE t.{run_id} = e.run_id
+                               ORDER BY t.{status} = %(waiting)s DESC LIMIT 1) AS control_status, e.superseded
 FROM {ledger}.entry e
 WHERE e.entry_id = ANY(%(entry_ids)s) AND (e.state IN ('SCHEDULED', 'QUARANTINED') OR e.superseded)
 ORDER BY e.entry_id"""
@@ -82,22 +83,23 @@ _BESIDE = sql.SQL("LEFT JOIN")
 #: A numeric may be too long, broken or NaN.
 _WHOLE = """coalesce(
     v.{run_id} BETWEEN -9223372036854775808 AND 9223372036854775807 AND v.{run_id} = trunc(v.{run_id}), false)"""
-#: An entry of row ``v`` that stands against taking it: somebody has it in hand, or is to come back to it.
+#: An entry of row ``v`` that stands against taking it: a dispatch works on it, or is to come back to it.
 _TAKEN = """EXISTS (
     SELECT 1 FROM {ledger}.entry e
     WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id} AND e.open AND NOT {claimable})"""
 #: What ``untakeable`` decides by. The row that waits is shown, if there are several of one id.
 _FACTS = """
-SELECT v.{run_id}, {has_place}, coalesce(t.found, false), t.said::text, coalesce(t.said = %(waiting)s, false),
-       {view_says}, {said}, EXISTS (
-           SELECT 1 FROM {ledger}.entry e WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id})
+SELECT v.{run_id} AS run_id, {has_place} AS has_place, coalesce(t.found, false) AS in_table, t.said::text AS status,
+       coalesce(t.said = %(waiting)s, false) AS waits, {view_says} AS view_status, {said} AS view_waits, EXISTS (
+           SELECT 1 FROM {ledger}.entry e
+           WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id}) AS known
 FROM {view} v LEFT JOIN LATERAL (
     SELECT true AS found, f.{status} AS said FROM {table} f WHERE f.{run_id} = v.{run_id}
     ORDER BY f.{status} = %(waiting)s DESC NULLS LAST LIMIT 1) t ON true"""
 #: Rows that may be locked by us. A key-share lock is in nobody's way but a deletion's, and still asks row security
 #: whether we may change the row: https://www.postgresql.org/docs/current/sql-createpolicy.html
 _CHANGEABLE = """
-SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
+SELECT t.{run_id} AS run_id FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
 {lock} SKIP LOCKED"""
 _CONTROL_ROW = """
 SELECT t.*, coalesce(t.{status} = %(waiting)s, false) FROM {table} t WHERE t.{run_id} = %(run_id)s
@@ -109,12 +111,12 @@ WITH due AS (
 free AS (
     SELECT t.{run_id} AS run_id FROM {table} t WHERE t.{run_id} IN (SELECT run_id FROM due)
     FOR NO KEY UPDATE SKIP LOCKED)
-SELECT count(*) FROM due
+SELECT count(*) AS locked FROM due
 WHERE EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = due.run_id) AND due.run_id NOT IN (SELECT run_id FROM free)"""
 #: Whether row security is active for us on the control table, and whether we may lock its rows at all.
 _MAY = """
-SELECT row_security_active(c.oid), has_any_column_privilege(c.oid, 'UPDATE')
-       AND c.relkind IN ('r', 'p', 'v') AND current_setting('transaction_read_only') = 'off'
+SELECT row_security_active(c.oid) AS row_security, has_any_column_privilege(c.oid, 'UPDATE')
+       AND c.relkind IN ('r', 'p', 'v') AND current_setting('transaction_read_only') = 'off' AS lockable
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(table)s"""
 _LEFT_BEHIND = """e.control_table = %(control_table)s AND (e.state IN ('SENDING', 'ACCEPTED')
@@ -156,10 +158,10 @@ class ControlTableStatements:
             run=self._run_named(),
         )
         self.waiting_still = self._build(_WAITING_STILL)
-        self.existing = self._build("SELECT t.{run_id} FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
+        self.existing = self._build("SELECT t.{run_id} AS run_id FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s)")
         self.entries = self._build(_ENTRIES)
-        self.take_over = self._take_over(_LEFT_BEHIND)
-        self.resume = self._take_over("e.entry_id = ANY(%(entry_ids)s)")
+        self.rescue = self._take(_LEFT_BEHIND)
+        self.resume = self._take("e.entry_id = ANY(%(entry_ids)s)")
         # Other kinds of relations than tables have no versions of their rows.
         self._names["xmin"] = sql.SQL("t.xmin::text" if layout.has_row_versions else "NULL::text")
         version = self._build(_VERSION)
@@ -197,7 +199,8 @@ class ControlTableStatements:
     def _build(self, text: str, **more: sql.Composable) -> sql.Composed:
         return sql.SQL(text).format(**{**self._names, **more})
 
-    def _take_over(self, which: str) -> sql.Composed:
+    def _take(self, which: str) -> sql.Composed:
+        """Makes entries ours that are nobody's: those of dispatchers that do not live any more."""
         return self._build(
             """
             WITH {alive}, picked AS (
@@ -209,7 +212,7 @@ class ControlTableStatements:
                 ORDER BY e.entry_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
             UPDATE {ledger}.entry e SET dispatcher_id = %(me)s, updated_at = now() FROM picked, {ledger}.entry before
             WHERE e.entry_id = picked.entry_id AND before.entry_id = e.entry_id
-            RETURNING e.entry_id, before.dispatcher_id""",
+            RETURNING e.entry_id, before.dispatcher_id AS owner""",
             which=self._build(which),
         )
 
@@ -287,15 +290,18 @@ class ControlTableStatements:
         """The view's rows as ``raw_row`` reads them, to be followed by a condition; if not ``whole``, less values."""
         columns = [self._settings.column_job_id, self._settings.column_job_run_id]
         columns += [column for _, column in self._settings.job_parameters]
-        # Numbered: the same column of the view may stand for several of ours.
+        # Named by us: the same column of the view may stand for several of ours.
+        names = ["job_id", "job_run_id", *parameter_names(self._settings)]
         values = [
-            sql.SQL("{} AS c{}").format(_value(self._build("v.{c}", c=quoted(name)), found), sql.SQL(str(number)))
-            for number, name, found in ((n, name, self._layout.view[name]) for n, name in enumerate(columns, 3))
+            sql.SQL("{} AS {}").format(
+                _value(self._build("v.{c}", c=quoted(column)), self._layout.view[column]), sql.Identifier(name)
+            )
+            for name, column in zip(names, columns, strict=True)
         ]
-        order = sql.SQL("{} AS c2").format(self._order_value())
+        order = sql.SQL("{} AS arrived").format(self._order_value())
         return self._build(
             """
-            SELECT v.{run_id} AS c0, t.{run_id} IS NOT NULL AS c1, {columns}
+            SELECT v.{run_id} AS run_id, t.{run_id} IS NOT NULL AS in_table, {columns}
             FROM {view} v {join} {table} t ON t.{run_id} = v.{run_id}""",
             columns=sql.SQL(", ").join([order, *(values if whole else [])]),
             join=join,
@@ -348,7 +354,7 @@ class ControlTableStatements:
     def _candidates(self, lock: sql.SQL) -> sql.Composed:
         """Ids of free rows, in no order; with a lock only of those that can be locked so."""
         return self._build(
-            "WITH {alive} SELECT t.{run_id} FROM {view} v JOIN {table} t ON t.{run_id} = v.{run_id}"
+            "WITH {alive} SELECT t.{run_id} AS run_id FROM {view} v JOIN {table} t ON t.{run_id} = v.{run_id}"
             " WHERE t.{status} = %(waiting)s AND {free} LIMIT %(limit)s {lock}",
             free=self._free(),
             lock=lock,
@@ -364,7 +370,7 @@ class ControlTableStatements:
         )
 
     def _not_takeable(self) -> sql.Composed:
-        """Rows ``v`` that the view shows as waiting, that nobody has in hand, and that no dispatch can take."""
+        """Rows ``v`` that the view shows as waiting, that no dispatch works on, and that none can take."""
         return self._build(
             "{shown} AND NOT ({said} AND {has_place} AND {waits}) AND NOT {taken}",
             shown=self._shown(),
@@ -398,9 +404,10 @@ class ControlTableStatements:
                        count(*) FILTER (WHERE e.dispatcher_id IN (SELECT dispatcher_id FROM alive)) AS in_hand,
                        count(*) FILTER (WHERE {left_behind}
                            AND coalesce(e.not_before <= now(), true)
-                           AND e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)) AS orphans
+                           AND e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)) AS left_behind
                 FROM {ledger}.entry e WHERE e.open AND e.control_table = %(control_table)s)
-            SELECT free.rows, free.oldest, held.backing_off, held.quarantined, held.in_hand, held.orphans, stuck.rows
+            SELECT free.rows AS free, free.oldest, held.backing_off, held.quarantined, held.in_hand, held.left_behind,
+                   stuck.rows AS untakeable
             FROM free, held, stuck""",
             not_takeable=self._not_takeable(),
             age=age if self._layout.order_is_time else sql.SQL("NULL::double precision"),
@@ -437,6 +444,11 @@ class ControlTableStatements:
             status_type=_type(layout.writable(settings.column_status), "text"),
             run_type=_type(layout.writable(settings.column_job_run_id), "bigint"),
         )
+
+
+def parameter_names(settings: Settings) -> list[str]:
+    """What the columns of the job parameters are called in the rows that wait."""
+    return [f"parameter_{number}" for number, _ in enumerate(settings.job_parameters)]
 
 
 def _compared(name: str, column: Column | None) -> sql.Composable:

@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812 the drive
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ConfigurationError
-from pm_dagster.ledger.connection import translated
+from pm_dagster.ledger.connection import named_cursor, named_rows, translated
 
 #: Databricks run ids have 12 to 16 digits.
 _RUN_ID_DIGITS = 16
@@ -181,20 +181,22 @@ WITH RECURSIVE relation AS (
 ), base AS (
     SELECT DISTINCT ON (l.attnum) l.* FROM level l ORDER BY l.attnum, l.depth DESC
 )
-SELECT a.attname, pg_catalog.format_type(a.atttypid, NULL),
+SELECT a.attname AS name, pg_catalog.format_type(a.atttypid, NULL) AS type,
        CASE WHEN b.type IN ('varchar'::regtype, 'bpchar'::regtype) AND b.modifier > 4 THEN b.modifier - 4
-            WHEN b.type = 'name'::regtype THEN 63 WHEN b.type = '"char"'::regtype THEN 1 END,
-       pg_catalog.format_type(b.type, NULL), t.typcategory::text, a.attgenerated <> '' OR a.attidentity = 'a',
+            WHEN b.type = 'name'::regtype THEN 63 WHEN b.type = '"char"'::regtype THEN 1 END AS length,
+       pg_catalog.format_type(b.type, NULL) AS base, t.typcategory::text AS category,
+       a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
        (SELECT array_agg(l.enumlabel::text ORDER BY l.enumsortorder)
-        FROM pg_catalog.pg_enum l WHERE l.enumtypid = b.type),
-       CASE WHEN b.type = 'numeric'::regtype AND b.modifier > 4 THEN b.modifier - 4 END,
+        FROM pg_catalog.pg_enum l WHERE l.enumtypid = b.type) AS labels,
+       CASE WHEN b.type = 'numeric'::regtype AND b.modifier > 4 THEN b.modifier - 4 END AS numeric_modifier,
        r.relkind IN ('v', 'f') AND r.events & 16 <> 0
            AND NOT pg_catalog.pg_column_is_updatable(r.oid, a.attnum, true)
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
                            WHERE g.tgrelid = r.oid AND g.tgtype & 80 = 80 AND g.tgenabled <> 'D')
            AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite w
-                           WHERE w.ev_class = r.oid AND w.ev_type = '2' AND w.is_instead AND w.ev_enabled <> 'D'),
-       b.required, r.relkind::text, r.events & 4 <> 0
+                           WHERE w.ev_class = r.oid AND w.ev_type = '2' AND w.is_instead AND w.ev_enabled <> 'D')
+           AS fixed,
+       b.required, r.relkind::text AS kind, r.events & 4 <> 0 AS takes_update
 FROM relation r
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN base b ON b.attnum = a.attnum
@@ -202,12 +204,13 @@ LEFT JOIN pg_catalog.pg_type t ON t.oid = b.type
 ORDER BY a.attnum
 """
 _RELATIONS = """
-SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+SELECT c.relname AS name FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1 LIMIT 20
 """
 #: Names in settings are taken as they are, as between quotation marks in SQL.
 _ALMOST = """
-SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+SELECT n.nspname || '.' || c.relname AS name
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE lower(n.nspname || '.' || c.relname) = lower(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1 LIMIT 5
 """
 #: Partitions can be foreign tables, and another access method than Postgres' own may know no versions.
@@ -318,23 +321,30 @@ class _Takes:
 
 
 def _columns(connection: Connection, schema: str, relation: str, variable: str) -> tuple[dict[str, Column], _Takes]:
-    with translated(), connection.cursor() as cursor:
+    with translated(), named_cursor(connection) as cursor:
         cursor.execute(_COLUMNS, (schema, relation))
-        rows = cursor.fetchall()
+        rows = named_rows(cursor)
         if not rows:
             cursor.execute(_RELATIONS, (schema,))
-            found = ", ".join(name for (name,) in cursor.fetchall()) or "no tables or views at all"
+            found = ", ".join(row.name for row in named_rows(cursor)) or "no tables or views at all"
             message = f"there is no {schema}.{relation} ({variable}); schema {schema} holds: {found}"
             cursor.execute(_ALMOST, (f"{schema}.{relation}",))
-            raise ConfigurationError(message + _almost([name for (name,) in cursor.fetchall()]))
-    *_, kind, update = rows[0]
-    return {row[0]: _column(row) for row in rows if row[0] is not None}, _Takes(_KINDS.get(kind, "a relation"), update)
+            raise ConfigurationError(message + _almost([row.name for row in named_rows(cursor)]))
+    takes = _Takes(_KINDS.get(rows[0].kind, "a relation"), rows[0].takes_update)
+    return {row.name: _column(row) for row in rows if row.name is not None}, takes
 
 
-def _column(row: tuple[Any, ...]) -> Column:
-    _, type_, limit, base, category, generated, labels, modifier, fixed, required, *_ = row
+def _column(row: Any) -> Column:  # noqa: ANN401 the driver's rows have the names of their statement
     return Column(
-        type_, limit, base, category, generated, tuple(labels or ()), _digits(modifier), fixed=fixed, required=required
+        type=row.type,
+        limit=row.length,
+        base=row.base,
+        category=row.category,
+        generated=row.generated,
+        labels=tuple(row.labels or ()),
+        digits=_digits(row.numeric_modifier),
+        fixed=row.fixed,
+        required=row.required,
     )
 
 

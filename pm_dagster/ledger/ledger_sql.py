@@ -15,7 +15,7 @@ from psycopg2 import extensions
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 the driver's class has a lower-case name
 
 from pm_dagster.dispatch.in_doubt import is_in_doubt, rescued
-from pm_dagster.dispatch.model import Entry, EntryState, Outcome, TokenSubject
+from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, TokenSubject
 from pm_dagster.dispatch.ports import Change, Closed, Event
 from pm_dagster.dispatch.waiting_job import Branch, RefusedRow, WaitingJob
 from pm_dagster.ledger.connection import LOCAL_TIMEOUTS
@@ -63,11 +63,11 @@ VALUES (%(me)s, %(actor)s, %(liveness)s, %(hosts)s, clock_timestamp() + %(lease)
 ON CONFLICT (dispatcher_id) DO UPDATE
 SET ended_at = NULL, ended_as = NULL, hosts = excluded.hosts, lease_until = excluded.lease_until,
     seen_at = excluded.seen_at"""
-BURY = f"""
+MARK_DEAD = f"""
 WITH {ALIVE}
 UPDATE {LEDGER_SCHEMA}.dispatcher d SET ended_at = now(), ended_as = 'dead'
 WHERE d.ended_at IS NULL AND d.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)"""
-#: One that was given up for dead and is not lives again, else all that it claims from now on would be anybody's.
+#: A dispatcher that was wrongly marked dead lives again. Else others could take whatever it claims from now on.
 HEARTBEAT = f"""
 UPDATE {LEDGER_SCHEMA}.dispatcher
 SET lease_until = clock_timestamp() + %(lease)s * interval '1 second', ended_at = NULL, ended_as = NULL
@@ -75,9 +75,10 @@ WHERE dispatcher_id = %(me)s"""
 #: Several dispatchers have the same name where each step of a run is a process, or a run was resumed. After a restart
 #: of the server the silence counts from there: before, nobody could show that he lives.
 SIGNS_OF_LIFE = f"""
-SELECT d.actor, bool_or({DISPATCHER_LIVES}), bool_or(d.ended_as IS NOT DISTINCT FROM 'done'),
+SELECT d.actor, bool_or({DISPATCHER_LIVES}) AS alive, bool_or(d.ended_as IS NOT DISTINCT FROM 'done') AS left_properly,
        min(extract(epoch FROM clock_timestamp() - greatest(
            pg_postmaster_start_time(), d.started_at, d.seen_at, CASE WHEN d.ended_as = 'done' THEN d.ended_at END)))
+           AS seconds_ago
 FROM {LEDGER_SCHEMA}.dispatcher d WHERE d.actor = ANY(%(actors)s) GROUP BY d.actor"""
 END = f"UPDATE {LEDGER_SCHEMA}.dispatcher SET ended_at = now(), ended_as = 'done' WHERE dispatcher_id = %(me)s"
 
@@ -85,7 +86,7 @@ END = f"UPDATE {LEDGER_SCHEMA}.dispatcher SET ended_at = now(), ended_as = 'done
 GENERATIONS = f"""
 WITH {ALIVE}
 SELECT DISTINCT ON (e.run_id) e.run_id, e.generation, e.open, e.entry_id,
-       e.open AND {CLAIMABLE}
+       e.open AND {CLAIMABLE} AS claimable
 FROM {LEDGER_SCHEMA}.entry e
 WHERE e.control_table = %(control_table)s AND e.run_id = ANY(%(run_ids)s)
 ORDER BY e.run_id, e.generation DESC"""
@@ -121,7 +122,7 @@ FROM jsonb_to_recordset(%(events)s::jsonb) AS v(
     entry_id bigint, kind text, call text, status integer, seconds double precision, detail text, place bigint)
 ORDER BY v.place"""
 
-#: Of entries whose intent was committed: those that nobody took over while our connection was lost.
+#: Of entries whose intent was committed: those that nobody rescued while our connection was lost.
 STILL_SENDING = f"""
 SELECT entry_id FROM {LEDGER_SCHEMA}.entry
 WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'SENDING'"""
@@ -144,8 +145,8 @@ FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, detail text)
 WHERE e.entry_id = v.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
 #: What is known of runs, newest first: whose they are, and whose repair of them may be under way.
 KNOWN_RUNS = f"""
-SELECT r.databricks_run_id, e.entry_id, e.control_table, e.run_id, e.generation, e.accepted_repair_id, e.superseded,
-       false, e.updated_at
+SELECT r.databricks_run_id, e.entry_id, e.control_table, e.run_id, e.generation,
+       e.accepted_repair_id AS repair_id, e.superseded, false AS unresolved, e.updated_at
 FROM unnest(%(runs)s::bigint[]) AS r(databricks_run_id)
 JOIN {LEDGER_SCHEMA}.entry e ON e.accepted_run_id = r.databricks_run_id
 UNION ALL
@@ -153,7 +154,7 @@ SELECT r.databricks_run_id, e.entry_id, e.control_table, e.run_id, e.generation,
 FROM unnest(%(runs)s::bigint[]) AS r(databricks_run_id)
 JOIN {LEDGER_SCHEMA}.entry e ON e.previous_run_id = r.databricks_run_id
 WHERE e.open AND e.state = 'SENDING' AND e.accepted_run_id IS NULL AND NOT e.fresh_run
-ORDER BY 9 DESC, 2 DESC"""
+ORDER BY updated_at DESC, entry_id DESC"""
 
 #: Until the end of the transaction nobody else takes a run that was found; what is read afterwards is what others took
 #: before. In the order of the keys themselves, so that two who want several never wait for each other.
@@ -192,10 +193,10 @@ FROM jsonb_to_recordset(%(changes)s::jsonb) AS c(
     superseded boolean)
 WHERE e.entry_id = c.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
 
-#: The last says whether the control table cannot know the run yet: it had another, and nobody tried to close before.
+#: ``is_news``: the control table cannot know the run yet, because it had another, and nobody tried to close before.
 TO_CLOSE = f"""
 SELECT entry_id, run_id, state, succeeded, accepted_run_id, page_url, reason,
-       not_before IS NULL AND previous_run_id IS DISTINCT FROM accepted_run_id
+       not_before IS NULL AND previous_run_id IS DISTINCT FROM accepted_run_id AS is_news
 FROM {LEDGER_SCHEMA}.entry
 WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')"""
 CLOSE_ENTRIES = f"""
@@ -268,29 +269,42 @@ def refused_record(row: RefusedRow, versions: Mapping[int, str]) -> dict[str, An
     }
 
 
-def entry_of(row: tuple[Any, ...]) -> Entry:
-    """The entry of a row of the statement ``entries``."""
-    (entry_id, run_id, generation, branch, state, job_id, previous, parameters, token, fresh, sent, attempts) = row[:12]
+def entry_of(row: Any) -> Entry:  # noqa: ANN401 the driver's rows have the names of their statement
+    """The entry of a row of the statement ``entries``, as whoever reads it takes it."""
     return rescued(
         Entry(
-            entry_id=entry_id,
-            run_id=run_id,
-            generation=generation,
-            branch=Branch(branch),
-            state=EntryState(state),
-            job_id=job_id or 0,
-            previous_run_id=previous,
-            parameters=parameters,
-            idempotency_token=token or "",
-            fresh_run=fresh,
-            sent_repair_id=sent,
-            attempts=attempts,
-            ambiguous=row[12],
-            intent_at=row[13],
-            waiting=row[14],
-            earlier_run_ids=tuple(row[15]),
-            note=row[16] or "",
+            entry_id=row.entry_id,
+            run_id=row.run_id,
+            generation=row.generation,
+            branch=Branch(row.branch),
+            state=EntryState(row.state),
+            job_id=row.job_id or 0,
+            previous_run_id=row.previous_run_id,
+            parameters=row.parameters,
+            idempotency_token=row.idempotency_token or "",
+            fresh_run=row.fresh_run,
+            sent_repair_id=row.sent_repair_id,
+            attempts=row.attempts,
+            ambiguous=row.ambiguous,
+            intent_at=row.intent_at,
+            waiting=row.waiting,
+            earlier_run_ids=tuple(row.earlier_run_ids),
+            note=row.note or "",
         )
+    )
+
+
+def known_run_of(row: Any) -> KnownRun:  # noqa: ANN401 as entry_of
+    """What a row of ``KNOWN_RUNS`` says of a run."""
+    return KnownRun(
+        databricks_run_id=row.databricks_run_id,
+        entry_id=row.entry_id,
+        control_table=row.control_table,
+        run_id=row.run_id,
+        generation=row.generation,
+        repair_id=row.repair_id,
+        superseded=row.superseded,
+        unresolved=row.unresolved,
     )
 
 
@@ -342,11 +356,20 @@ def change_record(change: Change) -> dict[str, Any]:
     }
 
 
-def closed_of(row: tuple[Any, ...]) -> Closed:
-    """The entry of a row of the statement ``closed``."""
-    entry_id, run_id, state, outcome, run, repair, url, reason, status, superseded = row
-    what = outcome and Outcome(outcome)
-    return Closed(entry_id, run_id, EntryState(state), what, run, repair, url, reason, status, superseded)
+def closed_of(row: Any) -> Closed:  # noqa: ANN401 as entry_of
+    """The closed entry of a row of the statement ``closed``."""
+    return Closed(
+        entry_id=row.entry_id,
+        run_id=row.run_id,
+        state=EntryState(row.state),
+        outcome=row.outcome and Outcome(row.outcome),
+        accepted_run_id=row.accepted_run_id,
+        accepted_repair_id=row.accepted_repair_id,
+        page_url=row.page_url,
+        reason=row.reason,
+        control_status=row.control_status,
+        superseded=row.superseded,
+    )
 
 
 #: The longest reason or detail that is kept.

@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.ledger_location import Answer
 from pm_dagster.errors import ConfigurationError, ProcessManagerError
-from pm_dagster.ledger import location as whereabouts
+from pm_dagster.ledger import location
 from pm_dagster.ledger.connection import connect, transaction, translate, watched
 from pm_dagster.ledger.schema import LEDGER_SCHEMA, LOCK_CLASS, ledger_version
 
@@ -56,9 +56,9 @@ def initialise(settings: Settings, answer: Answer | None = None) -> Migrated:
         with engine.begin() as sql:
             before = _upgrade(sql)
             raw = cast("DriverConnection", sql.connection.driver_connection)
-            whereabouts.record_if_new(raw)
-            answered = answer is not None and whereabouts.answer(raw, answer)
-            question = whereabouts.question(raw)
+            location.record_if_new(raw)
+            answered = answer is not None and location.answer(raw, answer)
+            question = location.question(raw)
     except DBAPIError as error:
         raise _ours(error) from None
     finally:

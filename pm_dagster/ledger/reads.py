@@ -1,8 +1,4 @@
-"""Reads what the ledger and the control table know, for people who ask.
-
-Put here: read-only statements for `pm status`, `pm explain` and `pm doctor`. Keep out: writes, and
-what a dispatch itself reads.
-"""
+"""What the ledger and the control table know, for `pm status`, `pm explain` and `pm doctor`; nothing here writes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Puts refused rows back to WAITING, when a person says so: named ones, or a whole class of them.
 
-Put here: the one write that is nobody's dispatch, and the question which rows it would take. Keep out: everything that
-a dispatch does.
+It is the one write of the control table that belongs to no dispatch.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from pm_dagster.ledger.connection import (
     DatabaseIsReadOnly,
     connect,
     longest_transaction,
+    named_cursor,
     translated,
 )
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
@@ -209,9 +210,11 @@ class Session:
         except ControlPlaneUnavailable as error:
             if time.monotonic() - began >= self._longest:
                 self._longest = _LONGEST_AFTER_A_HANG_SECONDS
-            connection = self._connection
-            # After a failover the old connection may still lead to what is now a standby.
-            if connection is not None and (connection.closed or isinstance(error, DatabaseIsReadOnly)):
+            if isinstance(error, DatabaseIsReadOnly):
+                _log.warning("database is read-only", extra=fields(dispatcher=self._me, error=str(error)))
+                # After a failover the old connection may still lead to what is now a standby.
+                self._drop()
+            elif self._connection is not None and self._connection.closed:
                 _log.warning("connection lost", extra=fields(dispatcher=self._me, error=str(error)))
                 self._drop()
             raise
@@ -223,7 +226,7 @@ class Session:
         with self._watchdog.limit(connection.fileno, max(self._longest, longest)):
             if number is not None or self._registers:
                 self._register(connection)
-            with connection, connection.cursor() as cursor:
+            with connection, named_cursor(connection) as cursor:
                 begin = LOCAL_TIMEOUTS if number is None else ledger_sql.BEGIN_WRITE
                 cursor.execute(begin, self.names | {"number": number})
                 return work(cursor)
@@ -304,7 +307,7 @@ class Session:
             if self._liveness == "lock":
                 self._lock(cursor)
             cursor.execute(ledger_sql.REGISTER, self._mine())
-            cursor.execute(ledger_sql.BURY, self._mine())
+            cursor.execute(ledger_sql.MARK_DEAD, self._mine())
         self._registered = True
         _log.debug("registered", extra=fields(dispatcher=self._me, actor=self._actor, liveness=self._liveness))
         if self._liveness == "lock":

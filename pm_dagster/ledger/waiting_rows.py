@@ -28,8 +28,8 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, untakeable
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable
-from pm_dagster.ledger.connection import LOCAL_TIMEOUTS, STATEMENT_SECONDS, translate
-from pm_dagster.ledger.control_table_sql import ControlTableStatements
+from pm_dagster.ledger.connection import LOCAL_TIMEOUTS, STATEMENT_SECONDS, named_rows, translate
+from pm_dagster.ledger.control_table_sql import ControlTableStatements, parameter_names
 from pm_dagster.ledger.session import Session
 
 _LIMIT = "SELECT set_config('statement_timeout', %(limit)s, true)"
@@ -134,8 +134,8 @@ def _read(
     whole, ids = wanted
     try:
         with reading_view(cursor, settings):
-            values_of_rows = _run(cursor, whole, names)
-        return [raw_row(values, settings) for values in values_of_rows]
+            rows = _run(cursor, whole, names)
+        return [_raw_row(row._asdict(), settings) for row in rows]
     except (psycopg2.DataError, UnicodeDecodeError):
         cursor.execute("ROLLBACK TO SAVEPOINT reading")
     except psycopg2.ProgrammingError as error:
@@ -145,10 +145,11 @@ def _read(
             rows = _run(cursor, ids, names)
     except psycopg2.DataError as error:
         raise _in_full(error, settings) from None
-    found = {values[0]: values for values in rows if values[0] is not None}
-    without = [values for values in rows if values[0] is None]
-    read = [row for run_id in found for row in _one(cursor, statements, settings, names, found[run_id])]
-    return read + [RawRow(None, None, None, {}, _moment(order), in_table) for _, in_table, order in without]
+    by_id = {row.run_id: row for row in rows if row.run_id is not None}
+    read = [raw for row in by_id.values() for raw in _one(cursor, statements, settings, names, row)]
+    return read + [
+        RawRow(None, None, None, {}, _moment(row.arrived), row.in_table) for row in rows if row.run_id is None
+    ]
 
 
 def _one(
@@ -156,26 +157,25 @@ def _one(
     statements: ControlTableStatements,
     settings: Settings,
     names: Mapping[str, Any],
-    found: Sequence[Any],
+    found: Any,  # noqa: ANN401 a row of the driver
 ) -> list[RawRow]:
-    run_id, in_table, order = found
     try:
         with reading_view(cursor, settings):
-            rows = _run(cursor, statements.current, {**names, "run_ids": [run_id]})
+            rows = _run(cursor, statements.current, {**names, "run_ids": [found.run_id]})
     except psycopg2.DataError as error:
         why = str(translate(error))
     except UnicodeDecodeError as error:
         why = f"it holds bytes that are no text in UTF-8: {error.object[error.start : error.end]!r}"
     else:
-        return [raw_row(values, settings) for values in rows]
+        return [_raw_row(row._asdict(), settings) for row in rows]
     cursor.execute("ROLLBACK TO SAVEPOINT reading")
-    return [RawRow(run_id, None, None, {}, _moment(order), in_table, unreadable=why)]
+    return [RawRow(found.run_id, None, None, {}, _moment(found.arrived), found.in_table, unreadable=why)]
 
 
-def _run(cursor: Cursor, statement: Any, names: Mapping[str, Any]) -> list[tuple[Any, ...]]:  # noqa: ANN401 composed
+def _run(cursor: Cursor, statement: Any, names: Mapping[str, Any]) -> list[Any]:  # noqa: ANN401 composed
     cursor.execute("SAVEPOINT reading")
     cursor.execute(statement, names)
-    rows = cursor.fetchall()
+    rows = named_rows(cursor)
     cursor.execute("RELEASE SAVEPOINT reading")
     return rows
 
@@ -188,11 +188,19 @@ def _in_full(error: psycopg2.Error, settings: Settings) -> Exception:
     return ConfigurationError(f"{settings.schema}.{settings.wait_view} (PM_WAIT_VIEW){order} cannot be read: {found}")
 
 
-def raw_row(values: Sequence[Any], settings: Settings) -> RawRow:
-    """The row from the values that the driver made of its columns; the time of arrival has a zone."""
-    run_id, in_table, order, job_id, job_run_id, *parameters = values
-    names = [name for name, _ in settings.job_parameters]
-    return RawRow(run_id, job_id, job_run_id, dict(zip(names, parameters, strict=True)), _moment(order), in_table)
+def _raw_row(values: Mapping[str, Any], settings: Settings) -> RawRow:
+    """The row from the values that the driver made of its columns, by their names; the time of arrival has a zone."""
+    return RawRow(
+        values["run_id"],
+        values["job_id"],
+        values["job_run_id"],
+        {
+            name: values[column]
+            for column, (name, _) in zip(parameter_names(settings), settings.job_parameters, strict=True)
+        },
+        _moment(values["arrived"]),
+        values["in_table"],
+    )
 
 
 def _moment(value: object) -> datetime | None:
@@ -204,12 +212,12 @@ class TextRead:
     """``query`` gives, in no order, a row's place among the oldest and then its values as text.
 
     ``session`` must have run in the same session before: it makes the server write values as ours gets them.
-    ``types`` are the values' types.
+    ``columns`` are the names and types of the values.
     """
 
     query: str
     session: str
-    types: tuple[int, ...]
+    columns: tuple[tuple[str, int], ...]
 
 
 class WaitingAsText:
@@ -225,12 +233,14 @@ class WaitingAsText:
         def work(cursor: Cursor) -> TextRead:
             waiting = self._session.statements.waiting
             cursor.execute(waiting, {**self._session.names, "limit": 0})
-            types = tuple(column.type_code for column in cursor.description or ())
-            query = cursor.mogrify(_as_text(waiting, len(types)), {**self._session.names, "limit": limit})
+            columns = tuple((column.name, column.type_code) for column in cursor.description or ())
+            query = cursor.mogrify(
+                _as_text(waiting, [name for name, _ in columns]), {**self._session.names, "limit": limit}
+            )
             with reading_view(cursor, self._settings):
                 cursor.execute(_SESSION, {"names": list(_SETTINGS)})
                 (session,) = cursor.fetchone() or ("",)
-            return TextRead(query.decode(_codec(cursor)), session, types)
+            return TextRead(query.decode(_codec(cursor)), session, columns)
 
         return self._session.read(work)
 
@@ -239,9 +249,11 @@ class WaitingAsText:
         texts = [[None if text is None else str(text) for text in row[1:]] for row in sorted(found, key=_place)]
 
         def work(cursor: Cursor) -> list[RawRow]:
-            readers = [_reader(cursor, type_) for type_ in read.types]
+            readers = [(name, _reader(cursor, type_)) for name, type_ in read.columns]
             return [
-                raw_row([reader(text) for reader, text in zip(readers, row, strict=True)], self._settings)
+                _raw_row(
+                    {name: reader(text) for (name, reader), text in zip(readers, row, strict=True)}, self._settings
+                )
                 for row in texts
             ]
 
@@ -252,11 +264,11 @@ class WaitingAsText:
         self._session.end()
 
 
-def _as_text(waiting: sql.Composable, width: int) -> sql.Composed:
+def _as_text(waiting: sql.Composable, columns: Sequence[str]) -> sql.Composed:
     """The statement wrapped; a client that wraps it again may lose its order, so the place becomes a column."""
-    names = [sql.SQL(f"c{number}") for number in range(width)]
+    names = [sql.Identifier(name) for name in columns]
     return sql.SQL(
-        "SELECT row_number() OVER (ORDER BY c2 NULLS LAST, c0) AS place, {values} FROM ({waiting}) AS waiting"
+        "SELECT row_number() OVER (ORDER BY arrived NULLS LAST, run_id) AS place, {values} FROM ({waiting}) AS waiting"
     ).format(values=sql.SQL(", ").join(_VALUE.format(name) for name in names), waiting=waiting)
 
 
@@ -292,8 +304,8 @@ class Locks:
         """Whether row security is active for us on the control table, and whether we may lock its rows."""
         place = {"schema": self._settings.schema, "table": self._settings.run_table}
         self._cursor.execute(self._statements.may, place)
-        row_security, lockable = self._cursor.fetchone() or (False, False)
-        return bool(row_security), bool(lockable)
+        found = named_rows(self._cursor)
+        return (found[0].row_security, found[0].lockable) if found else (False, False)
 
     @property
     def row_security(self) -> bool:
@@ -343,7 +355,7 @@ class Locks:
         try:
             with reading_view(self._cursor, self._settings):
                 self._cursor.execute(statement, {**self._names, **names})
-            found = [int(value) for (value,) in self._cursor.fetchall()]
+            found = [int(value) for (value,) in named_rows(self._cursor)]
         except psycopg2.Error as error:
             if not isinstance(translate(error), ConfigurationError):
                 raise
@@ -370,7 +382,7 @@ class UntakeableRows:
         rows = self._told(self._facts(self._statements.untakeable, limit=limit))
         if len(rows) < limit and self._locks.row_security:
             self._cursor.execute(self._statements.candidates, {**self._names, "limit": _MOST_TRIED})
-            hidden = self._locks.hidden_among([int(run_id) for (run_id,) in self._cursor.fetchall()])
+            hidden = self._locks.hidden_among([int(row.run_id) for row in named_rows(self._cursor)])
             rows += self.among(sorted(hidden)[: limit - len(rows)])
         return rows[:limit]
 
@@ -385,23 +397,9 @@ class UntakeableRows:
     def _facts(self, statement: Any, **names: object) -> list[RowFacts]:  # noqa: ANN401 composed
         with reading_view(self._cursor, self._settings):
             self._cursor.execute(statement, {**self._names, **names})
-        return [_facts(row) for row in self._cursor.fetchall()]
+        return [RowFacts(**row._asdict()) for row in named_rows(self._cursor)]
 
     def _told(self, facts: Iterable[RowFacts]) -> list[Untakeable]:
         security = self._locks.row_security
         told = [untakeable(row, self._settings, row_security=security) for row in facts]
         return [row for row in told if row is not None]
-
-
-def _facts(row: Sequence[Any]) -> RowFacts:
-    run_id, has_place, in_table, status, waits, view_status, view_waits, met = row
-    return RowFacts(
-        run_id=run_id,
-        has_place=has_place,
-        in_table=in_table,
-        status=status,
-        waits=waits,
-        view_status=view_status,
-        view_waits=view_waits,
-        known=met,
-    )

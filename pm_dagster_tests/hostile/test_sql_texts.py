@@ -27,9 +27,6 @@ _STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|SET|CREATE|ALTER|
 _ARGUED = {
     # Alembic runs the file beside it, with the ledger's schema put in.
     ("ledger/migrations/versions/0001_ledger.py", "execute"),
-    # The digits of a position.
-    ("ledger/control_table_sql.py", "SQL(str(number))"),
-    ("ledger/waiting_rows.py", "SQL(f'c{number}')"),
     # A type in the catalog's own words, which format_type quotes.
     ("ledger/control_table_sql.py", "SQL('text' if characters else column.base.replace('%', '%%'))"),
 }

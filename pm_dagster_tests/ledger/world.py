@@ -17,12 +17,12 @@ from pm_dagster.dispatch.ports import ControlPlane
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster_tests.database import fetched
 
-_PATIENCE_SECONDS = 30.0
+_LONGEST_WAIT_SECONDS = 30.0
 
 
 def eventually(true: Callable[[], bool], what: str) -> None:
     """Wait for something that another process is bound to do; the limit is only there so that a failure ends."""
-    end = time.monotonic() + _PATIENCE_SECONDS
+    end = time.monotonic() + _LONGEST_WAIT_SECONDS
     while not true():
         assert time.monotonic() < end, f"never: {what}"
         time.sleep(0.02)
