@@ -3,20 +3,27 @@
 Environment variables are read when a run needs them, so the code location loads without any.
 """
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
-from pm_dagster.orchestration import automation, checks, cluster, dispatch_graph
-from pm_dagster.orchestration.environment import environment_of
-from pm_dagster.orchestration.resources import ControlTable, ControlTableResource, Workspace, dispatch_session
-from pm_dagster.orchestration.workspace import WorkspaceResource
+from pm_dagster.orchestration import assets, automation, jobs
+from pm_dagster.orchestration.resources import (
+    ControlTable,
+    ControlTableResource,
+    Workspace,
+    WorkspaceResource,
+    dispatch_session,
+    environment_of,
+)
 
 
 def build_definitions(
     *,
     control_table: ControlTableResource | ControlTable | None = None,
-    databricks: WorkspaceResource | Workspace | cluster.ClusterWorkspace | None = None,
+    databricks: WorkspaceResource | Workspace | jobs.ClusterWorkspace | None = None,
     session: dg.ResourceDefinition | None = None,
 ) -> dg.Definitions:
     """Everything in the code location.
@@ -28,28 +35,28 @@ def build_definitions(
     """
     table = ControlTableResource() if control_table is None else control_table
     prefix = table.variable_prefix if isinstance(table, ControlTableResource) else ""
-    opened = _resource(table)
-    workspace = _resource(WorkspaceResource() if databricks is None else databricks)
     return dg.Definitions(
-        assets=dg.with_source_code_references(
-            [
-                dispatch_graph.mm_run_wait_vw,
-                dispatch_graph.waiting_jobs,
-                dispatch_graph.dispatched_jobs,
-                cluster.process_manager_on_cluster,
-            ]
+        assets=_with_code_references(
+            [assets.mm_run_wait_vw, assets.waiting_jobs, assets.dispatched_jobs, assets.process_manager_on_cluster]
         ),
-        asset_checks=[checks.no_quarantined_rows],
-        jobs=[automation.process_manager(environment_of(prefix)), cluster.process_manager_on_cluster_job],
+        asset_checks=[assets.no_quarantined_rows],
+        jobs=[jobs.process_manager(environment_of(prefix)), jobs.process_manager_on_cluster_job],
         sensors=[automation.waiting_jobs_sensor],
         schedules=[automation.process_manager_schedule],
         resources={
-            "control_table": opened,
-            "databricks": workspace,
+            "control_table": _resource(table),
+            "databricks": _resource(WorkspaceResource() if databricks is None else databricks),
             "session": session or dispatch_session,
         },
         executor=dg.in_process_executor,
     )
+
+
+def _with_code_references(found: Sequence[dg.AssetsDefinition | dg.AssetSpec]) -> Sequence[Any]:
+    """The assets with links to their code; without a warning in every log that Dagster 1.13 has these in beta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return dg.with_source_code_references(found)
 
 
 def _resource(value: object) -> Any:  # noqa: ANN401 Dagster's own classes, and whatever stands for one

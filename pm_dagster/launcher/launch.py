@@ -1,7 +1,7 @@
 """Starts the deployed job, waits for its run, and cancels it when nobody waits any more.
 
 All tries of one Dagster run send the same idempotency token, so they share one Databricks run. What a state means is
-decided in ``deployed_job``, what is told about the end in ``run_outcome``.
+decided in ``deployed_job``; the outcome is put together in ``run_outcome``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 _events = logging.getLogger(__name__)
 #: A workspace may ask for any pause between two tries of a call.
 _LONGEST_PAUSE_SECONDS = 30.0
-#: How long a run that was told to end is watched; cancelling is asynchronous.
+#: How long a cancelled run is watched; cancelling is asynchronous.
 _ENDING_SECONDS = 30.0
 
 
@@ -76,7 +76,7 @@ class Launch:
         self._told = ""
 
     def run(self) -> LaunchOutcome:
-        """Start the job, wait for the end of its run, and say how it ended.
+        """Start the job and wait for the end of its run.
 
         Once the run is known, trouble with the workspace is part of the outcome.
 
@@ -101,21 +101,23 @@ class Launch:
 
     def _start(self, job_id: int) -> int:
         try:
-            run_id = self._asked(job_id)
+            run_id = self._start_known(job_id)
         except NeverAgain as error:
             if self._may_run:
-                self._complain(f"an earlier try may have started a run of Databricks job {job_id}", error)
+                self._complain(f"An earlier try may have started a run of Databricks job {job_id}", error)
             raise
         _events.debug("deployed job started", extra=fields(job_id=job_id, databricks_run_id=run_id))
-        self._log.info("Databricks run %s of job %s: %s", run_id, job_id, self._jobs.page_url(job_id, run_id))
+        self._log.info(
+            "Waiting for Databricks run %s of job %s: %s", run_id, job_id, self._jobs.page_url(job_id, run_id)
+        )
         return run_id
 
-    def _asked(self, job_id: int) -> int:
+    def _start_known(self, job_id: int) -> int:
         """Send run-now until the workspace answers, as long as a run may have been started.
 
-        A lost answer leaves it unknown whether the run exists. Only with the answer can another try take over the wait.
+        A lost answer leaves it unknown whether the run exists. Only with the answer can another try continue the wait.
         """
-        unknown = f"whether a run of Databricks job {job_id} was started is not known"
+        unknown = f"run-now of Databricks job {job_id} got no answer and may have started a run"
         until_known = Retry(
             itertools.repeat(self._order.poll_seconds), _InDoubt, math.inf, within=self._order.deadline_seconds
         )
@@ -126,13 +128,13 @@ class Launch:
             except Unavailable as error:
                 if not self._may_run:
                     raise
-                self._tell(logging.WARNING, f"{unknown}; asking again: {error}")
+                self._tell(logging.WARNING, f"{unknown}; sending run-now again with the same token: {error}")
                 raise _InDoubt(str(error)) from None
 
         try:
             return retry(ask, until_known, what="run-now in doubt", sleep=self._sleep, clock=self._clock)
         except _InDoubt as error:
-            raise NeverAgain(f"{unknown}, and it may still run: {error}") from None
+            raise NeverAgain(f"{unknown}, which may still run: {error}") from None
 
     def _send(self, job_id: int) -> int:
         """run-now, remembering from before the call whether there may be a run that nobody has the id of."""
@@ -153,7 +155,7 @@ class Launch:
             cancelled = self._cancel(job_id, run_id)
             if cancelled:
                 run = self._wait(run_id, self._clock() + _ENDING_SECONDS)[0] or run
-            # It may have come through in the very moment that it was told to end.
+            # It may have succeeded in the very moment that it was cancelled.
             end = End.SUCCEEDED if run and run.end is End.SUCCEEDED else end
         return RunEnd(job_id, run_id, end, waited, run, lost, cancelled)
 
@@ -167,7 +169,7 @@ class Launch:
                 _events.debug("run looked up", extra=fields(databricks_run_id=run_id, state=run.words))
                 self._tell(logging.INFO, f"Databricks run {run_id} is {run.words}")
             except Unavailable as error:
-                self._tell(logging.WARNING, f"Databricks run {run_id} cannot be looked up at present: {error}")
+                self._tell(logging.WARNING, f"Databricks run {run_id} cannot be looked up now; trying again: {error}")
                 pause = max(pause, asked_pause(error))
             except NeverAgain as error:
                 return run, str(error)
@@ -201,7 +203,7 @@ class Launch:
         try:
             run_id = self._run_id or self._retry("run-now", lambda: self._jobs.start(job_id, self._order.token))
         except ProcessManagerError as error:
-            self._complain(f"a run of Databricks job {job_id} may have been started and may still run", error)
+            self._complain(f"A run of Databricks job {job_id} may have been started and may still run", error)
             return
         self._cancel(job_id, run_id)
 

@@ -1,4 +1,4 @@
-"""What is told about the end of a run on a cluster: the reason, the numbers of its report, what its tasks said.
+"""The outcome of a run on a cluster: the reason, the numbers of its report, the messages of its tasks.
 
 Nothing here changes how a run ended: what cannot be read is logged and left out.
 """
@@ -33,9 +33,16 @@ class Retrying(Protocol):
 
 @dataclass(frozen=True)
 class RunEnd:
-    """The end of the wait, after ``waited`` seconds. ``run`` is the run as last seen, if it ever was.
+    """The end of the wait for a run.
 
-    ``lost`` says why it could not be followed; ``cancelled`` says that the workspace accepted the request to cancel it.
+    Attributes:
+        job_id: The Databricks job.
+        run_id: The Databricks run.
+        end: How it ended, or why the wait did.
+        waited: Seconds.
+        run: The run as last seen; None when it never was.
+        lost: Why it cannot be followed any more; empty when it can.
+        cancelled: Whether the workspace accepted the request to cancel it.
     """
 
     job_id: int
@@ -48,7 +55,7 @@ class RunEnd:
 
 
 @dataclass(frozen=True)
-class TaskWords:
+class TaskMessages:
     """What one task left in its output, without secrets: the error it failed with, and its last lines."""
 
     task_key: str
@@ -59,16 +66,21 @@ class TaskWords:
 
 @dataclass(frozen=True)
 class LaunchOutcome:
-    """How it went. ``reason`` is a sentence for people, ``words`` what the tasks said.
+    """How a run on a cluster went.
 
-    ``page_url`` links to the run's page, ``task_pages`` to those of its task runs by their ids.
+    Attributes:
+        ended: The end of the wait for it.
+        reason: A sentence for people.
+        page_url: The link to the run's page.
+        task_pages: The links to the pages of its task runs, by their ids.
+        messages: What the tasks left in their output.
     """
 
     ended: RunEnd
     reason: str
     page_url: str
     task_pages: Mapping[int, str]
-    words: tuple[TaskWords, ...] = ()
+    messages: tuple[TaskMessages, ...] = ()
 
     @property
     def succeeded(self) -> bool:
@@ -78,7 +90,7 @@ class LaunchOutcome:
     @property
     def report(self) -> dict[str, Any] | None:
         """The numbers of the dispatch; None when no output has them."""
-        return next((task.report for task in self.words if task.report is not None), None)
+        return next((task.report for task in self.messages if task.report is not None), None)
 
     @property
     def seconds(self) -> float:
@@ -91,26 +103,29 @@ def launch_outcome(ended: RunEnd, jobs: DeployedJobs, retrying: Retrying, log: l
     """The outcome with all that can be learned about it."""
     tasks = ended.run.latest_tasks if ended.run else ()
     ran = [task for task in tasks if task.start_ms and task.state.standing is not Standing.ACTIVE][:_OUTPUTS]
-    words = tuple(_words_of(task, jobs, retrying, log) for task in ran)
-    reason = jobs.scrub(_reason(ended, jobs, log)) + _errors(words)
+    messages = tuple(_messages_of(task, jobs, retrying, log) for task in ran)
+    reason = jobs.scrub(_reason(ended, jobs, log)) + _errors(messages)
     pages = {run_id: jobs.page_url(ended.job_id, run_id) for run_id in (ended.run_id, *(t.state.run_id for t in tasks))}
-    outcome = LaunchOutcome(ended, reason, pages[ended.run_id], pages, words)
+    outcome = LaunchOutcome(ended, reason, pages[ended.run_id], pages, messages)
     if outcome.succeeded and outcome.report is None:
-        log.warning("The output of Databricks run %s has no report of a dispatch.", ended.run_id)
+        log.warning(
+            "The output of Databricks run %s has no report line: its counts are unknown.",
+            ended.run_id,
+        )
     return outcome
 
 
-def _words_of(task: TaskRun, jobs: DeployedJobs, retrying: Retrying, log: logging.Logger) -> TaskWords:
+def _messages_of(task: TaskRun, jobs: DeployedJobs, retrying: Retrying, log: logging.Logger) -> TaskMessages:
     try:
         output = retrying("runs/get-output", lambda: jobs.output(task.state.run_id))
     except ProcessManagerError as error:
         log.warning("The output of task %s cannot be read: %s", task.task_key, jobs.scrub(str(error)))
-        return TaskWords(task.task_key)
+        return TaskMessages(task.task_key)
     if output.truncated:
-        log.warning("The workspace gives only a part of the output of task %s.", task.task_key)
+        log.warning("The workspace returned only a part of the output of task %s.", task.task_key)
     # Scrubbed before it is cut: half a secret is not recognised any more.
     error_text = jobs.scrub(output.error)[:_ERROR_LENGTH]
-    return TaskWords(task.task_key, error_text, _tail(output, jobs), report_in(output.logs))
+    return TaskMessages(task.task_key, error_text, _tail(output, jobs), report_in(output.logs))
 
 
 def _tail(output: TaskOutput, jobs: DeployedJobs) -> str:
@@ -133,14 +148,14 @@ def _reason(ended: RunEnd, jobs: DeployedJobs, log: logging.Logger) -> str:
     return f"{subject} {ended.end} ({words}){_after_colon(message)}"
 
 
-def _errors(words: Sequence[TaskWords]) -> str:
+def _errors(messages: Sequence[TaskMessages]) -> str:
     """Why the tasks failed, in a few words each."""
-    said = [(task.task_key, _flat(_why(task))[:_SHORT]) for task in words]
+    said = [(task.task_key, _flat(_why(task))[:_SHORT]) for task in messages]
     return "".join(f" In task {key}: {text}" for key, text in said if text)
 
 
-def _why(task: TaskWords) -> str:
-    """The error, but for that of ``sys.exit``, which tells nothing: then what the program logged before it ended."""
+def _why(task: TaskMessages) -> str:
+    """The error; for one of ``sys.exit``, which says nothing, what the program logged before it ended."""
     if not task.error.startswith("SystemExit"):
         return task.error
     logged = [line for line in task.tail.splitlines() if "CRITICAL" in line or "ERROR" in line]
@@ -149,7 +164,7 @@ def _why(task: TaskWords) -> str:
 
 def _fate(ended: RunEnd) -> str:
     seen = f"last seen as {ended.run.state.words}" if ended.run else "never seen"
-    return ("it was told to end" if ended.cancelled else "it could not be cancelled and may still run") + f" ({seen})"
+    return ("it was cancelled" if ended.cancelled else "it could not be cancelled and may still run") + f" ({seen})"
 
 
 def _after_colon(text: str) -> str:
@@ -165,6 +180,6 @@ def _in_the_way(ended: RunEnd, jobs: DeployedJobs, log: logging.Logger) -> str:
     try:
         others = jobs.active_runs(ended.job_id)[:_NAMED]
     except ProcessManagerError as error:
-        log.warning("The active runs of job %s cannot be listed: %s", ended.job_id, jobs.scrub(str(error)))
+        log.warning("The active runs of Databricks job %s cannot be listed: %s", ended.job_id, jobs.scrub(str(error)))
         return ""
     return _after_colon(", ".join(f"run {run_id}, {jobs.page_url(ended.job_id, run_id)}" for run_id in others))

@@ -1,7 +1,7 @@
 """The one retry of the project: a few more tries of something that an outside system did not answer.
 
 What nests in what: a transaction is tried 3 times within 4 s (``ledger/session``), inside the ledger writer's 8 tries
-within 30 s (``dispatch/ledger_writer``), inside Dagster's 4 tries of an op (``orchestration/retries``); a look into a
+within 30 s (``dispatch/ledger_writer``), inside Dagster's 4 tries of an op (``orchestration/execution``); a look into a
 store of secrets or a token of Entra ID is tried 3 times inside an op; a call to the Jobs API is one attempt, which the
 dispatch repeats by its own rules (``PM_CALL_TRIES``, between other rows' calls) and the launcher by this module. So the
 worst case of a write is 3 x 8 x 4 tries, and its time is what counts: no try begins later than 4 s and 30 s after the

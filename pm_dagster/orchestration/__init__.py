@@ -1,5 +1,16 @@
-"""Process Manager in Dagster: assets, ops, automation and resources.
+"""Process Manager in Dagster, a thin skin.
 
-Put here: what Dagster has to be told. Keep out: every decision about a row (``core``) and every call to the outside
-(``postgres``, ``workspace``). Environment variables are named in ``definitions.py`` alone.
+Decisions about rows are in ``dispatch``, the database in ``ledger``, calls to the workspace in ``databricks``.
+
+===============  ======================================================================
+``assets``       the assets, the graph with its ops, and the asset check
+``jobs``         the jobs, their config and their tags
+``automation``   the sensor and the schedule, and the runs that are already under way
+``dead_runs``    the rule by which a run is dead
+``resources``    the control table, the workspace and the dispatch over both
+``execution``    how an op runs: its retries, its failures, its log
+``frames``       the DataFrames between ops
+``metadata``     what materializations show in the UI
+``names``        the names and tags that operators see
+===============  ======================================================================
 """

@@ -1,4 +1,4 @@
-"""The DataFrames of a dispatch: waiting rows, claimed entries and repair targets, to pandas and back.
+"""The DataFrames between the ops of a dispatch: waiting rows, claimed entries, repair targets, the report.
 
 Ids are nullable 64-bit integers: a float would lose digits above 2^53. What an op gets is a table that people can read;
 the ledger has the rest of each entry, and the last word.
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pm_dagster.dispatch.model import Entry, EntryState
+from pm_dagster.dispatch.report import Report, ReportRow
 from pm_dagster.dispatch.service import Claimed, RepairTarget
 from pm_dagster.dispatch.waiting_job import INT64_MAX, Branch, RawRow, sort_rows
 
@@ -31,7 +32,7 @@ _ENTRY = {
     "generation": "Int64",
     "job_id": "Int64",
     "previous_run_id": "Int64",
-    "taken_over": "bool",
+    "rescued": "bool",
 }
 _TARGET = {
     "entry_id": "Int64",
@@ -44,12 +45,16 @@ _TARGET = {
     "page_url": "object",
 }
 
+_REPORT = ("run_id", "branch", "outcome", "control_status", "databricks_run_id", "repair_id", "page_url", "reason")
+
 
 def waiting_frame(rows: Sequence[RawRow]) -> pd.DataFrame:
-    """The rows in their order, a column for each id and each job parameter.
+    """The rows of the view, in their order.
 
-    Job parameters become text, as the workspace would get them; a null stays null. A value that its column cannot hold
-    is kept as it came in ``invalid``, a mapping of column to value.
+    Returns:
+        ``run_id``, ``job_id`` and ``previous_run_id`` (Int64); ``since`` (UTC); a column of text for each job
+        parameter, as the workspace would get it; ``in_control_table`` (bool); ``invalid``, None or a mapping of column
+        to value for the values that their column cannot hold.
     """
     columns: dict[str, Any] = {name: _ids([getattr(row, name) for row in rows]) for name in IDS}
     moments: Any = [row.since if _fits_moment(row.since) else None for row in rows]
@@ -134,8 +139,8 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def entries_frame(entries: Sequence[Entry]) -> pd.DataFrame:
-    """Claimed entries, by their ids."""
-    return _frame([{**vars(entry), "taken_over": entry.rescued} for entry in entries], _ENTRY)
+    """Claimed entries: their ids (Int64), and whether they were rescued from a dead dispatcher (bool)."""
+    return _frame([vars(entry) for entry in entries], _ENTRY)
 
 
 def entry_ids(*frames: pd.DataFrame) -> list[int]:
@@ -144,7 +149,7 @@ def entry_ids(*frames: pd.DataFrame) -> list[int]:
 
 
 def targets_frame(targets: Sequence[RepairTarget]) -> pd.DataFrame:
-    """Entries whose run was looked up, with the repair id that the call has to name."""
+    """Entries whose run was looked up; the columns are the fields of ``RepairTarget``."""
     return _frame([asdict(target) for target in targets], _TARGET)
 
 
@@ -154,7 +159,7 @@ def targets_from(frame: pd.DataFrame) -> list[RepairTarget]:
 
 
 def claimed_from(waiting_jobs: pd.DataFrame, new: pd.DataFrame, repair: pd.DataFrame) -> Claimed:
-    """What was claimed and refused, for the report; the entries carry their ids and nothing to send."""
+    """What was claimed and what was refused, for the report; the entries carry their ids and nothing to send."""
     rows = rows_from(waiting_jobs)
     entries = [
         _entry(record, branch)
@@ -165,7 +170,20 @@ def claimed_from(waiting_jobs: pd.DataFrame, new: pd.DataFrame, repair: pd.DataF
 
 
 def _entry(record: dict[str, Any], branch: Branch) -> Entry:
-    rescued = record.pop("taken_over")
-    return Entry(
-        **record, rescued=rescued, branch=branch, state=EntryState.CLAIMED, parameters={}, idempotency_token=""
-    )
+    return Entry(**record, branch=branch, state=EntryState.CLAIMED, parameters={}, idempotency_token="")
+
+
+def report_frame(report: Report) -> pd.DataFrame:
+    """The value of ``dispatched_jobs``, a line for each row.
+
+    Returns:
+        ``run_id``, ``databricks_run_id`` and ``repair_id`` (Int64); ``branch``, ``outcome``, ``control_status``,
+        ``page_url`` and ``reason`` (text).
+    """
+    records = [_reported(row) for row in report.rows]
+    frame = pd.DataFrame(records, columns=list(_REPORT), dtype=object)
+    return frame.astype(dict.fromkeys(("run_id", "databricks_run_id", "repair_id"), "Int64"))
+
+
+def _reported(row: ReportRow) -> dict[str, Any]:
+    return {**{name: getattr(row, name) for name in _REPORT}, "branch": row.branch.value, "outcome": row.outcome.value}

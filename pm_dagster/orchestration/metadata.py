@@ -1,19 +1,42 @@
-"""What a dispatch shows of itself in the Dagster UI: numbers to plot, and a table of rows with links."""
+"""What materializations and the asset check show in the Dagster UI: numbers to plot, and tables with links.
 
+Of a dispatch here, and of one on a cluster. The keys are a contract, so that plots go on; both use the same ones. The
+numbers of a dispatch on a cluster come out of the output of its program: what is no number is left out.
+"""
+
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from math import isfinite
+from typing import Any, TypeGuard
 
 import dagster as dg
 import pandas as pd
 
 from pm_dagster.dispatch.model import Outcome
-from pm_dagster.dispatch.report import Report, ReportRow
+from pm_dagster.dispatch.report import COUNTED, Report, ReportRow
 from pm_dagster.dispatch.waiting_job import Branch
+from pm_dagster.launcher.deployed_job import DeployedRun, TaskRun
+from pm_dagster.launcher.run_outcome import LaunchOutcome
 
 #: A table of more rows would weigh on the event log of every dispatch; `pm explain` has each row.
 _SHOWN = 100
 _REASON_LENGTH = 160
-_COLUMNS = ("run_id", "branch", "outcome", "control_status", "databricks_run_id", "repair_id", "page_url", "reason")
+#: Keys of the report line of a dispatch on a cluster and, beside them, those of ``dispatched_jobs``.
+_NUMBERS = {
+    "read": "read",
+    "scheduled": "scheduled",
+    "taken_over": "taken over",
+    "left": "left for the next dispatch",
+    "withdrawn": "withdrawn",
+    "calls": "API calls",
+    "throttled": "API calls throttled",
+    "seconds": "seconds",
+}
+
+
+def waiting_metadata(waiting_jobs: pd.DataFrame) -> dict[str, Any]:
+    """Metadata of ``waiting_jobs``."""
+    return {"dagster/row_count": len(waiting_jobs), "oldest waiting (seconds)": oldest_age(waiting_jobs) or 0.0}
 
 
 def oldest_age(waiting_jobs: pd.DataFrame) -> float | None:
@@ -25,15 +48,9 @@ def oldest_age(waiting_jobs: pd.DataFrame) -> float | None:
     return max(0.0, (datetime.now(UTC) - arrived).total_seconds())
 
 
-def waiting_metadata(waiting_jobs: pd.DataFrame) -> dict[str, Any]:
-    """Metadata of ``waiting_jobs``."""
-    return {"dagster/row_count": len(waiting_jobs), "oldest waiting (seconds)": oldest_age(waiting_jobs) or 0.0}
-
-
 def dispatch_metadata(report: Report, waiting_jobs: pd.DataFrame) -> dict[str, Any]:
-    """Metadata of ``dispatched_jobs``; the keys are a contract, so that plots go on."""
+    """Metadata of ``dispatched_jobs``."""
     counts = {f"{branch.value}/{outcome}": n for branch in Branch for outcome, n in report.counts(branch).items()}
-    share = report.api_seconds / report.seconds if report.seconds else 0.0
     return {
         **counts,
         "read": report.read,
@@ -42,39 +59,49 @@ def dispatch_metadata(report: Report, waiting_jobs: pd.DataFrame) -> dict[str, A
         "left for the next dispatch": report.left,
         "API calls": report.calls,
         "API calls throttled": report.throttled,
-        "API share of time": min(1.0, round(share, 3)),
+        "API share of time": _share(report.api_seconds, report.seconds),
         "seconds": round(report.seconds, 3),
         "oldest waiting (seconds)": oldest_age(waiting_jobs) or 0.0,
         "rows": dg.MetadataValue.md(rows_table(report.rows)),
     }
 
 
-def report_frame(report: Report) -> pd.DataFrame:
-    """The value of ``dispatched_jobs``: a line for each row, with text and exact integers."""
-    records = [_record(row) for row in report.rows]
-    frame = pd.DataFrame(records, columns=list(_COLUMNS), dtype=object)
-    return frame.astype(dict.fromkeys(("run_id", "databricks_run_id", "repair_id"), "Int64"))
-
-
-def _record(row: ReportRow) -> dict[str, Any]:
-    return {**{name: getattr(row, name) for name in _COLUMNS}, "branch": row.branch.value, "outcome": row.outcome.value}
+def _share(api_seconds: float, seconds: float) -> float:
+    return min(1.0, round(api_seconds / seconds, 3)) if seconds > 0 else 0.0
 
 
 def rows_table(rows: list[ReportRow]) -> str:
-    """A Markdown table, those that a person should look at first."""
+    """A Markdown table of the rows; those that a person should look at come first."""
     if not rows:
-        return "No row was dispatched."
+        return "This dispatch had no rows."
     first = sorted(rows, key=lambda row: row.outcome in (Outcome.ACCEPTED, Outcome.ADOPTED))
     lines = ["| row | branch | outcome | run | status | reason |", "| --: | --- | --- | --- | --- | --- |"]
-    lines += [_line(row) for row in first[:_SHOWN]]
-    rest = len(rows) - _SHOWN
-    return "\n".join(lines) + (f"\n\n{rest} more rows are not shown; `pm explain` has each." if rest > 0 else "")
+    lines += [_row_line(row) for row in first[:_SHOWN]]
+    return "\n".join(lines) + _rest(len(rows))
 
 
-def _line(row: ReportRow) -> str:
+def _row_line(row: ReportRow) -> str:
     run = f"[{row.databricks_run_id}]({row.page_url})" if row.page_url else str(row.databricks_run_id or "")
     cells = (row.run_id, row.branch.value, row.outcome.value, run, row.control_status or "", cell(row.reason))
     return "| " + " | ".join(str(value) for value in cells) + " |"
+
+
+def quarantined_metadata(quarantined: pd.DataFrame) -> dict[str, Any]:
+    """Metadata of the asset check: how many rows are quarantined, and why each of them is."""
+    return {"quarantined": len(quarantined), "rows": dg.MetadataValue.md(_quarantined_table(quarantined))}
+
+
+def _quarantined_table(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return "None."
+    lines = ["| row | branch | reason |", "| --: | --- | --- |"]
+    for run_id, branch, reason in rows[["run_id", "branch", "reason"]].astype(object).head(_SHOWN).to_numpy():
+        lines.append(f"| {'unreadable' if run_id is pd.NA else run_id} | {branch} | {cell(str(reason))} |")
+    return "\n".join(lines) + _rest(len(rows))
+
+
+def _rest(number: int) -> str:
+    return f"\n\n{number - _SHOWN} more rows are not shown; `pm explain` has each." if number > _SHOWN else ""
 
 
 def cell(text: str) -> str:
@@ -83,3 +110,70 @@ def cell(text: str) -> str:
     short = flat if len(flat) <= _REASON_LENGTH else f"{flat[: _REASON_LENGTH - 3]}..."
     escaped = {"|": "\\|", "<": "&lt;", "[": "\\[", "]": "\\]", "`": "'", "!": "\\!"}
     return "".join(escaped.get(letter, letter) for letter in short)
+
+
+def cluster_metadata(outcome: LaunchOutcome) -> dict[str, Any]:
+    """Metadata of ``process_manager_on_cluster``, for a success and a failure alike."""
+    ended = outcome.ended
+    return {
+        "run page": dg.MetadataValue.url(outcome.page_url),
+        # As text: ids are not to be plotted, and keep every digit.
+        "Databricks job id": str(ended.job_id),
+        "Databricks run id": str(ended.run_id),
+        "end": ended.end.value,
+        "tasks": dg.MetadataValue.md(tasks_table(ended.run, outcome.task_pages)),
+        "Databricks run (seconds)": round(outcome.seconds, 3),
+        **report_metadata(outcome.report or {}),
+        **({} if outcome.succeeded else _task_messages(outcome)),
+    }
+
+
+def report_metadata(report: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a report line under the keys of ``dispatched_jobs``; nothing of an empty one."""
+    found: dict[str, Any] = {}
+    for branch in Branch:
+        counts = report.get(branch.value)
+        if isinstance(counts, Mapping):
+            found |= {f"{branch.value}/{outcome.value}": counts.get(outcome.value) for outcome in COUNTED}
+    found |= {shown: report.get(key) for key, shown in _NUMBERS.items()}
+    api_seconds, seconds = report.get("api_seconds"), report.get("seconds")
+    if _is_number(api_seconds) and _is_number(seconds):
+        found["API share of time"] = _share(api_seconds, seconds)
+    return {key: value for key, value in found.items() if _is_number(value)}
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _task_messages(outcome: LaunchOutcome) -> dict[str, Any]:
+    """The error and the last lines of output of each task of a failed run."""
+    errors = {f"error of {task.task_key}": task.error for task in outcome.messages if task.error}
+    tails = {f"last lines of {task.task_key}": _verbatim(task.tail) for task in outcome.messages if task.tail}
+    return {**errors, **tails}
+
+
+def _verbatim(text: str) -> dg.MarkdownMetadataValue:
+    """Lines as they are: plain text would lose the line ends, and a block by indentation cannot be broken out of."""
+    return dg.MetadataValue.md("\n".join(f"    {line}" for line in text.splitlines()))
+
+
+def tasks_table(run: DeployedRun | None, pages: Mapping[int, str]) -> str:
+    """A Markdown table of the last attempt of each task."""
+    tasks = run.latest_tasks if run else ()
+    if not tasks:
+        return "No task was seen."
+    lines = ["| task | life cycle | result | duration | page |", "| --- | --- | --- | --: | --- |"]
+    return "\n".join([*lines, *(_task_line(task, pages[task.state.run_id]) for task in tasks)])
+
+
+def _task_line(task: TaskRun, page: str) -> str:
+    state = task.state
+    cells = (
+        cell(task.task_key),
+        state.life_cycle_state or state.status_state or "unknown",
+        state.result_state or state.termination_code or "",
+        "" if task.seconds is None else f"{task.seconds:.1f} s",
+        f"[{state.run_id}]({page})",
+    )
+    return "| " + " | ".join(cells) + " |"

@@ -1,9 +1,11 @@
-"""What a run holds while it lasts: the control table, the workspace, and the one dispatch over both.
+"""The resources of a run: the control table, the Databricks workspace, and the dispatch over both.
 
 Credentials are looked up anew for each run and each tick, when they are first needed, so a rotated one needs no
-restart; they are in no resource config, so no UI, run or event can show them.
+restart. They are in no field of a resource, so no UI, run or event can show them. The ways to sign in are in
+``databricks.sign_in``; where secrets come from is in ``config.credentials``.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,17 +13,48 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import dagster as dg
+from dagster_databricks import DatabricksClientResource
+from databricks.sdk import WorkspaceClient
+from databricks.sdk.core import Config
+from databricks.sdk.credentials_provider import CredentialsStrategy
 from pydantic import Field
 
-from pm_dagster.config.credentials import DATABASE, resolved
+from pm_dagster.config.credentials import DATABASE, WORKSPACE, resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
+from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
+from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
 from pm_dagster.dispatch.service import Dispatch
-from pm_dagster.errors import ProcessManagerError
+from pm_dagster.errors import ConfigurationError, ProcessManagerError
+from pm_dagster.launcher.deployed_job import DeployedJobs
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.orchestration import names
-from pm_dagster.orchestration.environment import PREFIX_DESCRIPTION, environment_of
+
+#: What a second set of variables replaces as a whole: no part of one database or workspace completes another.
+_REPLACED = ("PM_", "PG", "DATABRICKS_", "ARM_")
+_MESSAGE_LIMIT = 500
+_PREFIX_DESCRIPTION = (
+    "A prefix of the environment variables that this resource reads. With SECOND_ it reads SECOND_PM_SCHEMA instead of "
+    "PM_SCHEMA. Use it for a second control table or workspace in one code location. When it is empty, the resource "
+    "reads PM_*, DATABRICKS_* and ARM_*."
+)
+
+
+def environment_of(prefix: str, given: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """The variables that a resource reads, as they are at this moment.
+
+    Args:
+        prefix: Begins the names of a second set: with ``SECOND_``, SECOND_PM_SCHEMA stands for PM_SCHEMA, and PM_*,
+            PG*, DATABRICKS_* and ARM_* without it do not count. Empty: the variables as they are.
+        given: The variables to choose from; those of the process by default.
+    """
+    found = os.environ if given is None else given
+    if not prefix:
+        return found
+    others = {name: value for name, value in found.items() if not name.startswith((*_REPLACED, prefix))}
+    return others | {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
 
 
 class ControlTable:
@@ -54,35 +87,54 @@ class ControlTable:
             self.control.end()
 
 
-class Workspace(Protocol):
-    """A workspace that has not been connected to yet."""
-
-    def runs(self, settings: Settings) -> DatabricksRuns:
-        """The Jobs API of the workspace."""
-
-
 class ControlTableResource(dg.ConfigurableResource[ControlTable]):
-    """The control table and its ledger. A field left empty takes its PM_* variable, or the default of that."""
+    """The control table in Postgres and its ledger. An empty field takes its PM_* variable, or the default of that."""
 
-    variable_prefix: str = Field(default="", description=PREFIX_DESCRIPTION)
+    variable_prefix: str = Field(default="", description=_PREFIX_DESCRIPTION)
 
-    concurrency: int | None = Field(default=None, ge=1, le=256, description="How many API calls are in flight at once.")
-    deadline_seconds: float | None = Field(
-        default=None, gt=0, le=840, description="A dispatch stops sending after this many seconds and leaves the rest."
+    concurrency: int | None = Field(
+        default=None, ge=1, le=256, description="The most calls to the Jobs API at once. Empty: PM_CONCURRENCY."
     )
-    rate_run_now: float | None = Field(default=None, ge=0, description="run-now calls per second; 0 does not pace.")
-    rate_repair: float | None = Field(default=None, ge=0, description="Repair calls per second; 0 does not pace.")
-    rate_get_run: float | None = Field(default=None, ge=0, description="runs/get calls per second; 0 does not pace.")
+    deadline_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=840,
+        description=(
+            "A dispatch stops sending after this many seconds and leaves the other rows WAITING for the next one. "
+            "Empty: PM_DEADLINE_SECONDS."
+        ),
+    )
+    rate_run_now: float | None = Field(
+        default=None, ge=0, description="The most run-now calls per second; 0 means no limit. Empty: PM_RATE_RUN_NOW."
+    )
+    rate_repair: float | None = Field(
+        default=None, ge=0, description="The most repair calls per second; 0 means no limit. Empty: PM_RATE_REPAIR."
+    )
+    rate_get_run: float | None = Field(
+        default=None, ge=0, description="The most runs/get calls per second; 0 means no limit. Empty: PM_RATE_GET_RUN."
+    )
     max_attempts: int | None = Field(
-        default=None, ge=1, description="How many definite refusals that may pass a row gets before it is quarantined."
+        default=None,
+        ge=1,
+        description=(
+            "A row is quarantined after this many refusals that another attempt could have changed. "
+            "Empty: PM_MAX_ATTEMPTS."
+        ),
     )
     missing_run: str | None = Field(
         default=None,
         pattern="^(fresh-run|fail)$",
-        description="What to do for a repair whose run is gone or never ran: fresh-run or fail.",
+        description=(
+            "What happens to a repair whose run no longer exists or never ran: fresh-run starts a new run, fail marks "
+            "the row FAILED. Empty: PM_MISSING_RUN."
+        ),
     )
     queue: bool | None = Field(
-        default=None, description="Whether a busy Databricks job queues the run it is asked for."
+        default=None,
+        description=(
+            "Whether a new run waits in the queue of its Databricks job while that is at its concurrency limit. "
+            "Without a queue such a run is skipped. Empty: PM_QUEUE."
+        ),
     )
 
     def settings(self, environment: Mapping[str, str]) -> Settings:
@@ -95,7 +147,7 @@ class ControlTableResource(dg.ConfigurableResource[ControlTable]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[ControlTable]:
         """One control plane for the run, which gives up its claims at the end whatever happens."""
-        actor = _actor(context)
+        actor = names.actor(context.run.run_id) if context.run else "Dagster sensor"
 
         def opens() -> tuple[ControlPlane, Settings]:
             settings = self.settings(resolved(environment_of(self.variable_prefix), DATABASE).environment)
@@ -110,16 +162,82 @@ class ControlTableResource(dg.ConfigurableResource[ControlTable]):
             table.end()
 
     def _register(self, table: ControlTable, context: dg.InitResourceContext) -> None:
-        """Let the sensor see that this run lives; what stands in the way is for the op to meet, which is retried."""
+        """Let the sensor see that this run lives. A failure is only logged: the op fails by it too, and is retried."""
         try:
             table.control.register()
         except ProcessManagerError as error:
             if context.log:
-                context.log.warning("not registered in the ledger yet: %s", scrubbed(str(error)))
+                context.log.warning("This run is not registered in the ledger yet: %s", scrubbed(str(error)))
+
+
+class Workspace(Protocol):
+    """A workspace that has not been connected to yet."""
+
+    def runs(self, settings: Settings) -> DatabricksRuns:
+        """The Jobs API of the workspace."""
+
+
+class WorkspaceResource(dg.ConfigurableResource["WorkspaceResource"]):
+    """The Databricks workspace. A run signs in to it when it first needs it, with DATABRICKS_* or ARM_* variables."""
+
+    variable_prefix: str = Field(default="", description=_PREFIX_DESCRIPTION)
+
+    def environment(self) -> Mapping[str, str]:
+        """The variables that this workspace is read from, as they are at this moment."""
+        return environment_of(self.variable_prefix)
+
+    def client(self, settings: Settings) -> WorkspaceClient:
+        """Sign in with the credentials of this moment.
+
+        Raises:
+            ConfigurationError: The variables do not say how to sign in.
+            WorkspaceUnavailable: Signing in gets no answer.
+            Unavailable: A credential cannot be looked up now.
+        """
+        config = signed_in(resolved(self.environment(), WORKSPACE).environment, settings)
+        try:
+            with databricks_client_resource(config).process_config_and_initialize_cm() as resource:
+                client: WorkspaceClient = resource.get_client().workspace_client
+        except ValueError as error:
+            # The SDK also looks at the variables of this process when it does not need them.
+            message = scrubbed(str(error)).splitlines()[0][:_MESSAGE_LIMIT]
+            raise ConfigurationError(f"the workspace credentials cannot be used: {message}") from None
+        return client
+
+    def runs(self, settings: Settings) -> DatabricksRuns:
+        """The runs of the workspace. Raises as ``client``."""
+        return SdkRuns(self.client(settings), settings)
+
+    def deployed_jobs(self, settings: Settings) -> DeployedJobs:
+        """The deployed jobs of the workspace. Raises as ``client``."""
+        return SdkDeployedJobs(self.client(settings), settings)
+
+
+class _SignedIn(CredentialsStrategy):
+    """Signs requests as an SDK configuration does that is signed in already.
+
+    dagster-databricks' own fields know three ways to sign in; this one carries all of ours.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def auth_type(self) -> str:
+        """The name of the way to sign in."""
+        return str(self._config.auth_type)
+
+    def __call__(self, cfg: Config) -> Callable[[], dict[str, str]]:  # noqa: ARG002 the SDK's signature
+        """What makes the headers of a request."""
+        return self._config.authenticate
+
+
+def databricks_client_resource(config: Config) -> DatabricksClientResource:
+    """dagster-databricks' resource for a workspace that is signed in to; no field of it holds a secret."""
+    return DatabricksClientResource(host=config.host, credentials_strategy=_SignedIn(config))
 
 
 class DispatchSession:
-    """The one dispatch of a run: its ops share the pace, the deadline and the identity of the dispatcher."""
+    """The one dispatch of a run: its ops share the rate limiter, the deadline and the identity of the dispatcher."""
 
     def __init__(self, table: ControlTable, workspace: Workspace) -> None:
         self._table = table
@@ -134,7 +252,10 @@ class DispatchSession:
 
 @dg.resource(
     required_resource_keys={"control_table", "databricks"},
-    description="The dispatch of this run, over the control table and the workspace.",
+    description=(
+        "The dispatch of this run, over the control table and the workspace. Its ops share the rate limiter, the "
+        "deadline and the dispatcher's entry in the ledger."
+    ),
 )
 def dispatch_session(context: dg.InitResourceContext) -> DispatchSession:
     """One session for each run, or for each step with the multiprocess executor; both continue from the ledger.
@@ -143,7 +264,3 @@ def dispatch_session(context: dg.InitResourceContext) -> DispatchSession:
     nested in, and then a run would be two dispatchers with a connection each.
     """
     return DispatchSession(context.resources.control_table, context.resources.databricks)
-
-
-def _actor(context: dg.InitResourceContext) -> str:
-    return names.actor(context.run.run_id) if context.run else "Dagster sensor"

@@ -98,4 +98,4 @@ def test_a_link_in_the_table_leads_to_the_page_of_the_run(dispatched: Site, page
 
 def test_the_check_names_the_row_that_needs_somebody(dispatched: Site, page: Page) -> None:
     page.goto(f"{dispatched.url}/assets/{names.DISPATCHED_JOBS}?view=checks")
-    expect(page.get_by_text("Rows refused for good: 1.").first).to_be_visible()
+    expect(page.get_by_text("Rows quarantined by this dispatch: 1.").first).to_be_visible()

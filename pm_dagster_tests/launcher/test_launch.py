@@ -84,7 +84,7 @@ def test_a_run_in_doubt_is_asked_for_beyond_the_tries_of_one_call(fault: Fault) 
     at.jobs.faults["start"] = [fault] * 9
     assert at.run().succeeded
     assert len(run_ids(at)) == 1
-    assert sum("is not known; asking again" in line for line in at.lines) == 1
+    assert sum("may have started a run; sending run-now again" in line for line in at.lines) == 1
 
 
 def test_a_run_in_doubt_until_the_deadline_is_said_to_go_on() -> None:
@@ -135,7 +135,7 @@ def test_a_workspace_that_does_not_answer_for_a_while_is_waited_for(error: Proce
     at = bench(RUNNING, SUCCESS)
     at.jobs.faults["look_up"] = [Fault(None), *[Fault(error)] * 6]
     assert at.run().succeeded
-    assert sum("cannot be looked up at present" in line for line in at.lines) == 1
+    assert sum("cannot be looked up now; trying again" in line for line in at.lines) == 1
     assert not any("s3cret" in line for line in at.lines)
 
 
@@ -153,7 +153,7 @@ def test_the_deadline_cancels_the_run_and_says_so() -> None:
     run_id = outcome.ended.run_id
     assert outcome.ended.end is End.OVERDUE
     assert outcome.reason == (
-        f"Databricks run {run_id} did not end within 60 s; it was told to end (last seen as TERMINATED/CANCELED)"
+        f"Databricks run {run_id} did not end within 60 s; it was cancelled (last seen as TERMINATED/CANCELED)"
     )
     assert at.jobs.look_up(run_id).state.result_state == "CANCELED"
     assert any(line.startswith(f"Cancelling Databricks run {run_id}: https://") for line in at.lines)

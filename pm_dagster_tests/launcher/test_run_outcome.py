@@ -52,16 +52,16 @@ def test_a_success_without_readable_numbers_stays_a_success_and_says_so(faults: 
     outcome = at.run()
     assert outcome.succeeded
     assert outcome.report is None
-    assert any("has no report of a dispatch" in line for line in at.lines)
+    assert any("has no report line" in line for line in at.lines)
 
 
 def test_a_failed_task_tells_its_error_and_last_lines_without_secrets() -> None:
     logs = "\n".join(["first line", *(f"line {number}" for number in range(100)), "FATAL s3cret", ""])
     outcome = bench(FAILED, output=TaskOutput(logs, "SystemExit: s3cret")).run()
-    (words,) = outcome.words
-    assert words.error == "SystemExit: ***"
-    assert words.tail.splitlines()[-1] == "FATAL ***"
-    assert len(words.tail.splitlines()) == 15
+    (messages,) = outcome.messages
+    assert messages.error == "SystemExit: ***"
+    assert messages.tail.splitlines()[-1] == "FATAL ***"
+    assert len(messages.tail.splitlines()) == 15
 
 
 _LOG = "INFO reading\nERROR one row\nCRITICAL no database, s3cret\nTraceback\nSystemExit: 1\n"

@@ -53,7 +53,9 @@ each_tick = pytest.mark.parametrize("tick", [_sensor, _schedule])
 def test_skips_with_counts_when_nothing_waits(world: World, tick: Tick) -> None:
     answer = tick(world)
     assert isinstance(answer, dg.SkipReason)
-    assert "0 jobs wait to be dispatched (oldest: none)" in str(answer.skip_message)
+    assert str(answer.skip_message) == (
+        "No waiting job is ready to dispatch (backing off: 0, being dispatched: 0, quarantined: 0)."
+    )
 
 
 @each_tick
@@ -73,7 +75,7 @@ def test_skips_while_a_dispatch_is_under_way(world: World, tick: Tick, status: d
     run = world.instance.create_run_for_job(job, status=status)
     answer = tick(world)
     assert isinstance(answer, dg.SkipReason)
-    assert answer.skip_message == "a dispatch is already under way"
+    assert answer.skip_message == "A dispatch is already under way."
     world.instance.delete_run(run.run_id)
     assert isinstance(tick(world), dg.RunRequest)
 

@@ -1,4 +1,4 @@
-"""Which runs are given up for dead, and which that look like it are not."""
+"""Which runs are ended as dead, and which that look like it are not."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def test_a_run_that_may_live_is_not_ended(run: RunFacts, sign: SignOfLife | None
     ("run", "sign", "why"),
     [
         (RunFacts(Stage.STARTED, 40), _died(16), "its dispatcher died"),
-        (RunFacts(Stage.STARTED, 9, Worker.GONE), _died(9), "its dispatcher and its worker died"),
+        (RunFacts(Stage.STARTED, 9, Worker.GONE), _died(9), "its dispatcher and its worker process died"),
         (RunFacts(Stage.CANCELING, 40), _died(16), "its dispatcher died"),
         (RunFacts(Stage.STARTING, 40), _died(16), "its dispatcher died"),
         (RunFacts(Stage.STARTED, 130, steps_apart=True), _DIED, "its dispatcher died"),
-        (RunFacts(Stage.STARTED, 130), _LEFT, "its dispatcher left the ledger"),
+        (RunFacts(Stage.STARTED, 130), _LEFT, "its dispatcher signed off from the ledger"),
         (RunFacts(Stage.STARTED, 130), None, "it never registered"),
         (RunFacts(Stage.STARTED, 31, Worker.GONE), None, "it never registered"),
-        (RunFacts(Stage.STARTING, 31, Worker.GONE), None, "its worker is gone before it began"),
-        (RunFacts(Stage.STARTING, 1201), None, "it starts"),
+        (RunFacts(Stage.STARTING, 31, Worker.GONE), None, "its worker process died before it started"),
+        (RunFacts(Stage.STARTING, 1201), None, "it is starting"),
         (RunFacts(Stage.QUEUED, 1201, queue_is_served=False), None, "no run queue starts it"),
     ],
 )
@@ -64,12 +64,12 @@ def test_a_dead_run_is_told_with_the_reason(run: RunFacts, sign: SignOfLife | No
     found = verdict(run, sign)
     assert found.dead
     assert found.why.startswith(why)
-    assert "nothing was heard of it for" in found.why
+    assert "its last sign of life is" in found.why
 
 
 def test_what_is_doubtful_is_told_with_the_limit() -> None:
     assert not verdict(RunFacts(Stage.STARTED, 3), None).doubtful
     found = verdict(RunFacts(Stage.STARTED, 50), None)
     assert found.doubtful
-    assert "for 50 s (given up after 120 s)" in found.why
-    assert "given up" not in verdict(RunFacts(Stage.QUEUED, 500), None).why
+    assert "its last sign of life is 50 s old (the run is ended after 120 s)" in found.why
+    assert "ended after" not in verdict(RunFacts(Stage.QUEUED, 500), None).why

@@ -1,4 +1,4 @@
-"""The command `dg` finds the project by pyproject.toml, and assets say whose they are and where they stand."""
+"""The command `dg` checks, lists and launches the project; assets name their owners and their code."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import dagster as dg
 import pytest
 
 from pm_dagster.definitions import defs
+from pm_dagster.orchestration import names
+from pm_dagster_tests.orchestration.deployment import Deployment
 
 _ROOT = Path(__file__).parents[2]
 _DG = Path(sys.executable).with_name("dg")
 
 
-def _dg(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _dg(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    environment |= {"VIRTUAL_ENV": sys.prefix, "DAGSTER_DISABLE_TELEMETRY": "1"}
+    environment |= {"VIRTUAL_ENV": sys.prefix, "DAGSTER_DISABLE_TELEMETRY": "1", **variables}
     return subprocess.run(
         [_DG, *arguments], cwd=_ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
     )
@@ -45,10 +47,24 @@ def test_dg_lists_the_definitions() -> None:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "what",
+    [("--job", names.JOB), ("--assets", f"{names.WAITING_JOBS},{names.DISPATCHED_JOBS}")],
+    ids=["a job", "assets"],
+)
+def test_dg_launches_a_dispatch(deployment: Deployment, what: tuple[str, ...]) -> None:
+    row = deployment.add()
+    done = _dg("launch", *what, **deployment.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert deployment.status(row)[0] == "SCHEDULED", done.stdout + done.stderr
+    assert "Beta" not in done.stderr
+
+
 def test_assets_name_their_owners_and_their_code() -> None:
     graph = defs.resolve_asset_graph()
     for key in graph.get_all_asset_keys():
         assert graph.get(key).owners == ["team:process-manager"], key
-    for name, file in (("waiting_jobs", "dispatch_graph.py"), ("dispatched_jobs", "dispatch_graph.py")):
+    for name, file in (("waiting_jobs", "assets.py"), ("dispatched_jobs", "assets.py")):
         references = graph.get(dg.AssetKey(name)).metadata["dagster/code_references"]
         assert any(file in str(each) for each in references.code_references), references

@@ -7,9 +7,7 @@ import pytest
 from pm_dagster.config.settings import Settings
 from pm_dagster.definitions import build_definitions
 from pm_dagster.orchestration import names
-from pm_dagster.orchestration.environment import environment_of
-from pm_dagster.orchestration.resources import ControlTableResource
-from pm_dagster.orchestration.workspace import WorkspaceResource
+from pm_dagster.orchestration.resources import ControlTableResource, WorkspaceResource, environment_of
 
 
 def test_a_second_set_is_never_completed_by_the_first() -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.sign_in import signed_in
-from pm_dagster.orchestration.resources import ControlTableResource
-from pm_dagster.orchestration.workspace import WorkspaceResource, databricks_client_resource
+from pm_dagster.orchestration.resources import ControlTableResource, WorkspaceResource, databricks_client_resource
 
 _HOST = "https://adb-1.2.azuredatabricks.net"
 _PAT = {"DATABRICKS_TOKEN": "dapi-made-up"}
@@ -27,7 +26,7 @@ def test_it_loads_in_a_fresh_interpreter_without_any_variable() -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout.strip()) == (0, "loaded"), done.stderr
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "loaded", "")
 
 
 @pytest.mark.parametrize("chosen", [None, "pat"])

@@ -79,7 +79,7 @@ def test_a_run_that_cannot_register_goes_on_to_the_op_which_is_retried(
     result = only_works.execute_in_process(instance=world.instance)
     assert result.success
     logged = _logged(world.instance, result.run_id)
-    assert "not registered in the ledger yet: the database does not answer" in logged
+    assert "This run is not registered in the ledger yet: the database does not answer" in logged
     assert "secret" not in logged
 
 

@@ -15,7 +15,7 @@ from pm_dagster.errors import (
     Unavailable,
     WorkspaceUnavailable,
 )
-from pm_dagster.orchestration.retries import RETRY, translated
+from pm_dagster.orchestration.execution import RETRY, translated
 from pm_dagster_tests.fakes.runs import Fault
 from pm_dagster_tests.orchestration.conftest import World
 

@@ -9,7 +9,7 @@ import pytest
 
 from pm_dagster.config.masking import register_secret
 from pm_dagster.logs import fields
-from pm_dagster.orchestration.run_log import events_go_to
+from pm_dagster.orchestration.execution import events_go_to
 from pm_dagster_tests.orchestration.conftest import World
 
 _SECRET = "a-made-up-secret-of-the-run-log"

@@ -23,7 +23,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from pm_dagster.definitions import build_definitions
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable
 from pm_dagster.orchestration import names
-from pm_dagster.orchestration.single_flight import single_flight
+from pm_dagster.orchestration.jobs import single_flight
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
 from pm_dagster_tests.orchestration.conftest import World
 
@@ -122,7 +122,7 @@ def test_a_run_whose_dispatcher_lives_holds_up_the_next(world: World) -> None:
     _lives(world, run)
     answer = _sensor(world)
     assert isinstance(answer, dg.SkipReason)
-    assert answer.skip_message == "a dispatch is already under way"
+    assert answer.skip_message == "A dispatch is already under way."
     assert _status(world, run) is _STARTED
 
 
@@ -135,7 +135,7 @@ def test_a_run_whose_dispatcher_died_is_ended_and_the_next_is_asked_for_in_the_s
     (failure,) = world.instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records
     message = failure.event_log_entry.dagster_event.message if failure.event_log_entry.dagster_event else ""
     assert message is not None
-    assert "its dispatcher died, and nothing was heard of it for 60 s" in message
+    assert "its dispatcher died; its last sign of life is 60 s old" in message
     assert "No row is lost" in message
 
 
@@ -160,7 +160,9 @@ def test_a_run_of_several_processes_may_rest_between_two_of_them(world: World) -
     _dies(world, run)
     answer = _sensor(world)
     assert isinstance(answer, dg.SkipReason)
-    assert "its dispatcher died, nothing heard of it for 60 s (given up after 120 s)" in str(answer.skip_message)
+    assert "its dispatcher died; its last sign of life is 60 s old (the run is ended after 120 s)" in str(
+        answer.skip_message
+    )
     assert _status(world, run) is _STARTED
 
 
@@ -214,7 +216,8 @@ def test_where_the_code_server_cannot_be_asked_the_ledger_decides_alone(
     _age(world, starts, 45)
     assert isinstance(_sensor(world), dg.SkipReason)
     assert _status(world, starts) is dg.DagsterRunStatus.STARTING
-    assert f"whether run {starts.run_id} has a worker cannot be asked of its code server" in caplog.text
+    asked = [record for record in caplog.records if record.message == "code server cannot be asked for a worker"]
+    assert {record.__dict__["fields"]["dagster_run_id"] for record in asked} == {starts.run_id}
     _dies(world, starts)
     assert isinstance(_sensor(world), dg.RunRequest)
     assert _status(world, starts) is dg.DagsterRunStatus.FAILURE

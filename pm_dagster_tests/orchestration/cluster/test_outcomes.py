@@ -10,7 +10,7 @@ import pytest
 
 from pm_dagster.definitions import build_definitions
 from pm_dagster.dispatch.report import Report, report_line
-from pm_dagster.orchestration.cluster_metadata import report_metadata
+from pm_dagster.orchestration.metadata import report_metadata
 from pm_dagster_tests.orchestration.cluster.deployment import JOB, Deployment, failure, shown
 
 
@@ -173,7 +173,7 @@ def test_the_deadline_cancels_the_databricks_run(deployment: Deployment) -> None
     deployment.add_job(seconds=None)
     result = deployment.execute(deadline_seconds=0.2)
     description, metadata = failure(result)
-    assert "it was told to end (last seen as TERMINATED/CANCELED)" in description
+    assert "it was cancelled (last seen as TERMINATED/CANCELED)" in description
     assert metadata["end"] == "did not end in time"
     assert deployment.runs()[0].last.result == "CANCELED"
     assert "Cancelling Databricks run" in deployment.logged(result)
