@@ -25,8 +25,8 @@ _QUICK = Settings(call_tries=2, call_backoff_seconds=0.01, settle_seconds=0.01)
 
 
 @dataclass
-class World:
-    """A control table, a workspace, and the definitions over both."""
+class CodeLocation:
+    """A code location over a control table and a workspace in memory, on a real Dagster instance."""
 
     instance: dg.DagsterInstance
     database: InMemoryDatabase = field(default_factory=InMemoryDatabase)
@@ -74,9 +74,9 @@ def _an_instance_of_its_own() -> Iterator[None]:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def code_location() -> Iterator[CodeLocation]:
     with dg.DagsterInstance.ephemeral() as instance:
-        yield World(instance)
+        yield CodeLocation(instance)
 
 
 @pytest.fixture

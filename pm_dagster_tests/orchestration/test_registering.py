@@ -14,7 +14,7 @@ from pm_dagster.errors import ControlPlaneUnavailable
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTable, ControlTableResource
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.orchestration.conftest import World
+from pm_dagster_tests.orchestration.conftest import CodeLocation
 
 _DISPATCHERS = "SELECT actor, ended_at IS NULL FROM process_manager.dispatcher"
 
@@ -24,7 +24,7 @@ def _logged(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 def test_a_run_is_a_dispatcher_before_it_reads_anything(
-    world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+    code_location: CodeLocation, ledger_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PM_POSTGRES_URL", ledger_url)
 
@@ -43,11 +43,11 @@ def test_a_run_is_a_dispatcher_before_it_reads_anything(
         look()
 
     run_id = str(uuid4())
-    assert only_looks.execute_in_process(instance=world.instance, run_id=run_id).success
+    assert only_looks.execute_in_process(instance=code_location.instance, run_id=run_id).success
     assert dispatchers() == [(names.actor(run_id), False)]
 
 
-def test_a_whole_dispatch_is_one_dispatcher(world: World, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_dispatch_is_one_dispatcher(code_location: CodeLocation, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalWorkspace() as workspace:
         for name, value in {
             "PM_POSTGRES_URL": ledger_url,
@@ -56,7 +56,7 @@ def test_a_whole_dispatch_is_one_dispatcher(world: World, ledger_url: str, monke
         }.items():
             monkeypatch.setenv(name, value)
         job = build_definitions().resolve_job_def(names.JOB)
-        result = job.execute_in_process(instance=world.instance)
+        result = job.execute_in_process(instance=code_location.instance)
     assert result.success
     with closing(psycopg2.connect(ledger_url)) as connection, connection.cursor() as cursor:
         cursor.execute(_DISPATCHERS)
@@ -64,7 +64,7 @@ def test_a_whole_dispatch_is_one_dispatcher(world: World, ledger_url: str, monke
 
 
 def test_a_run_that_cannot_register_goes_on_to_the_op_which_is_retried(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    code_location: CodeLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PM_POSTGRES_URL", "postgresql://pm:secret@127.0.0.1:1/nowhere")
 
@@ -76,17 +76,17 @@ def test_a_run_that_cannot_register_goes_on_to_the_op_which_is_retried(
     def only_works() -> None:
         work()
 
-    result = only_works.execute_in_process(instance=world.instance)
+    result = only_works.execute_in_process(instance=code_location.instance)
     assert result.success
-    logged = _logged(world.instance, result.run_id)
+    logged = _logged(code_location.instance, result.run_id)
     assert "This run is not registered in the ledger yet: the database does not answer" in logged
     assert "secret" not in logged
 
 
-def test_rows_that_could_not_be_closed_on_the_way_are_told_and_closed_at_the_end(world: World) -> None:
-    world.database.add(1)
-    world.faults["close"] = [ControlPlaneUnavailable("the database restarts")]
-    result = world.dispatch()
+def test_rows_that_could_not_be_closed_on_the_way_are_told_and_closed_at_the_end(code_location: CodeLocation) -> None:
+    code_location.database.add(1)
+    code_location.faults["close"] = [ControlPlaneUnavailable("the database restarts")]
+    result = code_location.dispatch()
     assert result.success
-    assert world.database.statuses() == {1: "SCHEDULED"}
-    assert 'closing put off entries=1 error="the database restarts"' in _logged(world.instance, result.run_id)
+    assert code_location.database.statuses() == {1: "SCHEDULED"}
+    assert 'closing put off entries=1 error="the database restarts"' in _logged(code_location.instance, result.run_id)

@@ -17,7 +17,7 @@ from pm_dagster.errors import (
 )
 from pm_dagster.orchestration.execution import RETRY, translated
 from pm_dagster_tests.fakes.runs import Fault
-from pm_dagster_tests.orchestration.conftest import World
+from pm_dagster_tests.orchestration.conftest import CodeLocation
 
 _TOKEN = "dapi0123456789abcdef0123456789abcdef"
 
@@ -28,62 +28,62 @@ def test_the_policy_is_three_retries_from_five_seconds_on() -> None:
 
 
 @pytest.mark.slow
-def test_a_retry_succeeds_without_repeating_a_recorded_call(world: World) -> None:
-    world.with_settings(concurrency=2)
+def test_a_retry_succeeds_without_repeating_a_recorded_call(code_location: CodeLocation) -> None:
+    code_location.with_settings(concurrency=2)
     for run_id in (1, 2, 3):
-        world.database.add(run_id)
+        code_location.database.add(run_id)
     gone = Fault(WorkspaceUnavailable("no answer", maybe_applied=False))
-    world.runs.faults[Call.RUN_NOW] = [Fault(None), gone, gone, gone]
-    result = world.dispatch()
+    code_location.runs.faults[Call.RUN_NOW] = [Fault(None), gone, gone, gone]
+    result = code_location.dispatch()
     assert result.success
-    assert world.retried(result) == ["dispatched_jobs.trigger_new_jobs"]
-    assert set(world.database.statuses().values()) == {"SCHEDULED"}
-    assert len(world.runs.runs) == 3
-    assert world.runs.count(Call.RUN_NOW) == 1 + 3 + 2
-    assert world.metadata(result)["new/accepted"] == 3
+    assert code_location.retried(result) == ["dispatched_jobs.trigger_new_jobs"]
+    assert set(code_location.database.statuses().values()) == {"SCHEDULED"}
+    assert len(code_location.runs.runs) == 3
+    assert code_location.runs.count(Call.RUN_NOW) == 1 + 3 + 2
+    assert code_location.metadata(result)["new/accepted"] == 3
 
 
 @pytest.mark.slow
-def test_a_database_that_returns_is_a_retry_as_well(world: World) -> None:
-    world.database.add(1)
-    world.faults["waiting"] = [ControlPlaneUnavailable("the database is restarting")]
-    result = world.dispatch()
+def test_a_database_that_returns_is_a_retry_as_well(code_location: CodeLocation) -> None:
+    code_location.database.add(1)
+    code_location.faults["waiting"] = [ControlPlaneUnavailable("the database is restarting")]
+    result = code_location.dispatch()
     assert result.success
-    assert world.retried(result) == ["waiting_jobs"]
+    assert code_location.retried(result) == ["waiting_jobs"]
 
 
-def test_refused_credentials_fail_at_once_and_cost_no_attempt(world: World) -> None:
-    world.database.add(1)
-    world.runs.faults[Call.RUN_NOW] = [Fault(AuthenticationFailed(f"Bearer {_TOKEN} is not valid", status=401))]
-    result = world.dispatch()
+def test_refused_credentials_fail_at_once_and_cost_no_attempt(code_location: CodeLocation) -> None:
+    code_location.database.add(1)
+    code_location.runs.faults[Call.RUN_NOW] = [Fault(AuthenticationFailed(f"Bearer {_TOKEN} is not valid", status=401))]
+    result = code_location.dispatch()
     assert not result.success
-    assert world.retried(result) == []
+    assert code_location.retried(result) == []
     (failure,) = [e for e in result.get_step_failure_events() if "trigger_new_jobs" in str(e.step_key)]
     data = failure.step_failure_data
     assert data.user_failure_data is not None
     assert data.user_failure_data.metadata["HTTP status"].value == "401"
     assert _TOKEN not in repr(result.all_events)
-    record = world.database.newest(1)
+    record = code_location.database.newest(1)
     assert record is not None
-    assert (record.entry.attempts, world.database.statuses()) == (0, {1: "WAITING"})
+    assert (record.entry.attempts, code_location.database.statuses()) == (0, {1: "WAITING"})
 
 
-def test_what_went_well_is_closed_although_the_op_fails(world: World) -> None:
-    world.with_settings(concurrency=1)
-    world.database.add(1)
-    world.database.add(2)
-    world.runs.refuse_after(1, Call.RUN_NOW, AuthenticationFailed("expired", status=401))
-    assert not world.dispatch().success
-    assert world.database.statuses() == {1: "SCHEDULED", 2: "WAITING"}
+def test_what_went_well_is_closed_although_the_op_fails(code_location: CodeLocation) -> None:
+    code_location.with_settings(concurrency=1)
+    code_location.database.add(1)
+    code_location.database.add(2)
+    code_location.runs.refuse_after(1, Call.RUN_NOW, AuthenticationFailed("expired", status=401))
+    assert not code_location.dispatch().success
+    assert code_location.database.statuses() == {1: "SCHEDULED", 2: "WAITING"}
 
 
-def test_what_went_well_is_closed_although_the_other_branch_fails_for_good(world: World) -> None:
+def test_what_went_well_is_closed_although_the_other_branch_fails_for_good(code_location: CodeLocation) -> None:
     """One run that never answers fails its op in every dispatch, and the last op, which closes, is never reached."""
-    world.database.add(1)
-    world.database.add(2, previous_run_id=world.runs.failed_run())
-    world.runs.faults[Call.GET_RUN] = [Fault(ConfigurationError("every answer is too long"))]
-    assert not world.dispatch().success
-    assert world.database.statuses() == {1: "SCHEDULED", 2: "WAITING"}
+    code_location.database.add(1)
+    code_location.database.add(2, previous_run_id=code_location.runs.failed_run())
+    code_location.runs.faults[Call.GET_RUN] = [Fault(ConfigurationError("every answer is too long"))]
+    assert not code_location.dispatch().success
+    assert code_location.database.statuses() == {1: "SCHEDULED", 2: "WAITING"}
 
 
 @pytest.mark.parametrize("error", [Unavailable(f"Bearer {_TOKEN}"), ConfigurationError(f"token {_TOKEN}")])

@@ -10,7 +10,7 @@ import pytest
 from pm_dagster.config.masking import register_secret
 from pm_dagster.logs import fields
 from pm_dagster.orchestration.execution import events_go_to
-from pm_dagster_tests.orchestration.conftest import World
+from pm_dagster_tests.orchestration.conftest import CodeLocation
 
 _SECRET = "a-made-up-secret-of-the-run-log"
 _MANAGED = "python_logs:\n  managed_python_loggers: [pm_dagster]\n"
@@ -40,15 +40,15 @@ def _messages(instance: dg.DagsterInstance, run_id: str) -> list[str]:
     return [entry.user_message for entry in instance.all_logs(run_id) if not entry.is_dagster_event]
 
 
-def test_events_of_all_threads_are_in_the_run_log_without_secrets(world: World) -> None:
+def test_events_of_all_threads_are_in_the_run_log_without_secrets(code_location: CodeLocation) -> None:
     register_secret(_SECRET)
     logger = logging.getLogger("pm_dagster")
     before = (list(logger.handlers), logger.level)
-    result = logs.execute_in_process(instance=world.instance)
-    messages = _messages(world.instance, result.run_id)
+    result = logs.execute_in_process(instance=code_location.instance)
+    messages = _messages(code_location.instance, result.run_id)
     assert sorted(messages) == [f'tried number={number} error="token ***"' for number in range(4)]
     assert (list(logger.handlers), logger.level) == before
-    whole = "".join(map(str, world.instance.all_logs(result.run_id)))
+    whole = "".join(map(str, code_location.instance.all_logs(result.run_id)))
     assert _SECRET not in whole
 
 
@@ -63,9 +63,9 @@ def test_an_instance_that_captures_our_logger_itself_gets_each_event_once(
     assert len(messages) == 4, messages
 
 
-def test_a_dispatch_tells_of_a_refused_row_in_its_run_log(world: World) -> None:
-    world.database.add(1, job_id=99)
-    result = world.dispatch()
+def test_a_dispatch_tells_of_a_refused_row_in_its_run_log(code_location: CodeLocation) -> None:
+    code_location.database.add(1, job_id=99)
+    result = code_location.dispatch()
     assert result.success
-    told = _messages(world.instance, result.run_id)
+    told = _messages(code_location.instance, result.run_id)
     assert any(message.startswith("row quarantined run_id=1 ") for message in told), told
