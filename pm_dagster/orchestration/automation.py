@@ -122,7 +122,7 @@ def idle_reason(backlog: Backlog) -> str:
     if backlog.locked:
         counts.append(f"locked by another session: {backlog.locked}")
     if backlog.untakeable:
-        counts.append(f"not usable by any dispatch: {backlog.untakeable} (`pm status` says why)")
+        counts.append(f"not usable by any dispatch: {backlog.untakeable}, see `pm status`")
     return f"No waiting job is ready to dispatch ({', '.join(counts)})."
 
 

@@ -18,7 +18,7 @@ _EDGES = {
     "cli/app.py": "the edge of the command line",
     "cluster/entry.py": "the edge of the cluster's program",
     "databricks/sign_in.py": "only the names that the SDK would read by itself, so that it reads none of them",
-    "orchestration/environment.py": "the edge of Dagster",
+    "orchestration/resources.py": "the edge of Dagster",
     "sandbox/place.py": "the sandbox hands it to the programs that it starts",
     "sandbox/postgres.py": "PATH for the server's programs",
     "sandbox/workspace/__main__.py": "the edge of the local workspace",

@@ -90,7 +90,7 @@ def test_a_run_in_doubt_is_asked_for_beyond_the_tries_of_one_call(fault: Fault) 
 def test_a_run_in_doubt_until_the_deadline_is_said_to_go_on() -> None:
     at = bench()
     at.jobs.faults["start"] = [NO_ANSWER] * 100
-    with pytest.raises(NeverAgain, match="it may still run: no answer"):
+    with pytest.raises(NeverAgain, match="may still run: no answer"):
         at.run()
     assert at.now >= at.order.deadline_seconds
     assert any("may have started a run" in line for line in at.lines)
@@ -120,7 +120,7 @@ def test_it_says_where_the_run_is_and_each_change_of_its_state_once() -> None:
     run_id = at.run().ended.run_id
     link = at.jobs.page_url(JOB, run_id)
     assert at.lines[:4] == [
-        f"Databricks run {run_id} of job {JOB}: {link}",
+        f"Waiting for Databricks run {run_id} of job {JOB}: {link}",
         f"Databricks run {run_id} is PENDING (main PENDING)",
         f"Databricks run {run_id} is RUNNING (main RUNNING)",
         f"Databricks run {run_id} is TERMINATED/SUCCESS (main TERMINATED/SUCCESS)",

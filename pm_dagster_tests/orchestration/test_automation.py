@@ -58,7 +58,7 @@ def test_skips_with_counts_when_nothing_waits(code_location: CodeLocation, tick:
     answer = tick(code_location)
     assert isinstance(answer, dg.SkipReason)
     assert str(answer.skip_message) == (
-        "No waiting job is ready to dispatch (backing off: 0, being dispatched: 0, quarantined: 0)."
+        "No waiting job is ready to dispatch (backing off: 0, being dispatched: 0, refused: 0)."
     )
 
 

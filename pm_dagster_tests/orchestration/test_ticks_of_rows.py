@@ -23,8 +23,8 @@ def test_rows_that_no_dispatch_can_take_start_no_run_and_are_told(code_location:
     for _ in range(3):
         runs, said = _tick(code_location)
         assert runs == 0
-        assert "0 jobs wait" in said
-        assert "1 can be taken by no dispatch (`pm status` says why)" in said
+        assert "No waiting job is ready to dispatch" in said
+        assert "not usable by any dispatch: 1, see `pm status`" in said
     code_location.database.rows[1].status = "WAITING"
     assert _tick(code_location)[0] == 1
 
@@ -34,7 +34,7 @@ def test_rows_that_are_all_locked_start_no_run_until_they_are_free(code_location
     code_location.database.rows[1].locked = True
     runs, said = _tick(code_location)
     assert runs == 0
-    assert "1 are locked by another session" in said
+    assert "locked by another session: 1" in said
     code_location.database.rows[1].locked = False
     assert _tick(code_location)[0] == 1
 
