@@ -47,7 +47,9 @@ def test_a_run_is_a_dispatcher_before_it_reads_anything(
     assert dispatchers() == [(names.actor(run_id), False)]
 
 
-def test_a_whole_dispatch_is_one_dispatcher(code_location: CodeLocation, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_dispatch_is_one_dispatcher(
+    code_location: CodeLocation, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with LocalWorkspace() as workspace:
         for name, value in {
             "PM_POSTGRES_URL": ledger_url,

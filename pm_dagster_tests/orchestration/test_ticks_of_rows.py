@@ -11,7 +11,9 @@ from pm_dagster_tests.orchestration.conftest import CodeLocation
 def _tick(code_location: CodeLocation) -> tuple[int, str]:
     """How many runs the sensor asks for, and what it says instead."""
     sensor = code_location.definitions().get_repository_def().get_sensor_def(names.SENSOR)
-    with dg.build_sensor_context(instance=code_location.instance, resources={"control_table": code_location.table()}) as context:
+    with dg.build_sensor_context(
+        instance=code_location.instance, resources={"control_table": code_location.table()}
+    ) as context:
         data = sensor.evaluate_tick(context)
     return len(data.run_requests or ()), str(data.skip_message)
 
