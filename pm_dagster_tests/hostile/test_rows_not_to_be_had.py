@@ -341,9 +341,9 @@ def test_a_locked_row_is_explained(shell: Shell) -> None:
     shell.add()
     world = HostileWorld(shell.database_url, shell.workspace)
     with _locked(world, [1]):
-        assert "locks the row" in shell.json("explain", "1")["why"]
+        assert "locked" in shell.json("explain", "1")["why"]
         assert shell.json("status")["backlog"]["locked"] == 1
-    assert "locks the row" not in shell.json("explain", "1")["why"]
+    assert "locked" not in shell.json("explain", "1")["why"]
 
 
 def test_the_padding_of_a_status_is_no_other_status(shell: Shell) -> None:
