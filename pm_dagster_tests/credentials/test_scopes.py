@@ -82,7 +82,7 @@ def test_an_answer_without_a_value(scope: World, value: object) -> None:
 
 
 def test_a_token_from_a_scope_needs_another_way_in(scope: World) -> None:
-    with pytest.raises(ConfigurationError, match="host and sign-in have to come from elsewhere") as caught:
+    with pytest.raises(ConfigurationError, match="a secret scope is read after signing in") as caught:
         resolved({"DATABRICKS_HOST": scope.workspace.url, "DATABRICKS_TOKEN": _REFERENCE})
     assert str(caught.value).startswith("DATABRICKS_TOKEN (secret scope tp_dpf2cdl, key refDBpwd): ")
     with pytest.raises(ConfigurationError, match="no workspace is configured"):

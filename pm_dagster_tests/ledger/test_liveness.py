@@ -48,16 +48,16 @@ def expire(world: PostgresWorld) -> None:
 
 def test_killing_a_process_frees_its_claims(world: PostgresWorld) -> None:
     sent, claimed = world.add(age=10), world.add()
-    heir = world.dispatcher()
+    successor = world.dispatcher()
     command = [sys.executable, "-c", _CLAIM_AND_STAY, world.url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as victim:
         assert victim.stdout is not None
         assert victim.stdout.readline() == "2\n"
-        assert ids(heir) == []
-        assert heir.rescue(10) == []
+        assert ids(successor) == []
+        assert successor.rescue(10) == []
         victim.send_signal(signal.SIGKILL)
-    eventually(lambda: ids(heir) == [claimed], "the dead process's claim is free")
-    assert [entry.run_id for entry in heir.rescue(10)] == [sent]
+    eventually(lambda: ids(successor) == [claimed], "the dead process's claim is free")
+    assert [entry.run_id for entry in successor.rescue(10)] == [sent]
     assert world.dispatcher().rescue(10) == [], "a newcomer tidies up"
     assert world.ask("SELECT ended_as FROM process_manager.dispatcher WHERE actor = 'victim'") == [("dead",)]
 
@@ -84,10 +84,10 @@ def test_reading_goes_on_after_a_cut_connection(world: PostgresWorld) -> None:
 
 def test_what_was_taken_during_a_cut_stays_taken(world: PostgresWorld) -> None:
     run_id = world.add()
-    loser, heir = world.dispatcher(), world.dispatcher()
+    loser, successor = world.dispatcher(), world.dispatcher()
     entry = claim_one(loser)
     cut(world, loser)
-    claim_one(heir)
+    claim_one(successor)
     assert loser.intend([intent_committed(entry)]) == set()
     assert world.status(run_id) == "WAITING"
     assert world.ledger(run_id) == [(1, "CLAIMED", True)]
@@ -104,13 +104,13 @@ def test_leaving_on_a_cut_connection_is_quiet(world: PostgresWorld) -> None:
 
 def test_a_lease_holds_the_claim_until_it_runs_out(world: PostgresWorld) -> None:
     run_id = world.add()
-    dead, heir = world.dispatcher(liveness="lease"), world.dispatcher(liveness="lease")
+    dead, successor = world.dispatcher(liveness="lease"), world.dispatcher(liveness="lease")
     claim_one(dead)
     world.die(dead)
-    assert ids(heir) == []
+    assert ids(successor) == []
     expire(world)
-    assert ids(heir) == [run_id]
-    assert len(heir.claim(seen(heir))) == 1
+    assert ids(successor) == [run_id]
+    assert len(successor.claim(seen(successor))) == 1
 
 
 def test_a_heartbeat_renews_the_lease(world: PostgresWorld) -> None:
@@ -122,7 +122,7 @@ def test_a_heartbeat_renews_the_lease(world: PostgresWorld) -> None:
     assert ids(other) == []
 
 
-def test_a_dispatcher_given_up_for_dead_lives_again_with_its_heartbeat(world: PostgresWorld) -> None:
+def test_a_dispatcher_marked_as_dead_lives_again_with_its_heartbeat(world: PostgresWorld) -> None:
     """A pause longer than the lease must not make everything claimed after it free for others."""
     world.add()
     control, other = world.dispatcher(liveness="lease"), world.dispatcher(liveness="lease")
@@ -147,7 +147,7 @@ def test_a_dispatcher_that_lost_its_connection_lives_again_by_itself(
     assert witness.signs_of_life(["cut"])["cut"].alive
 
 
-def test_silence_counts_from_the_start_of_the_server_at_the_earliest(world: PostgresWorld) -> None:
+def test_the_time_unseen_counts_from_the_start_of_the_server_at_the_earliest(world: PostgresWorld) -> None:
     """After a restart nobody has a session, and the living are about to have one again."""
     witness, dead = world.dispatcher(), world.dispatcher(actor="dead")
     dead.register()

@@ -154,8 +154,8 @@ def _by_scheme(scheme: str, text: str) -> Reference | None:
         return _identifier(text)
     if not scheme.startswith(_ORDINARY):
         raise NotReadableError(
-            f"what stands before :// names no store of secrets; it takes {_FORMS}. A secret that looks like this by"
-            " chance can be given in a file"
+            f"what stands before :// is not the name of a store of secrets; use {_FORMS}. A secret that only looks like"
+            " a reference can be given in a file"
         )
     return None
 

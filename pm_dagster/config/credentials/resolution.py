@@ -208,7 +208,7 @@ class _LookUp:
         try:
             return SecretScopes(signed_in(known, settings), settings.http_timeout_seconds)
         except ConfigurationError as error:
-            message = f"host and sign-in have to come from elsewhere to read a secret scope: {error}"
+            message = f"a secret scope is read after signing in: give host and credentials in another way: {error}"
             raise ConfigurationError(message) from None
 
 
