@@ -30,10 +30,23 @@ if TYPE_CHECKING:
 _FOREIGN = ("PM_", "DATABRICKS_", "ARM_", "PG", "DAGSTER_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _TEMPLATE = "control_plane"
 _TEMPLATE_WITH_LEDGER = "control_plane_with_ledger"
-_MEMORY = Path("/dev/shm")  # noqa: S108 a folder with a random name is made in it
+_MEMORY = "/dev/shm"  # noqa: S108 only folders with random names are made in it
 #: What the servers of a few test processes take at most. Some containers have 64 MB there.
 _MEMORY_NEEDED = 4 << 30
 _names = (f"test_{number}" for number in itertools.count())
+
+
+def pytest_configure() -> None:
+    """Keep temporary files in memory where there is enough of it.
+
+    A database is 300 files, and to copy them on a disk takes ten times the CPU.
+    """
+    if (
+        os.access(_MEMORY, os.W_OK)
+        and shutil.disk_usage(_MEMORY).free > _MEMORY_NEEDED
+        and not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC
+    ):
+        os.environ["TMPDIR"] = tempfile.tempdir = _MEMORY
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -63,19 +76,12 @@ def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masking, "_registered", {})
 
 
-def _folder_of_servers() -> str | None:
-    """Memory where there is enough: a database is 300 files, and to copy them on a disk takes ten times the CPU."""
-    if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _MEMORY_NEEDED:
-        return str(_MEMORY)
-    return None
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """One server for each test process, with a template database that holds the control schema."""
     schema = files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text()
     with (
-        tempfile.TemporaryDirectory(prefix="pm-tests-", dir=_folder_of_servers()) as folder,
+        tempfile.TemporaryDirectory(prefix="pm-tests-") as folder,
         EmbeddedPostgres(Path(folder) / "pg", durable=False) as server,
     ):
         with closing(psycopg2.connect(server.create_database(_TEMPLATE))) as connection, connection.cursor() as cursor:
