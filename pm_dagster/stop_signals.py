@@ -1,4 +1,4 @@
-"""A pass that is asked to stop, by Ctrl-C or SIGTERM. Put here: the handlers. Keep out: what stopping means."""
+"""Stops a dispatch by Ctrl-C or SIGTERM: the signal handlers that `pm` and the cluster's program share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signal(asked: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets while the context is open; a second SIGINT ends the process at once.
+    """Set an event on SIGINT or SIGTERM while the context is open. A second SIGINT ends the process at once.
 
-    ``asked`` is called in the handler, once. The ledger is made for a process that ends anywhere, and a second SIGINT
-    comes from somebody who does not want to wait, perhaps for a library that lets no Python code run. Outside the main
-    thread, where Python takes no handlers, nothing sets the event.
+    A process may end at any moment: the ledger holds what was sent. A second SIGINT comes from somebody who does not
+    want to wait, perhaps for a library that lets no Python code run. Outside the main thread Python takes no handlers,
+    and nothing sets the event.
+
+    Args:
+        asked: Called in the handler at the first signal.
+
+    Yields:
+        The event.
     """
     stop = threading.Event()
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         if not stop.is_set():
             stop.set()
@@ -28,10 +34,10 @@ def stop_on_signal(asked: Callable[[], None] = lambda: None) -> Iterator[threadi
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
         for number, handler in before.items():
-            # None: a handler that was not set from Python cannot be put back.
+            # None stands for a handler that was not set from Python; it cannot be put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

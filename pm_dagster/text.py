@@ -29,6 +29,11 @@ def clause(text: str) -> str:
     return text if text.endswith(("..", "\u2026")) else text.removesuffix(".").rstrip()
 
 
+def error_text(error: BaseException) -> str:
+    """The text of an error on one line, or its class where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 _ENDS = (".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f")
 
 

@@ -1,5 +1,6 @@
-"""The pass on a Databricks cluster, without Dagster.
+"""The cluster's program: a dispatch on a Databricks cluster, without Dagster.
 
-Put here: the entry that the bundle's job runs, reading the view by Spark, the report file. Keep out: the pass itself
-(``core.dispatch``). Needs only what Databricks Runtime 16.4 carries, and the job's three libraries for a report file.
+``process_manager`` is the file that the bundle's job runs, ``entry`` its steps, ``options`` its command line,
+``spark_read`` the read by Spark, ``report`` what it shows. It needs only what Databricks Runtime 16.4 carries, and for
+an Excel file the job's three libraries.
 """

@@ -1,23 +1,19 @@
-"""One pass on a cluster: the steps, and what the end of each means for the job.
-
-Put here: the order of the steps, exit codes, what is logged. Keep out: the pass itself (``core.dispatch``) and whatever
-has a module of its own beside this one.
-"""
+"""The cluster's program: one dispatch, without Dagster, and what its end means for the job."""
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pm_dagster.cluster.messages import Ended, log, log_events, log_to_stderr, one_line, say
-from pm_dagster.cluster.options import Options, read_options
-from pm_dagster.cluster.outcome_table import by_urgency, table
-from pm_dagster.cluster.report_file import ReportFile
+from pm_dagster import logs
+from pm_dagster.cluster.options import Ended, Options, read_options
+from pm_dagster.cluster.report import ReportFile, rows_to_show, say, table
 from pm_dagster.config.credentials import resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
@@ -29,13 +25,16 @@ from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster.logs import fields
 from pm_dagster.stop_signals import stop_on_signal
+from pm_dagster.text import error_text
 
+_log = logging.getLogger(__name__)
 _LOG_SETTINGS = ("PM_LOG_LEVEL", "PM_LOG_FORMAT")
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
-    """Do the pass; returns when it ran and its report, if one was asked for, was written.
+    """Do one dispatch; returns when it ran and its report file, if one was asked for, was written.
 
     Args:
         arguments: The options of the command line.
@@ -46,24 +45,47 @@ def main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) 
     """
     began = time.monotonic()
     options = read_options(arguments)
-    log_to_stderr()
+    _log_to_stderr("info", as_json=False)
     try:
-        log_events(settings_from({name: environment.get(name, "") for name in _LOG_SETTINGS}))
+        settings = settings_from({name: environment.get(name, "") for name in _LOG_SETTINGS})
+        _log_to_stderr(settings.log_level or "info", as_json=settings.log_format == "json")
         _run(options, environment, began)
     except ProcessManagerError as error:
-        reason = f"the pass could not run: {one_line(error)}"
+        reason = _could_not_run(error_text(error))
     except KeyboardInterrupt:
-        reason = "interrupted before the pass began; nothing was sent"
+        reason = _could_not_run("it was interrupted before it began; nothing was sent")
     except Exception as error:  # noqa: BLE001 nothing may leave but through the log, which takes the secrets out
-        more = "; PM_DEBUG=1 shows where it came from"
-        if environment.get("PM_DEBUG", "0") not in ("", "0"):
-            log.error("%s", traceback.format_exc().rstrip())
-            more = ""
-        reason = f"the pass ended by an error in itself: {type(error).__name__}: {one_line(error)}{more}"
+        reason = _broken_off(error, in_full=environment.get("PM_DEBUG", "0") not in ("", "0"))
     else:
         return
-    log.critical("%s", reason)
+    # Not while an error is handled: Databricks would show its stack.
     raise Ended(scrubbed(reason), 1)
+
+
+def _could_not_run(why: str) -> str:
+    _log.critical("dispatch could not run", extra=fields(reason=why))
+    return f"the dispatch could not run: {why}"
+
+
+def _broken_off(error: Exception, *, in_full: bool) -> str:
+    why = f"{type(error).__name__}: {error_text(error)}"
+    if not in_full:
+        why = f"{why}; PM_DEBUG=1 shows where it comes from"
+    _log.critical("dispatch broken off", exc_info=error if in_full else None, extra=fields(reason=why))
+    return f"an unexpected error broke the dispatch off: {why}"
+
+
+def _log_to_stderr(level: str, *, as_json: bool) -> None:
+    """Send our events to standard error, and the warnings of libraries where nobody else does; without secrets.
+
+    Databricks keeps standard error in the cluster's logs, and shows standard output on the run's page.
+    """
+    ours, everybodys = logging.getLogger(logs.ROOT), logging.getLogger()
+    earlier = list(ours.handlers)
+    logs.configure(level, as_json=as_json, stream=sys.stderr)
+    # The handlers that Databricks has set stay as they are.
+    if all(handler in earlier for handler in everybodys.handlers):
+        everybodys.handlers = list(ours.handlers)
 
 
 def _run(options: Options, given: Mapping[str, str], began: float) -> None:
@@ -71,27 +93,27 @@ def _run(options: Options, given: Mapping[str, str], began: float) -> None:
     environment = resolved(given).environment
     settings = settings_from(environment)
     runs = SdkRuns(workspace_client(environment, settings), settings)
-    where, rows = _read_elsewhere(options, settings)
+    where, rows = _read_by_spark(options, settings)
     # What came before the dispatch counts towards the job's time limit too.
-    left = max(1.0, settings.deadline_seconds - (time.monotonic() - began))
+    remaining = max(1.0, settings.deadline_seconds - (time.monotonic() - began))
     with _control_plane(settings, where) as control, stop_on_signal() as stop:
-        dispatch = Dispatch(control, runs, replace(settings, deadline_seconds=left), stop=stop)
+        dispatch = Dispatch(control, runs, replace(settings, deadline_seconds=remaining), stop=stop)
         rows = dispatch.read(options.limit) if rows is None else rows
         report = dispatch.run(options.limit, rows)
     if stop.is_set():
-        log.warning("stopped on request; %d claimed rows were given back", report.left)
-    told = [_scrubbed(row) for row in by_urgency([*report.rows, *report.unsent])]
-    failure = _written(report_file, report, told)
-    _log_success(report, told)
-    if told:
-        say(table(told))
+        _log.warning("dispatch stopped on request", extra=fields(left=report.left))
+    shown = rows_to_show(report)
+    failure = _written(report_file, report, shown)
+    _log_numbers(report, shown)
+    if shown:
+        say(table(shown))
     say(report_line(report))
     if failure is not None:
         raise Ended(scrubbed(failure), 1)
 
 
-def _read_elsewhere(options: Options, settings: Settings) -> tuple[str, list[RawRow] | None]:
-    """Where this runs, and the rows, if Spark reads them."""
+def _read_by_spark(options: Options, settings: Settings) -> tuple[str, list[RawRow] | None]:
+    """Where this runs, and the rows; None where the plain driver is to read them."""
     if options.read == "driver":
         return socket.gethostname(), None
     from pm_dagster.cluster.spark_read import read_waiting  # noqa: PLC0415 --read driver does without Spark
@@ -109,31 +131,33 @@ def _control_plane(settings: Settings, where: str) -> Iterator[PostgresControlPl
         control.end()
 
 
-def _scrubbed(row: ReportRow) -> ReportRow:
-    """The workspace's own credentials are out already; another secret may stand in any text from outside."""
-    parameters: Mapping[str, str] = {name: scrubbed(text) for name, text in row.parameters.items()}
-    url = row.page_url and scrubbed(row.page_url)
-    return replace(row, reason=scrubbed(row.reason), page_url=url, parameters=parameters)
-
-
 def _written(file: ReportFile | None, report: Report, rows: Sequence[ReportRow]) -> str | None:
-    """Write the report file, if one was asked for; gives why it could not be."""
+    """Write the report file, if one was asked for; gives why it could not be written."""
     if file is None:
         return None
     try:
         file.write(report, rows)
     except ProcessManagerError as error:
-        failure = f"the pass ran, but {one_line(error)}"
-        log.error("%s", failure)
-        return failure
-    log.info("report written to %s", file.path)
+        _log.error("report file not written", extra=fields(reason=error_text(error)))
+        return f"the dispatch ran, but {error_text(error)}"
+    _log.info("report file written", extra=fields(file=file.path))
     return None
 
 
-def _log_success(report: Report, rows: Sequence[ReportRow]) -> None:
+def _log_numbers(report: Report, rows: Sequence[ReportRow]) -> None:
     refused = sum(row.outcome is Outcome.QUARANTINED for row in rows)
     later = sum(row.outcome in (Outcome.DEFERRED, Outcome.LEFT) for row in rows)
     if refused:
-        log.error("%d rows were refused; the control table says why, `pm redrive` puts them back", refused)
-    numbers = (report.read, report.scheduled, refused, later, report.calls, report.seconds)
-    log.info("the pass ran: %d read, %d scheduled, %d refused, %d left for later; %d calls in %.1f s", *numbers)
+        hint = "the control table says why; `pm redrive` puts rows back"
+        _log.error("rows refused", extra=fields(rows=refused, hint=hint))
+    _log.info(
+        "program finished",
+        extra=fields(
+            read=report.read,
+            scheduled=report.scheduled,
+            refused=refused,
+            left_for_later=later,
+            calls=report.calls,
+            seconds=round(report.seconds, 1),
+        ),
+    )

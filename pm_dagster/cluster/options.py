@@ -1,4 +1,4 @@
-"""The entry's options. Put here: what may be said on its command line. Keep out: what is made of it."""
+"""The command line of the cluster's program: its options, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,18 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from pm_dagster.cluster.messages import Ended
 from pm_dagster.config.settings import MOST_ROWS
 
-_DESCRIPTION = """Do one pass over the waiting jobs: start or repair what waits, and mark it SCHEDULED.
+_DESCRIPTION = """Do one dispatch: start or repair the Databricks run of each waiting job, and mark the job SCHEDULED.
 The settings are environment variables (PM_*, DATABRICKS_*), the same as for `pm`."""
-_EXIT = """Ends with 0 when the pass ran (refused rows are in its numbers), 1 when it could not, or its report file
-could not be written, 2 for wrong usage. SIGTERM ends the pass cleanly."""
+_EXIT = """Exit code 0: the dispatch ran; the report counts the refused rows. 1: it could not run, or its report file
+could not be written. 2: wrong usage. SIGTERM stops the dispatch: it sends no more, records what was sent, and gives
+the other rows back."""
+
+
+class Ended(SystemExit):
+    """Ends the program with an exit code. Databricks shows the text as the run's error; Python prints nothing."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.code = status
 
 
 @dataclass(frozen=True)
 class Options:
-    """``read`` is jdbc or driver, ``report`` the file to write, ``limit`` the most rows; None: none, as configured."""
+    """The options of one start.
+
+    Attributes:
+        read: How the view is read: jdbc or driver.
+        report: The Excel file to write; None for none.
+        limit: The most rows to take; None for the configured number.
+    """
 
     read: str
     report: Path | None
@@ -36,21 +50,28 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read_options(arguments: Sequence[str]) -> Options:
-    """The options. Wrong usage prints the usage on standard error and raises Ended; --help SystemExit(0)."""
+    """The options.
+
+    Raises:
+        Ended: For wrong usage, with status 2, after the usage was printed on standard error.
+        SystemExit: With status 0, after ``--help`` was answered.
+    """
     parser = _Parser(prog="process_manager.py", description=_DESCRIPTION, epilog=_EXIT, allow_abbrev=False)
     parser.add_argument(
         "--read",
         choices=("jdbc", "driver"),
         default="jdbc",
-        help="read the view by Spark's JDBC source (the default), or by the plain driver, which needs no Spark",
+        help="read the waiting jobs by Spark's JDBC source (the default), or by the plain driver, which needs no Spark",
     )
     parser.add_argument(
         "--report",
         type=_workbook,
         metavar="FILE.xlsx",
-        help="write a row per waiting job, and the numbers, into this file; its folder must exist",
+        help="write each waiting job and the numbers of the dispatch into this Excel file; its folder must exist",
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="take at most N rows, oldest first")
+    parser.add_argument(
+        "--limit", type=_count, metavar="N", help="take at most N rows, the oldest first (default: PM_DISPATCH_LIMIT)"
+    )
     found = parser.parse_args(arguments)
     return Options(found.read, found.report, found.limit)
 

@@ -1,8 +1,7 @@
-"""The waiting jobs as Spark's JDBC source reads them.
+"""The waiting jobs as Spark's JDBC source reads them: the session, the read, and what its failures mean.
 
-Put here: the session, the read, and what its failures mean. Keep out: the statement (``ledger.waiting_rows``).
-
-On a cluster with access mode USER_ISOLATION the session is a Spark Connect client: only what it has too is used.
+The statement that Spark sends is the ledger's (``ledger.waiting_rows``). On a cluster with access mode USER_ISOLATION
+the session is a Spark Connect client: only what it has too is used.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pm_dagster.cluster.messages import one_line
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.ledger.connection_strings import jdbc_options
 from pm_dagster.ledger.waiting_rows import TextRead, WaitingAsText
+from pm_dagster.text import error_text
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -41,9 +40,15 @@ class SparkRead:
 
 
 def read_waiting(settings: Settings, limit: int) -> SparkRead:
-    """The rows that ``ControlPlane.waiting`` would give, read by Spark.
+    """The rows that ``ControlPlane.waiting`` gives, read by Spark.
 
-    Raises ConfigurationError when Spark or its JDBC driver cannot be had, else what ``ControlPlane.waiting`` raises.
+    Args:
+        settings: The database and the view.
+        limit: The most rows.
+
+    Raises:
+        ConfigurationError: There is no Spark or no JDBC driver, or the database refuses Spark's read.
+        ControlPlaneUnavailable: The database cannot be read now; or whatever else ``ControlPlane.waiting`` raises.
     """
     options = jdbc_options(settings)
     waiting = WaitingAsText(settings)
@@ -57,17 +62,17 @@ def read_waiting(settings: Settings, limit: int) -> SparkRead:
 
 
 def session() -> SparkSession:
-    """The session that there is, or a new one. Raises ConfigurationError when none can be had."""
+    """The session that exists, or a new one. Raises ConfigurationError when there can be none."""
     try:
         from pyspark.sql import SparkSession  # noqa: PLC0415 --read driver does without
 
         return SparkSession.builder.getOrCreate()
     except Exception as error:  # noqa: BLE001 classic Spark, Spark Connect, gRPC and a missing Java have no common class
-        raise ConfigurationError(f"there is no Spark session ({one_line(error)[:_LIMIT]}): {_OTHERWISE}") from None
+        raise ConfigurationError(f"there is no Spark session ({error_text(error)[:_LIMIT]}): {_OTHERWISE}") from None
 
 
 def source(spark: SparkSession, options: dict[str, str], read: TextRead) -> DataFrame:
-    """The read as a DataFrame, a row's place and then its values as text; Spark asks the database for their names."""
+    """The read as a DataFrame: a row's place, and then its values as text. Spark asks the database for the names."""
     reader = spark.read.format("jdbc").options(**options, query=read.query, sessionInitStatement=read.session)
     return reader.load()
 
@@ -79,7 +84,7 @@ def collected(spark: SparkSession, options: dict[str, str], read: TextRead) -> S
     """
     try:
         return source(spark, options, read).collect()
-    except Exception as error:  # noqa: BLE001 as above; whatever it is, nothing was sent yet
+    except Exception as error:  # noqa: BLE001 as above; whatever it is, nothing is sent yet
         raise our_error(str(error)) from None
 
 
@@ -98,5 +103,5 @@ def _cluster_name(spark: SparkSession) -> str:
     """A job cluster's name holds the ids of job and run (databricks-sdk, ``ClusterSpec.cluster_name``)."""
     try:
         return spark.conf.get(_CLUSTER_NAME, "") or ""
-    except Exception:  # noqa: BLE001 a session may refuse to tell; the pass needs no name
+    except Exception:  # noqa: BLE001 a session may refuse to tell; the dispatch needs no name
         return ""

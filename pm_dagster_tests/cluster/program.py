@@ -81,6 +81,13 @@ def failure_line(done: subprocess.CompletedProcess[str]) -> str:
     """The last line of a dispatch that could not run; before it are only events of the log, a line each."""
     *events, last = done.stderr.strip().splitlines()
     assert all(_EVENT.match(line) for line in events), done.stderr
-    assert " CRITICAL process_manager: " in last
+    assert " CRITICAL " in last
     assert (done.returncode, done.stdout) == (1, "")
     return last
+
+
+def levels_after_the_dispatch(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The levels of what the program logs once its dispatch is over."""
+    events = [line.split(" ", 2)[1:] for line in done.stderr.splitlines()]
+    over = next(place for place, (_, event) in enumerate(events) if event.startswith("dispatch finished"))
+    return [level for level, _ in events[over + 1 :]]

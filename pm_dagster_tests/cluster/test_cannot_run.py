@@ -29,7 +29,7 @@ def test_database_down(program: ClusterProgram) -> None:
     """In a process of its own: nothing stands beside the one line, and the exit code is the interpreter's."""
     down = "postgresql://someone:geheim@127.0.0.1:1/db"
     done = program.wait_for(program.start("--read", "driver", PM_POSTGRES_URL=down))
-    assert "the pass could not run: the database does not answer" in failure_line(done)
+    assert 'dispatch could not run reason="the database does not answer' in failure_line(done)
     assert "geheim" not in done.stderr
 
 
@@ -141,8 +141,8 @@ def test_an_error_of_our_own_tells_its_type_and_no_secret(
 
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
-    assert "CRITICAL process_manager: the pass ended by an error in itself: ZeroDivisionError: in the middle of" in last
-    assert last.endswith("PM_DEBUG=1 shows where it came from")
+    assert 'CRITICAL dispatch broken off reason="ZeroDivisionError: in the middle of' in last
+    assert last.endswith('PM_DEBUG=1 shows where it comes from"')
     assert len(done.stderr.splitlines()) == 1
 
     in_full = program.run(**_SECRETS, DATABRICKS_AUTH_TYPE="pat", PM_DEBUG="1")

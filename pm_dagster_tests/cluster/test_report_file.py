@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from openpyxl import load_workbook
 
-from pm_dagster.cluster.report_file import ReportFile
+from pm_dagster.cluster.report import ReportFile
 from pm_dagster.dispatch.report import Report
 from pm_dagster_tests.cli.shell import JOB, UNKNOWN_JOB
-from pm_dagster_tests.cluster.program import ClusterProgram, failure_line, numbers_of
+from pm_dagster_tests.cluster.program import ClusterProgram, failure_line, levels_after_the_dispatch, numbers_of
 from pm_dagster_tests.ledger.world import eventually
 
 _BIG = 2**53 + 1
@@ -116,7 +116,7 @@ def test_a_hostile_name_on_the_command_line(program: ClusterProgram, tmp_path: P
     assert done.returncode == 0, done.stderr
     (file,) = tmp_path.iterdir()
     assert file.name == "=cmd' calc'!A0.xlsx"
-    assert f"report written to {file}" in done.stderr
+    assert f'report file written file="{file}"' in done.stderr
 
 
 def test_an_earlier_report_is_replaced(program: ClusterProgram, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_an_earlier_report_is_replaced(program: ClusterProgram, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("asked", "named"),
-    [("nowhere/report.xlsx", "no folder"), ("???.xlsx", "nothing of the name"), ("d.xlsx", "is a folder")],
+    [("nowhere/report.xlsx", "no folder"), ("???.xlsx", "no character of the name"), ("d.xlsx", "is a folder")],
 )
 def test_a_place_that_cannot_be_used_is_said_before_anything_is_sent(
     program: ClusterProgram, tmp_path: Path, asked: str, named: str
@@ -171,9 +171,8 @@ def test_a_report_that_cannot_be_written_leaves_the_pass_and_its_numbers(
     assert done.returncode == 1
     assert numbers_of(done)["scheduled"] == 20
     assert program.statuses() == {"SCHEDULED": 20}
-    levels = [line.split()[1] for line in done.stderr.splitlines() if " process_manager: " in line]
-    assert levels == ["ERROR", "INFO"]
-    assert f"the pass ran, but the report {folder / 'report.xlsx'} could not be written" in done.stderr
+    assert levels_after_the_dispatch(done) == ["ERROR", "INFO"]
+    assert f"the report file {folder / 'report.xlsx'} could not be written" in done.stderr
 
 
 def test_rows_that_were_not_sent_are_in_it(program: ClusterProgram, tmp_path: Path) -> None:

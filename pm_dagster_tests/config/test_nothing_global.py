@@ -26,7 +26,6 @@ _EDGES = {
 }
 #: What a process has once, and why.
 _STATE = {
-    ("cluster/messages.py", "log"): "logging",
     ("config/masking.py", "_registered"): "secrets are masked wherever they turn up; none is read back",
     ("config/masking.py", "_forms"): "depends on its argument alone",
     ("config/entra/__init__.py", "default_identity"): "azure-identity reads it from the process",

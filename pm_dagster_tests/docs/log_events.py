@@ -12,7 +12,7 @@ from pm_dagster.dispatch.model import Outcome
 from pm_dagster_tests.docs import ROOT
 
 PRODUCT = ROOT / "pm_dagster"
-_LEVELS = ("debug", "info", "warning", "error")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 #: The one event whose name and level are chosen when it is logged, as the source has it.
 _OF_AN_OUTCOME = "f'row {outcome.outcome.value}'"
 _LOGGER = "_log"

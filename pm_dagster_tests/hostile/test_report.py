@@ -8,7 +8,7 @@ from zipfile import ZipFile
 import pytest
 from openpyxl import load_workbook
 
-from pm_dagster.cluster.report_file import ReportFile
+from pm_dagster.cluster.report import ReportFile
 from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.report import Report, ReportRow
 from pm_dagster.dispatch.waiting_job import Branch

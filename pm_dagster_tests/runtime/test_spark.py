@@ -63,9 +63,9 @@ def test_a_pass_by_jdbc_keeps_every_digit(program: RuntimeProgram) -> None:
 
 def _last(stderr: str) -> str:
     """Our one line, after what Spark has to say."""
-    ours = [line for line in stderr.splitlines() if " process_manager: " in line]
+    ours = [line for line in stderr.splitlines() if " CRITICAL " in line]
     assert len(ours) == 1, stderr
-    assert " CRITICAL " in ours[0]
+    assert " dispatch could not run " in ours[0]
     return ours[0]
 
 

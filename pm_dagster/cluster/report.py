@@ -1,25 +1,107 @@
-"""The report as an Excel workbook: a row per waiting job, and the numbers.
+"""What the cluster's program tells of a dispatch: a table on standard output, and an Excel file.
 
-Put here: the file, its name and its sheets. Keep out: which rows there are. pandas 1.5.3 (the cluster's) and newer.
+Both show the same rows: one for each waiting job that was read, and for each entry that was rescued. The file
+needs pandas (1.5.3, the cluster's, or newer), xlsxwriter and pathvalidate; the table needs nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from pm_dagster.config.masking import scrubbed
+from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.report import Report, ReportRow
 from pm_dagster.errors import ConfigurationError, ProcessManagerError
+from pm_dagster.logs import fields
+from pm_dagster.text import escape_controls
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_ROWS, _NUMBERS = "waiting jobs", "numbers"
+_log = logging.getLogger(__name__)
+
+# ---- the rows
+
+#: What a person has to look at comes first.
+_ORDER = (
+    Outcome.QUARANTINED,
+    Outcome.DEFERRED,
+    Outcome.LEFT,
+    Outcome.WITHDRAWN,
+    Outcome.ADOPTED,
+    Outcome.ACCEPTED,
+)
+
+
+def rows_to_show(report: Report) -> list[ReportRow]:
+    """The rows of a report without secrets, in the order in which a person wants to see them."""
+    rows = [_without_secrets(row) for row in (*report.rows, *report.unsent)]
+    return sorted(rows, key=lambda row: (_ORDER.index(row.outcome), row.run_id or 0))
+
+
+def _without_secrets(row: ReportRow) -> ReportRow:
+    """The workspace's own credentials are out already; another secret may stand in any text from outside."""
+    parameters = {name: scrubbed(text) for name, text in row.parameters.items()}
+    url = row.page_url and scrubbed(row.page_url)
+    return replace(row, reason=scrubbed(row.reason), page_url=url, parameters=parameters)
+
+
+# ---- on standard output
+
+_MOST_SHOWN = 60
+_REASON_WIDTH = 90
+_TITLES = ("run id", "branch", "outcome", "status", "Databricks run", "reason")
+
+
+def table(rows: Sequence[ReportRow]) -> str:
+    """The first rows in plain text, and how many more there are: the cluster has no library for tables."""
+    cells = [_TITLES, *(_cells(row) for row in rows[:_MOST_SHOWN])]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_TITLES) - 1)]
+    shown = ["  ".join([*map(str.ljust, line[:-1], widths), line[-1]]).rstrip() for line in cells]
+    more = rows[_MOST_SHOWN:]
+    if more:
+        worst = more[0].outcome.value
+        shown.append(f"... and {len(more)} more rows, none worse than {worst}; --report FILE.xlsx writes all")
+    return "\n".join(shown)
+
+
+def _cells(row: ReportRow) -> tuple[str, ...]:
+    reason = escape_controls(row.reason)
+    return (
+        "-" if row.run_id is None else str(row.run_id),
+        row.branch.value,
+        row.outcome.value,
+        escape_controls(row.control_status or ""),
+        "" if row.databricks_run_id is None else str(row.databricks_run_id),
+        reason if len(reason) <= _REASON_WIDTH else f"{reason[: _REASON_WIDTH - 3]}...",
+    )
+
+
+def say(text: str) -> None:
+    """Print text, with escapes for what the output's encoding lacks: an ASCII output must not end the dispatch."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)  # noqa: T201 it is the program's output
+    except OSError as error:
+        _log.warning("output cannot be written", extra=fields(error=error.strerror or type(error).__name__))
+        # The interpreter would try again at its end, and fail.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# ---- in a file
+
 _COLUMNS = ("run_id", "branch", "outcome", "reason", "status", "databricks_run_id", "repair_id", "page_url", "since")
+_ROWS, _NUMBERS = "waiting jobs", "numbers"
 #: Text stays text: a file name may begin with "=", an id has more digits than Excel's numbers keep (15).
 _WORKBOOK = {"strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False, "in_memory": True}
 #: Of a cell, and of a link in it: https://support.microsoft.com/office/1672b34d-7043-467e-8e27-269d656771c3
@@ -31,9 +113,13 @@ _NAME_LIMIT = 240
 
 
 class ReportFile:
-    """A file that can be written later: libraries and place are checked when this is made, before a pass begins.
+    """A file that can be written later: libraries and place are checked when this is made, before a dispatch begins.
 
-    The name of ``wanted`` is made safe, its folder is taken as it is. Raises ConfigurationError saying what is missing.
+    Args:
+        wanted: The path that was asked for. Its name is made safe; its folder is taken as it is, and must exist.
+
+    Raises:
+        ConfigurationError: A library is missing, or the place cannot be used; the text says which.
     """
 
     def __init__(self, wanted: Path) -> None:
@@ -59,14 +145,14 @@ class ReportFile:
                 os.fsync(file.fileno())
             fresh.replace(self.path)
         except Exception as error:
-            raise ProcessManagerError(f"the report {self.path} could not be written: {error}") from error
+            raise ProcessManagerError(f"the report file {self.path} could not be written: {error}") from error
         finally:
             fresh.unlink(missing_ok=True)
 
 
 def _demand_libraries() -> None:
     try:
-        import pandas as pd  # noqa: F401, PLC0415 only for a report; not in a pass without one
+        import pandas as pd  # noqa: F401, PLC0415 only where a report file is asked for
         import pathvalidate  # noqa: F401, PLC0415 same
         import xlsxwriter  # noqa: F401, PLC0415 same
     except ImportError as error:
@@ -87,7 +173,7 @@ def _safe_name(wanted: Path) -> str:
 
     stem = str(sanitize_filename(wanted.stem, platform="universal", max_len=_NAME_LIMIT)).strip()
     if not stem.strip("."):
-        raise ConfigurationError(f"--report: nothing of the name {wanted.name!r} can be used in a file name")
+        raise ConfigurationError(f"--report: no character of the name {wanted.name!r} can stand in a file name")
     return f"{stem}.xlsx"
 
 
@@ -96,15 +182,16 @@ def _workbook(report: Report, rows: Sequence[ReportRow]) -> bytes:
 
     buffer = BytesIO()
     with pd.ExcelWriter(buffer, engine="xlsxwriter", engine_kwargs={"options": _WORKBOOK}) as writer:
-        frame = _frame(rows)
-        frame.to_excel(writer, sheet_name=_ROWS, index=False)
+        sheet = _frame(rows)
+        sheet.to_excel(writer, sheet_name=_ROWS, index=False)
         numbers = pd.DataFrame(list(_numbers("", report.as_json())), columns=["number", "value"])
         numbers.to_excel(writer, sheet_name=_NUMBERS, index=False)
-        _finish(writer, frame)
+        _finish(writer, sheet)
     return buffer.getvalue()
 
 
 def _frame(rows: Sequence[ReportRow]) -> pd.DataFrame:
+    """A column of text for each of ``_COLUMNS``, and one for each job parameter that a row has."""
     import pandas as pd  # noqa: PLC0415 see above
 
     names = list(dict.fromkeys(name for row in rows for name in row.parameters))
