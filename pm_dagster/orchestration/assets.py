@@ -61,7 +61,7 @@ mm_run_wait_vw = dg.AssetSpec(
     retry_policy=RETRY,
     description=(
         "The rows of the view that this dispatch may take, oldest first, as a DataFrame. Rows that are backing off or "
-        "quarantined are left out. Reading changes nothing: the next step claims the rows."
+        "refused are left out. Reading changes nothing: the next step claims the rows."
     ),
 )
 def waiting_jobs(
@@ -201,17 +201,17 @@ def dispatched_jobs(waiting_jobs: pd.DataFrame) -> pd.DataFrame:
     asset=names.DISPATCHED_JOBS,
     name=names.CHECK,
     description=(
-        "Warns when a dispatch quarantines rows, that is, refuses them for good. Each shows its reason and stays "
-        "quarantined until somebody corrects it and runs `pm redrive`."
+        "Warns when a dispatch refuses rows for good (quarantines them). Each shows its reason and stays refused until "
+        "somebody corrects it and runs `pm redrive`."
     ),
 )
 def no_quarantined_rows(dispatched_jobs: pd.DataFrame) -> dg.AssetCheckResult:
-    """Warn of each row that was refused for good."""
+    """Warns when a dispatch refuses rows for good, and shows each with its reason."""
     quarantined = dispatched_jobs[dispatched_jobs["outcome"] == Outcome.QUARANTINED.value]
     return dg.AssetCheckResult(
         passed=quarantined.empty,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"Rows quarantined by this dispatch: {len(quarantined)}.",
+        description=f"Rows refused by this dispatch: {len(quarantined)}.",
         metadata=quarantined_metadata(quarantined),
     )
 

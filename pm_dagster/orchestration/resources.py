@@ -117,7 +117,7 @@ class ControlTableResource(dg.ConfigurableResource[ControlTable]):
         default=None,
         ge=1,
         description=(
-            "A row is quarantined after this many refusals that another attempt could have changed. "
+            "A row is refused for good after this many refusals that another attempt could have changed. "
             "Empty: PM_MAX_ATTEMPTS."
         ),
     )

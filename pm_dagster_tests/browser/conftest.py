@@ -48,7 +48,7 @@ class Site:
     """The UI's address, and the control table and workspace behind it."""
 
     url: str
-    world: Shell
+    shell: Shell
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +59,8 @@ def site(clean_environment: None) -> Iterator[Site]:  # noqa: ARG001 it goes fir
         (place := Place(Path(folder))).opened() as sandbox,
         Children(sandbox.environment, place.logs) as children,
     ):
-        world = Shell(sandbox.settings.postgres_url, sandbox.workspace)
-        _fill(world)
+        shell = Shell(sandbox.settings.postgres_url, sandbox.workspace)
+        _fill(shell)
         _without_welcome(place.dagster_home / "dagster.yaml")
         port = free_port(0)
         code = ["-w", str(_CHECKOUT / "workspace.yaml")]
@@ -69,15 +69,15 @@ def site(clean_environment: None) -> Iterator[Site]:  # noqa: ARG001 it goes fir
         # One after the other: two that make the tables of a fresh instance at once get in each other's way.
         _wait_for(children, port)
         children.start("daemon", [*python, "dagster._daemon", "run", *code])
-        yield Site(f"http://127.0.0.1:{port}", world)
+        yield Site(f"http://127.0.0.1:{port}", shell)
 
 
-def _fill(world: Shell) -> None:
-    world.workspace.state.add_job("ingest_files", job_id=JOB, seconds=600.0, max_concurrent_runs=1000)
-    world.add(5)
-    world.add_repairs(2)
-    world.add_repairs(2, repairs=3)
-    world.add(1, job_id=UNKNOWN_JOB)
+def _fill(shell: Shell) -> None:
+    shell.workspace.state.add_job("ingest_files", job_id=JOB, seconds=600.0, max_concurrent_runs=1000)
+    shell.add(5)
+    shell.add_repairs(2)
+    shell.add_repairs(2, repairs=3)
+    shell.add(1, job_id=UNKNOWN_JOB)
 
 
 def _without_welcome(configuration: Path) -> None:

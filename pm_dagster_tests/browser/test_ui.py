@@ -58,9 +58,9 @@ def test_the_lineage_leads_from_the_view_to_the_dispatched_jobs(dispatched: Site
 
 
 def test_the_rows_are_scheduled_and_the_bad_one_failed(dispatched: Site) -> None:
-    statuses = dispatched.world.sql("SELECT wkf_job_id = 1001, run_sttus_name, count(*) FROM mm_run_plc GROUP BY 1, 2")
+    statuses = dispatched.shell.sql("SELECT wkf_job_id = 1001, run_sttus_name, count(*) FROM mm_run_plc GROUP BY 1, 2")
     assert sorted(statuses) == [(False, "FAILED", 1), (True, "SCHEDULED", 9)]
-    assert dispatched.world.runs_per_row() == [1] * 5
+    assert dispatched.shell.runs_per_row() == [1] * 5
 
 
 def test_the_asset_shows_what_the_dispatch_did(dispatched: Site, page: Page) -> None:
@@ -91,11 +91,11 @@ def test_a_link_in_the_table_leads_to_the_page_of_the_run(dispatched: Site, page
     link = _open_rows(page, dispatched).get_by_role("link").first
     run_id = link.inner_text()
     page.goto(link.get_attribute("href") or "")
-    assert page.url.startswith(dispatched.world.workspace.host)
+    assert page.url.startswith(dispatched.shell.workspace.host)
     expect(page.locator("body")).to_contain_text(run_id)
     expect(page.locator("body")).to_contain_text("ingest_files")
 
 
 def test_the_check_names_the_row_that_needs_somebody(dispatched: Site, page: Page) -> None:
     page.goto(f"{dispatched.url}/assets/{names.DISPATCHED_JOBS}?view=checks")
-    expect(page.get_by_text("Rows quarantined by this dispatch: 1.").first).to_be_visible()
+    expect(page.get_by_text("Rows refused by this dispatch: 1.").first).to_be_visible()

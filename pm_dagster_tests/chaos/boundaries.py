@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pm_dagster_tests.chaos.world import Moment
+from pm_dagster_tests.chaos.deployment import Moment
 
 
 class Boundary(StrEnum):

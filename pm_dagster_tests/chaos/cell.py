@@ -9,11 +9,11 @@ import json
 from dataclasses import dataclass
 
 from pm_dagster_tests.chaos.boundaries import moment
+from pm_dagster_tests.chaos.deployment import JOB, ChaosDeployment
 from pm_dagster_tests.chaos.faults import NOT_QUITE_WAITING
 from pm_dagster_tests.chaos.matrix import REFUSING, VARIANTS, Cell
 from pm_dagster_tests.chaos.oracle import Verdict
-from pm_dagster_tests.chaos.world import JOB, ChaosWorld
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 #: Dispatches that may come after the first: one for what was cut off, one for what had to settle, and the same again
 #: where the fault only met the second.
@@ -58,77 +58,77 @@ class Result:
         return f"{self.cell.name}: {self.verdict}, {self.dispatches} dispatches {flaws or ''}\n{self.story}"
 
 
-def run_cell(world: ChaosWorld, cell: Cell) -> Result:
+def run_cell(deployment: ChaosDeployment, cell: Cell) -> Result:
     """Let the first dispatch meet fault and death, let later ones finish, and judge."""
-    rows = _rows(world)
-    _apply(world, cell)
+    rows = _rows(deployment)
+    _apply(deployment, cell)
     mark = moment(cell.boundary, cell.call)
-    doom = None if mark is None else world.kill_at(mark)
-    world.dispatch(**cell.fault.settings)
+    doom = None if mark is None else deployment.kill_at(mark)
+    deployment.dispatch(**cell.fault.settings)
     if doom is not None:
-        world.front.remove(doom)
+        deployment.front.remove(doom)
     # What is held is to be met while it is held.
-    missed = world.release() and bool(world.front.unmet())
-    hit = _renewed(world, cell)
+    missed = deployment.release() and bool(deployment.front.unmet())
+    hit = _renewed(deployment, cell)
     for _ in range(LATER_DISPATCHES):
-        if _settled(world):
+        if _settled(deployment):
             break
-        world.forget_the_dead()
-        world.later()
-        world.dispatch(**cell.fault.settings)
-        hit = _renewed(world, cell) or hit
-    _rest(world)
+        deployment.forget_the_dead()
+        deployment.later()
+        deployment.dispatch(**cell.fault.settings)
+        hit = _renewed(deployment, cell) or hit
+    _rest(deployment)
     definite = cell.fault.may_fail + (("runs/repair",) if cell.variant in REFUSING else ())
-    verdict = world.verdict(may_fail=[row for call in definite for row in rows.of(call)])
+    verdict = deployment.verdict(may_fail=[row for call in definite for row in rows.of(call)])
     reached = doom is None or doom.met > 0
-    hit = hit and not missed and not world.front.unmet()
-    dispatches = len(world.started)
-    verdict.breaches["unexplained"] += _unnamed(world)
-    return Result(cell, verdict, reached, hit, dispatches, len(world.workspace.log.entries()), _story(world))
+    hit = hit and not missed and not deployment.front.unmet()
+    dispatches = len(deployment.started)
+    verdict.breaches["unexplained"] += _unnamed(deployment)
+    return Result(cell, verdict, reached, hit, dispatches, len(deployment.workspace.log.entries()), _story(deployment))
 
 
-def _rows(world: ChaosWorld) -> Rows:
+def _rows(deployment: ChaosDeployment) -> Rows:
     """Two rows of each branch; of the earlier runs, one was repaired before, twice."""
-    return Rows(world.add(2), [world.add_repair(repairs=repairs)[0] for repairs in (0, 2)])
+    return Rows(deployment.add(2), [deployment.add_repair(repairs=repairs)[0] for repairs in (0, 2)])
 
 
-def _apply(world: ChaosWorld, cell: Cell) -> None:
+def _apply(deployment: ChaosDeployment, cell: Cell) -> None:
     variant = dict(VARIANTS.get(cell.variant, {}))
-    job = world.workspace.state.job(JOB)
+    job = deployment.workspace.state.job(JOB)
     if "outcome" in variant:
         job.outcomes, job.seconds = [str(variant.pop("outcome"))], float(str(variant.pop("seconds")))
-    world.workspace.switches.set(**variant)
-    cell.fault.install(world, cell.call)
+    deployment.workspace.switches.set(**variant)
+    cell.fault.install(deployment, cell.call)
 
 
-def _renewed(world: ChaosWorld, cell: Cell) -> bool:
+def _renewed(deployment: ChaosDeployment, cell: Cell) -> bool:
     """Whether the fault has met a call; credentials that were seen to have expired are renewed."""
-    rules = world.workspace.faults.rules()
+    rules = deployment.workspace.faults.rules()
     fired = not rules or any(int(rule["fired"]) > 0 for rule in rules)
     if fired and cell.fault.stops:
-        world.workspace.faults.clear()
+        deployment.workspace.faults.clear()
     return fired
 
 
-def _settled(world: ChaosWorld) -> bool:
-    open_entries = world.sql("SELECT FROM process_manager.entry WHERE open")
-    waiting = [row for row, status in world.statuses().items() if status == "WAITING"]
+def _settled(deployment: ChaosDeployment) -> bool:
+    open_entries = deployment.sql("SELECT FROM process_manager.entry WHERE open")
+    waiting = [row for row, status in deployment.statuses().items() if status == "WAITING"]
     return not open_entries and not waiting
 
 
-def _unnamed(world: ChaosWorld) -> list[int]:
+def _unnamed(deployment: ChaosDeployment) -> list[int]:
     """The rows that nobody can take and of which `pm status` does not say why."""
-    shown = [row for row, status in world.statuses().items() if status == NOT_QUITE_WAITING]
+    shown = [row for row, status in deployment.statuses().items() if status == NOT_QUITE_WAITING]
     if not shown:
         return []
-    said = json.loads(world.dispatch("status", "--json").out or '{"untakeable": []}')["untakeable"]
+    said = json.loads(deployment.dispatch("status", "--json").out or '{"untakeable": []}')["untakeable"]
     named = {each["run_id"] for each in said if each["reason"] and each["remedy"]}
     return [row for row in shown if row not in named]
 
 
-def _rest(world: ChaosWorld) -> None:
+def _rest(deployment: ChaosDeployment) -> None:
     """Wait for the requests that still hang in the workspace: their effect counts, too."""
-    workspace = world.workspace
+    workspace = deployment.workspace
 
     def ended() -> bool:
         fired = sum(int(rule["fired"]) for rule in workspace.faults.rules())
@@ -137,11 +137,13 @@ def _rest(world: ChaosWorld) -> None:
     eventually(ended, "every request that hangs comes to its end")
 
 
-def _story(world: ChaosWorld) -> str:
+def _story(deployment: ChaosDeployment) -> str:
     """For a cell that failed: what the ledger and the workspace saw."""
-    told = world.sql("""
+    told = deployment.sql("""
         SELECT e.run_id, v.dispatcher_id, v.kind, coalesce(v.call, ''), v.detail FROM process_manager.event v
         LEFT JOIN process_manager.entry e USING (entry_id) ORDER BY event_id""")
     lines = [" ".join(str(part) for part in line) for line in told]
-    lines += [f"{r.endpoint} {r.status} {r.fault} effect={r.effect} {r.body}" for r in world.workspace.log.entries()]
-    return "\n".join([*lines, str(world.statuses()), *(process.err for process in world.started)])
+    lines += [
+        f"{r.endpoint} {r.status} {r.fault} effect={r.effect} {r.body}" for r in deployment.workspace.log.entries()
+    ]
+    return "\n".join([*lines, str(deployment.statuses()), *(process.err for process in deployment.started)])

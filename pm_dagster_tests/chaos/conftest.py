@@ -1,4 +1,4 @@
-"""Fixtures of the proof: databases that already have ledger and audit, and a world over one."""
+"""Fixtures of the proof: databases that already have ledger and audit, and a deployment over one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.chaos import audit
-from pm_dagster_tests.chaos.world import ChaosWorld, chaos_world
+from pm_dagster_tests.chaos.deployment import ChaosDeployment, chaos_deployment
 
 _TEMPLATE = "chaos"
 _names = (f"chaos_{number}" for number in itertools.count())
@@ -45,21 +45,24 @@ def chaos_database(postgres: EmbeddedPostgres, chaos_template: str) -> Iterator[
 
 
 @pytest.fixture
-def chaos(chaos_database: str, tmp_path: Path) -> Iterator[ChaosWorld]:
-    """A world with a workspace, a front and a folder."""
-    with chaos_world(chaos_database, tmp_path) as world:
-        yield world
+def chaos(chaos_database: str, tmp_path: Path) -> Iterator[ChaosDeployment]:
+    """A deployment with a workspace, a front and a folder."""
+    with chaos_deployment(chaos_database, tmp_path) as deployment:
+        yield deployment
 
 
 @pytest.fixture
-def worlds(
+def deployments(
     postgres: EmbeddedPostgres, chaos_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[], AbstractContextManager[ChaosWorld]]:
-    """Makes one world after the other."""
+) -> Callable[[], AbstractContextManager[ChaosDeployment]]:
+    """Makes one deployment after the other."""
 
     @contextmanager
-    def one() -> Iterator[ChaosWorld]:
-        with _copy(postgres, chaos_template) as url, chaos_world(url, tmp_path_factory.mktemp("world")) as world:
-            yield world
+    def one() -> Iterator[ChaosDeployment]:
+        with (
+            _copy(postgres, chaos_template) as url,
+            chaos_deployment(url, tmp_path_factory.mktemp("deployment")) as deployment,
+        ):
+            yield deployment
 
     return one

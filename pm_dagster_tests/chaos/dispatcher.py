@@ -1,7 +1,7 @@
 """Real dispatches, started fast: a server process has imported the program, each dispatch is a fork of it.
 
 Put here: starting `pm` with an environment of its own and its output in files, waiting for it, killing it. Keep out:
-what it runs against (``world.py``). The fork runs the same function as the installed command `pm`.
+what it runs against (``deployment.py``). The fork runs the same function as the installed command `pm`.
 """
 
 from __future__ import annotations

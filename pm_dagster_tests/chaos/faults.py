@@ -12,7 +12,7 @@ from email.utils import format_datetime
 from typing import Any
 
 from pm_dagster_tests.chaos.boundaries import Boundary, moment
-from pm_dagster_tests.chaos.world import JOB, ChaosWorld, Moment
+from pm_dagster_tests.chaos.deployment import JOB, ChaosDeployment, Moment
 
 CALLS = ("run-now", "runs/get", "runs/repair")
 _STARTING = ("run-now", "runs/repair")
@@ -23,15 +23,15 @@ NOT_QUITE_WAITING = "Waiting"
 #: How many calls of the kind are hit: both rows of a branch.
 HITS = 2
 
-Install = Callable[[ChaosWorld, str], None]
+Install = Callable[[ChaosDeployment, str], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Fault:
     """One line of the matrix.
 
-    ``install`` tells the world, for a call, before the first dispatch. ``only`` names the calls it can be about, and
-    ``why`` says why not the others. ``stops``: the dispatch ends at it, so that later boundaries are not reached.
+    ``install`` tells the deployment, for a call, before the first dispatch. ``only`` names the calls it can be about,
+    and ``why`` says why not the others. ``stops``: the dispatch ends at it, so that later boundaries are not reached.
     ``may_fail``: the calls for whose rows it is a definite no, so that they may end FAILED with a reason.
     ``announces_no_repair``: nothing is left to repair after it.
     """
@@ -47,18 +47,20 @@ class Fault:
 
 
 def _answering(kind: str, when: str, **details: Any) -> Install:  # noqa: ANN401 the fields of the sandbox's Fault
-    def install(world: ChaosWorld, call: str) -> None:
-        world.workspace.faults.add(call, kind, when, count=HITS, **details)
+    def install(deployment: ChaosDeployment, call: str) -> None:
+        deployment.workspace.faults.add(call, kind, when, count=HITS, **details)
 
     return install
 
 
 def _throttling(retry_after: Callable[[], str | None]) -> Install:
-    def install(world: ChaosWorld, call: str) -> None:
+    def install(deployment: ChaosDeployment, call: str) -> None:
         value = retry_after()
         headers = {} if value is None else {"retry-after": value}
         code, message = "REQUEST_LIMIT_EXCEEDED", "Rate limit exceeded."
-        world.workspace.faults.add(call, "status", count=HITS, status=429, code=code, message=message, headers=headers)
+        deployment.workspace.faults.add(
+            call, "status", count=HITS, status=429, code=code, message=message, headers=headers
+        )
 
     return install
 
@@ -70,9 +72,9 @@ def _soon() -> str:
 def _expired(status: int, code: str, message: str) -> Install:
     """Credentials that expire at the first call of the kind: from there on nothing is allowed."""
 
-    def install(world: ChaosWorld, call: str) -> None:
+    def install(deployment: ChaosDeployment, call: str) -> None:
         for endpoint in (call, "scim/Me"):
-            world.workspace.faults.add(endpoint, "status", count=None, status=status, code=code, message=message)
+            deployment.workspace.faults.add(endpoint, "status", count=None, status=status, code=code, message=message)
 
     return install
 
@@ -83,24 +85,24 @@ _TOO_LARGE = {"status": 413, "body": "Request Entity Too Large", "headers": {"co
 _LOCKED = {"status": 400, "code": "COULD_NOT_ACQUIRE_LOCK", "message": "Could not acquire lock"}
 
 
-def _foreign_token(world: ChaosWorld, call: str) -> None:
+def _foreign_token(deployment: ChaosDeployment, call: str) -> None:
     """A token of another workspace: plain text, and a 400, to every call from the first of the kind on."""
     text = {"content-type": "text/plain"}
     for endpoint in (call, "scim/Me"):
-        world.workspace.faults.add(endpoint, "status", count=None, status=400, body="Invalid Token", headers=text)
+        deployment.workspace.faults.add(endpoint, "status", count=None, status=400, body="Invalid Token", headers=text)
 
 
-def _forbid_everybody(world: ChaosWorld, call: str) -> None:
+def _forbid_everybody(deployment: ChaosDeployment, call: str) -> None:
     """A maintenance: nobody may make the call, whatever his rights, in two dispatches of both rows, twice each."""
     code, message = "PERMISSION_DENIED", f"User x does not have Manage Run or Owner or Admin permissions on job {JOB}."
-    world.workspace.faults.add(call, "status", count=4 * HITS, status=403, code=code, message=message)
+    deployment.workspace.faults.add(call, "status", count=4 * HITS, status=403, code=code, message=message)
 
 
-def _at(boundary: Boundary, act: Callable[[ChaosWorld], object]) -> Install:
+def _at(boundary: Boundary, act: Callable[[ChaosDeployment], object]) -> Install:
     """Do something to the workspace at a boundary of the dispatch, which goes on."""
 
-    def install(world: ChaosWorld, call: str) -> None:
-        world.at(_certain(moment(boundary, call)), lambda: act(world))
+    def install(deployment: ChaosDeployment, call: str) -> None:
+        deployment.at(_certain(moment(boundary, call)), lambda: act(deployment))
 
     return install
 
@@ -110,9 +112,9 @@ def _certain(found: Moment | None) -> Moment:
     return found
 
 
-def _delete_runs(world: ChaosWorld, call: str) -> None:
+def _delete_runs(deployment: ChaosDeployment, call: str) -> None:
     """The runs that the call is about end, where they are under way, and vanish."""
-    state = world.workspace.state
+    state = deployment.workspace.state
     started = call == "run-now"
     for run in state.runs():
         if (len(run.attempts) == 1 and "RUN_ID" in run.parameters) is started:
@@ -121,42 +123,42 @@ def _delete_runs(world: ChaosWorld, call: str) -> None:
             state.delete_run(run.run_id)
 
 
-def _delete_run(world: ChaosWorld, call: str) -> None:
+def _delete_run(deployment: ChaosDeployment, call: str) -> None:
     # A started run after its start, an earlier run before the call that needs it.
     where = {"run-now": Boundary.AFTER_REPLY, "runs/get": Boundary.AFTER_CLAIM, "runs/repair": Boundary.AFTER_INTENT}
-    _at(where[call], lambda each: _delete_runs(each, call))(world, call)
+    _at(where[call], lambda each: _delete_runs(each, call))(deployment, call)
 
 
-def _delete_run_unheard(world: ChaosWorld, call: str) -> None:
+def _delete_run_unheard(deployment: ChaosDeployment, call: str) -> None:
     """The call takes effect, its answer is lost, and the run vanishes before anybody can ask for it."""
-    world.workspace.faults.add(call, "reset", "after", count=HITS)
-    _at(Boundary.AFTER_REPLY, lambda each: _delete_runs(each, call))(world, call)
+    deployment.workspace.faults.add(call, "reset", "after", count=HITS)
+    _at(Boundary.AFTER_REPLY, lambda each: _delete_runs(each, call))(deployment, call)
 
 
-def _forbid_looking(world: ChaosWorld, call: str) -> None:
+def _forbid_looking(deployment: ChaosDeployment, call: str) -> None:
     """The call takes effect, its answer is lost, and the run may not be read for a while."""
-    world.workspace.faults.add(call, "reset", "after", count=HITS)
+    deployment.workspace.faults.add(call, "reset", "after", count=HITS)
     # The first look-ups, before the repairs, are allowed.
     code, message = "PERMISSION_DENIED", "You may not view this run."
-    world.workspace.faults.add("runs/get", "status", skip=HITS, count=HITS, status=403, code=code, message=message)
+    deployment.workspace.faults.add("runs/get", "status", skip=HITS, count=HITS, status=403, code=code, message=message)
 
 
-def _delete_job(world: ChaosWorld, call: str) -> None:
-    _at(Boundary.AFTER_CLAIM, lambda each: each.workspace.state.delete_job(JOB))(world, call)
+def _delete_job(deployment: ChaosDeployment, call: str) -> None:
+    _at(Boundary.AFTER_CLAIM, lambda each: each.workspace.state.delete_job(JOB))(deployment, call)
 
 
-def _new_words(world: ChaosWorld, call: str) -> None:
+def _new_words(deployment: ChaosDeployment, call: str) -> None:
     """Earlier runs that are really under way, in a state that has no name yet."""
-    world.workspace.switches.set(unknown_states=True)
-    world.resume_earlier_runs()
+    deployment.workspace.switches.set(unknown_states=True)
+    deployment.resume_earlier_runs()
     del call
 
 
-def _stale(world: ChaosWorld, call: str) -> None:
+def _stale(deployment: ChaosDeployment, call: str) -> None:
     """The history lags: for a look-up behind somebody else's repair, for a repair behind our own, unheard one."""
-    world.workspace.switches.set(history_lag_reads=HITS)
+    deployment.workspace.switches.set(history_lag_reads=HITS)
     if call == "runs/repair":
-        world.workspace.faults.add(call, "reset", "after", count=HITS)
+        deployment.workspace.faults.add(call, "reset", "after", count=HITS)
 
 
 #: A sequence counts on when its transaction is undone, so the trouble passes by itself.
@@ -176,8 +178,8 @@ CREATE TRIGGER refuse BEFORE UPDATE ON mm_run_plc FOR EACH ROW EXECUTE FUNCTION 
 def _refusing(code: str, times: int) -> Install:
     """The control table takes no write for a while, from the claim on: the closing meets it."""
 
-    def install(world: ChaosWorld, call: str) -> None:
-        _at(Boundary.AFTER_CLAIM, lambda each: each.sql(_REFUSING.format(code=code, times=times)))(world, call)
+    def install(deployment: ChaosDeployment, call: str) -> None:
+        _at(Boundary.AFTER_CLAIM, lambda each: each.sql(_REFUSING.format(code=code, times=times)))(deployment, call)
 
     return install
 
@@ -194,15 +196,15 @@ SELECT 7, '{status}', {job}, 'file.csv', now() AT TIME ZONE 'UTC' - interval '1 
 """
 
 
-def _hold_rows(world: ChaosWorld, call: str) -> None:
+def _hold_rows(deployment: ChaosDeployment, call: str) -> None:
     """Rows that their owner holds locked during the whole first dispatch, which claims the others meanwhile."""
-    world.hold(_OLDER)
-    _at(Boundary.BEFORE_CLAIM, lambda _: None)(world, call)
+    deployment.hold(_OLDER)
+    _at(Boundary.BEFORE_CLAIM, lambda _: None)(deployment, call)
 
 
-def _loose_view(world: ChaosWorld, call: str) -> None:
+def _loose_view(deployment: ChaosDeployment, call: str) -> None:
     """The oldest rows of the view are none that the table calls waiting: nobody may take or write them."""
-    world.sql(_LOOSE_VIEW.format(status=NOT_QUITE_WAITING, job=JOB))
+    deployment.sql(_LOOSE_VIEW.format(status=NOT_QUITE_WAITING, job=JOB))
     del call
 
 

@@ -14,9 +14,9 @@ from functools import partial
 from typing import Any
 
 from pm_dagster_tests.chaos import dispatcher
+from pm_dagster_tests.chaos.deployment import JOB, ChaosDeployment
 from pm_dagster_tests.chaos.dispatcher import Dispatcher
 from pm_dagster_tests.chaos.finishing import settled
-from pm_dagster_tests.chaos.world import JOB, ChaosWorld
 
 SEED = "PROOF_SEED"
 _LONGEST_SECONDS = 600.0
@@ -60,39 +60,41 @@ def seed() -> int:
     return int(os.environ.get(SEED) or random.SystemRandom().randrange(10**9))
 
 
-def fill(world: ChaosWorld, count: int) -> None:
+def fill(deployment: ChaosDeployment, count: int) -> None:
     """So many rows: three fifths new, the others repairs of runs with and without earlier repairs."""
-    runs = [world.workspace.state.add_run(JOB, repairs=(0, 2)[n % 2]).run_id for n in range(count * 2 // 5)]
-    world.sql(f"{_REPAIRS} RETURNING run_id", (JOB, runs))
-    world.add(count - len(runs))
-    world.settings.update(_SETTINGS)
+    runs = [deployment.workspace.state.add_run(JOB, repairs=(0, 2)[n % 2]).run_id for n in range(count * 2 // 5)]
+    deployment.sql(f"{_REPAIRS} RETURNING run_id", (JOB, runs))
+    deployment.add(count - len(runs))
+    deployment.settings.update(_SETTINGS)
 
 
-def set_faults(world: ChaosWorld, chance: random.Random, rows: int) -> None:
+def set_faults(deployment: ChaosDeployment, chance: random.Random, rows: int) -> None:
     """Let some per cent of the calls go wrong, at places that chance picks."""
     for endpoint, kind, when, details in _FAULTS:
         for place in chance.sample(range(rows), max(1, int(rows * _SHARE))):
-            world.workspace.faults.add(endpoint, kind, when, skip=place // 2, **details)
+            deployment.workspace.faults.add(endpoint, kind, when, skip=place // 2, **details)
 
 
-def run_crowd(world: ChaosWorld, chance: random.Random, size: int, kills: int) -> Course:
+def run_crowd(deployment: ChaosDeployment, chance: random.Random, size: int, kills: int) -> Course:
     """Keep ``size`` dispatches running, one of them step by step, and kill ``kills`` of them, until all is done."""
     began = time.monotonic()
     crowd: list[Dispatcher] = []
     killed = 0
-    while not settled(world):
-        assert time.monotonic() < began + _LONGEST_SECONDS, f"not done: {world.states()}"
+    while not settled(deployment):
+        assert time.monotonic() < began + _LONGEST_SECONDS, f"not done: {deployment.states()}"
         crowd = [each for each in crowd if _runs(each)]
         if len(crowd) < size:
-            world.later()
-            crowd.append(start_stepwise(world) if len(world.started) % size == size - 1 else world.start())
+            deployment.later()
+            crowd.append(
+                start_stepwise(deployment) if len(deployment.started) % size == size - 1 else deployment.start()
+            )
         elif killed < kills and chance.random() < _LOOK_SECONDS * 2:
             chance.choice(crowd).kill()
             killed += 1
         time.sleep(_LOOK_SECONDS)
     for each in crowd:
         each.wait()
-    return Course(len(world.started), killed, time.monotonic() - began)
+    return Course(len(deployment.started), killed, time.monotonic() - began)
 
 
 def _runs(each: Dispatcher) -> bool:
@@ -102,10 +104,10 @@ def _runs(each: Dispatcher) -> bool:
     return False
 
 
-def start_stepwise(world: ChaosWorld) -> Dispatcher:
+def start_stepwise(deployment: ChaosDeployment) -> Dispatcher:
     """A dispatch in the steps and the order of Dagster's ops, in a process of its own."""
-    started = dispatcher.fork(world.folder, partial(_stepwise, world.environment()))
-    world.started.append(started)
+    started = dispatcher.fork(deployment.folder, partial(_stepwise, deployment.environment()))
+    deployment.started.append(started)
     return started
 
 

@@ -1,7 +1,7 @@
 """What must never have happened, found out from first principles: the owner's table, the workspace, the output.
 
-Put here: the audit of the control table, and the counts of a world that has come to rest. Keep out: production code
-(an oracle that asks the code under test proves nothing) and the faults. The ledger is read only for what it owes a
+The audit of the control table, and the counts of a deployment that has come to rest. Production code stays out: an
+oracle that asks the code under test proves nothing. The ledger is read only for what it owes a
 person: a reason for each row that waits, and nothing open that nobody works on.
 """
 
@@ -72,7 +72,7 @@ class Verdict:
 
 
 class Oracle:
-    """Judges one world. ``secrets`` are the texts that no artifact may hold."""
+    """Judges one deployment. ``secrets`` are the texts that no artifact may hold."""
 
     def __init__(self, database_url: str, workspace: LocalWorkspace, secrets: Iterable[str]) -> None:
         self._database_url = database_url
@@ -145,7 +145,7 @@ class _Facts:
 
 
 class _Judgement:
-    """Holds the facts of one world against each promise."""
+    """Holds the facts of one deployment against each promise."""
 
     def __init__(self, facts: _Facts, starts: list[Start], workspace: LocalWorkspace, allowed: Allowed) -> None:
         self._facts = facts

@@ -22,7 +22,7 @@ import pytest
 
 from pm_dagster.sandbox.postgres import EmbeddedPostgres, ServerUser
 from pm_dagster.sandbox.processes import free_port
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 _USER = "postgres"
 _ABSENT = (

@@ -12,8 +12,8 @@ import psycopg2
 import pytest
 
 from pm_dagster_tests.chaos.boundaries import Boundary, moment
+from pm_dagster_tests.chaos.deployment import ChaosDeployment, Moment
 from pm_dagster_tests.chaos.wire import Rule, Then, When
-from pm_dagster_tests.chaos.world import ChaosWorld, Moment
 
 
 @dataclass(frozen=True)
@@ -36,41 +36,43 @@ _LEFT = {
 }
 
 
-def _left(world: ChaosWorld, row: int, call: str) -> Left:
-    ((answers,),) = world.sql("SELECT count(*) FROM process_manager.event WHERE kind = 'answer' AND call = %s", (call,))
-    return Left(tuple(world.states()), world.statuses()[row], world.workspace.log.count(call), answers)
+def _left(deployment: ChaosDeployment, row: int, call: str) -> Left:
+    ((answers,),) = deployment.sql(
+        "SELECT count(*) FROM process_manager.event WHERE kind = 'answer' AND call = %s", (call,)
+    )
+    return Left(tuple(deployment.states()), deployment.statuses()[row], deployment.workspace.log.count(call), answers)
 
 
-def _kill(world: ChaosWorld, boundary: Boundary, call: str) -> None:
+def _kill(deployment: ChaosDeployment, boundary: Boundary, call: str) -> None:
     mark = moment(boundary, call)
     assert mark is not None
-    doom = world.kill_at(mark)
-    assert world.dispatch().wait() == -signal.SIGKILL
+    doom = deployment.kill_at(mark)
+    assert deployment.dispatch().wait() == -signal.SIGKILL
     assert doom.met == 1
-    world.forget_the_dead()
+    deployment.forget_the_dead()
 
 
 @pytest.mark.parametrize("boundary", _LEFT)
-def test_what_a_new_row_is_left_as(chaos: ChaosWorld, boundary: Boundary) -> None:
+def test_what_a_new_row_is_left_as(chaos: ChaosDeployment, boundary: Boundary) -> None:
     (row,) = chaos.add()
     _kill(chaos, boundary, "run-now")
     assert _left(chaos, row, "run-now") == _LEFT[boundary]
 
 
 @pytest.mark.parametrize("boundary", _LEFT)
-def test_what_a_repair_is_left_as(chaos: ChaosWorld, boundary: Boundary) -> None:
+def test_what_a_repair_is_left_as(chaos: ChaosDeployment, boundary: Boundary) -> None:
     row, _ = chaos.add_repair(repairs=1)
     _kill(chaos, boundary, "runs/repair")
     assert _left(chaos, row, "runs/repair") == _LEFT[boundary]
 
 
-def test_a_look_up_whose_answer_is_not_recorded(chaos: ChaosWorld) -> None:
+def test_a_look_up_whose_answer_is_not_recorded(chaos: ChaosDeployment) -> None:
     row, _ = chaos.add_repair()
     _kill(chaos, Boundary.AFTER_REPLY, "runs/get")
     assert _left(chaos, row, "runs/get") == Left(("CLAIMED",), "WAITING", 1, 0)
 
 
-def test_a_verdict_sees_each_kind_of_breach(chaos: ChaosWorld) -> None:
+def test_a_verdict_sees_each_kind_of_breach(chaos: ChaosDeployment) -> None:
     """An oracle that finds nothing proves nothing: here everything is broken by hand."""
     twice, lost, failed, gone, back = chaos.add(5)
     state, log = chaos.workspace.state, chaos.workspace.log
@@ -103,7 +105,7 @@ def test_a_verdict_sees_each_kind_of_breach(chaos: ChaosWorld) -> None:
     assert run.run_id != 1
 
 
-def test_a_row_that_waits_again_pays_for_no_earlier_start(chaos: ChaosWorld) -> None:
+def test_a_row_that_waits_again_pays_for_no_earlier_start(chaos: ChaosDeployment) -> None:
     """Two starts, then a second request: as many starts as requests, and still one too many."""
     (row,) = chaos.add()
     for latest in (6, 7):
@@ -117,7 +119,7 @@ def test_a_row_that_waits_again_pays_for_no_earlier_start(chaos: ChaosWorld) -> 
     assert chaos.verdict().breaches["duplicate_starts"] == [row]
 
 
-def _query(chaos: ChaosWorld, statement: str) -> list[tuple[object, ...]]:
+def _query(chaos: ChaosDeployment, statement: str) -> list[tuple[object, ...]]:
     with closing(psycopg2.connect(chaos.environment()["PM_POSTGRES_URL"])) as connection:
         with connection.cursor() as cursor:
             cursor.execute(statement)
@@ -127,7 +129,7 @@ def _query(chaos: ChaosWorld, statement: str) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize(("when", "rows"), [("before", 0), ("after", 1)])
-def test_a_connection_is_cut_on_either_side_of_a_commit(chaos: ChaosWorld, when: When, rows: int) -> None:
+def test_a_connection_is_cut_on_either_side_of_a_commit(chaos: ChaosDeployment, when: When, rows: int) -> None:
     chaos.front.add(Rule("proof.change (run_id)", lambda: "cut", when, "commit"))
     with pytest.raises(psycopg2.OperationalError):
         _query(chaos, "INSERT INTO proof.change (run_id) VALUES (77) RETURNING run_id")
@@ -135,7 +137,7 @@ def test_a_connection_is_cut_on_either_side_of_a_commit(chaos: ChaosWorld, when:
     assert _query(chaos, "SELECT 1") == [(1,)]
 
 
-def test_a_message_is_held_until_it_may_go_on(chaos: ChaosWorld) -> None:
+def test_a_message_is_held_until_it_may_go_on(chaos: ChaosDeployment) -> None:
     reached, go = threading.Event(), threading.Event()
 
     def hold() -> Then:
@@ -154,7 +156,7 @@ def test_a_message_is_held_until_it_may_go_on(chaos: ChaosWorld) -> None:
     assert answers == [[("held",)]]
 
 
-def test_rules_skip_and_end(chaos: ChaosWorld) -> None:
+def test_rules_skip_and_end(chaos: ChaosDeployment) -> None:
     chaos.front.add(Rule("SELECT 1", lambda: "cut", skip=1, count=2))
 
     def works() -> bool:
@@ -166,7 +168,7 @@ def test_rules_skip_and_end(chaos: ChaosWorld) -> None:
     assert [works() for _ in range(5)] == [True, False, False, True, True]
 
 
-def test_several_rules_act_on_one_message(chaos: ChaosWorld) -> None:
+def test_several_rules_act_on_one_message(chaos: ChaosDeployment) -> None:
     met: list[str] = []
     chaos.at(Moment("SELECT 2", "statement", "before"), lambda: met.append("before"))
     chaos.at(Moment("SELECT 2", "statement", "after"), lambda: met.append("after"))

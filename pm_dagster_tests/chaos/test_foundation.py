@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pm_dagster_tests.chaos.world import ChaosWorld
+from pm_dagster_tests.chaos.deployment import ChaosDeployment
 
 
-def test_a_dispatch_through_the_front(chaos: ChaosWorld) -> None:
+def test_a_dispatch_through_the_front(chaos: ChaosDeployment) -> None:
     chaos.add(2)
     chaos.add_repair(repairs=1)
     done = chaos.dispatch()

@@ -8,19 +8,19 @@ from contextlib import AbstractContextManager
 import pytest
 
 from pm_dagster_tests.chaos.cell import Result, run_cell
+from pm_dagster_tests.chaos.deployment import ChaosDeployment
 from pm_dagster_tests.chaos.faults import FAULTS, Fault
 from pm_dagster_tests.chaos.matrix import TABLE, VARIANTS, Cell, covering, telling, varied
 from pm_dagster_tests.chaos.records import REQUESTS, record
-from pm_dagster_tests.chaos.world import ChaosWorld
 
-Worlds = Callable[[], AbstractContextManager[ChaosWorld]]
+Deployments = Callable[[], AbstractContextManager[ChaosDeployment]]
 
 
-def _run(cells: Iterable[Cell], worlds: Worlds) -> None:
+def _run(cells: Iterable[Cell], deployments: Deployments) -> None:
     bad = []
     for cell in cells:
-        with worlds() as world:
-            result = run_cell(world, cell)
+        with deployments() as deployment:
+            result = run_cell(deployment, cell)
         _keep(result)
         bad += [] if result.good else [str(result)]
     assert not bad, "\n\n".join(bad)
@@ -33,20 +33,20 @@ def _keep(result: Result) -> None:
 
 
 @pytest.mark.parametrize("cell", covering() + telling(), ids=lambda cell: cell.name)
-def test_covering_cells(cell: Cell, worlds: Worlds) -> None:
-    _run([cell], worlds)
+def test_covering_cells(cell: Cell, deployments: Deployments) -> None:
+    _run([cell], deployments)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_every_cell(fault: Fault, worlds: Worlds) -> None:
-    _run(TABLE.of(fault), worlds)
+def test_every_cell(fault: Fault, deployments: Deployments) -> None:
+    _run(TABLE.of(fault), deployments)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variants(variant: str, worlds: Worlds) -> None:
-    _run([cell for cell in varied() if cell.variant == variant], worlds)
+def test_variants(variant: str, deployments: Deployments) -> None:
+    _run([cell for cell in varied() if cell.variant == variant], deployments)
 
 
 def test_the_covering_cells_meet_everything() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pm_dagster_tests.chaos.world import ChaosWorld
+from pm_dagster_tests.chaos.deployment import ChaosDeployment
 
 
-def test_a_pause_beyond_the_deadline_ends_the_dispatch(chaos: ChaosWorld) -> None:
+def test_a_pause_beyond_the_deadline_ends_the_dispatch(chaos: ChaosDeployment) -> None:
     """One call at a time, so that the rows behind the throttled one have not been sent yet."""
     chaos.add(4)
     chaos.workspace.faults.add("run-now", "status", count=1, status=429, headers={"retry-after": "86400"})
@@ -20,7 +20,7 @@ def test_a_pause_beyond_the_deadline_ends_the_dispatch(chaos: ChaosWorld) -> Non
     assert verdict.clean, str(verdict)
 
 
-def test_without_a_pace_a_workspace_that_throttles_is_not_hammered(chaos: ChaosWorld) -> None:
+def test_without_a_pace_a_workspace_that_throttles_is_not_hammered(chaos: ChaosDeployment) -> None:
     """A Retry-After of 0, or a date that our clock takes for past, is no leave to ask again at once."""
     chaos.add()
     chaos.workspace.faults.add("run-now", "status", count=None, status=429, headers={"retry-after": "0"})

@@ -17,11 +17,11 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.model import EntryState, Outcome
 from pm_dagster.dispatch.ports import Change, Event
 from pm_dagster.ledger.control_plane import PostgresControlPlane
+from pm_dagster_tests.chaos.deployment import ChaosDeployment, Moment
 from pm_dagster_tests.chaos.finishing import assert_clean, story
 from pm_dagster_tests.chaos.records import record
 from pm_dagster_tests.chaos.wire import Rule, Then, When
-from pm_dagster_tests.chaos.world import ChaosWorld, Moment
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 #: A piece of SQL by which each kind of transaction is known.
 COMMITS = {
@@ -43,26 +43,28 @@ _DOUBLED = """
 SELECT e.run_id, v.kind, v.call, count(*) FROM process_manager.event v JOIN process_manager.entry e USING (entry_id)
 GROUP BY e.entry_id, e.run_id, v.dispatcher_id, v.kind, v.call HAVING count(*) > 1"""
 _WAYS = ("cut", "terminate")
-Worlds = Callable[[], AbstractContextManager[ChaosWorld]]
+Deployments = Callable[[], AbstractContextManager[ChaosDeployment]]
 
 
-def a_bit_of_everything(world: ChaosWorld) -> int:
+def a_bit_of_everything(deployment: ChaosDeployment) -> int:
     """Entries to take over, new rows, repairs, a refused row, and a row that is put off, whose id it gives."""
-    world.add()
-    world.add_repair(repairs=1)
-    doom = world.kill_at(Moment("SET state = 'SENDING'", "commit", "after"))
-    world.dispatch(PM_CONCURRENCY="16")
-    world.front.clear()
+    deployment.add()
+    deployment.add_repair(repairs=1)
+    doom = deployment.kill_at(Moment("SET state = 'SENDING'", "commit", "after"))
+    deployment.dispatch(PM_CONCURRENCY="16")
+    deployment.front.clear()
     assert doom.fired.wait(30)
-    world.forget_the_dead()
-    world.add(2)
+    deployment.forget_the_dead()
+    deployment.add(2)
     for repairs in (0, 2):
-        world.add_repair(repairs=repairs)
-    world.add(job_id=None)
-    (busy,) = world.add()
+        deployment.add_repair(repairs=repairs)
+    deployment.add(job_id=None)
+    (busy,) = deployment.add()
     code, message = "RESOURCE_CONFLICT", "The job has as many runs as it may have."
     match = f'"RUN_ID": "{busy}"'
-    world.workspace.faults.add("run-now", "status", status=409, code=code, message=message, match=match, count=None)
+    deployment.workspace.faults.add(
+        "run-now", "status", status=409, code=code, message=message, match=match, count=None
+    )
     return busy
 
 
@@ -71,26 +73,28 @@ def cut() -> Then:
     return "cut"
 
 
-def terminate(world: ChaosWorld) -> Then:
+def terminate(deployment: ChaosDeployment) -> Then:
     """End the backend; the dispatch hears of it with its next word."""
-    world.sql(_TERMINATE)
-    eventually(lambda: world.sql(_THERE) == [], "the backend is gone")
+    deployment.sql(_TERMINATE)
+    eventually(lambda: deployment.sql(_THERE) == [], "the backend is gone")
     return "go on"
 
 
-def assert_done_once(world: ChaosWorld, busy: int) -> None:
+def assert_done_once(deployment: ChaosDeployment, busy: int) -> None:
     """The dispatch ended well, by itself, and wrote everything once."""
-    assert world.started[-1].process.exitcode == 0, story(world)
+    assert deployment.started[-1].process.exitcode == 0, story(deployment)
     assert_clean(
-        world, may_wait=[busy], may_fail=world.sql("SELECT run_id FROM mm_run_plc WHERE wkf_job_id IS NULL")[0]
+        deployment,
+        may_wait=[busy],
+        may_fail=deployment.sql("SELECT run_id FROM mm_run_plc WHERE wkf_job_id IS NULL")[0],
     )
-    assert world.sql(_DOUBLED) == [], story(world)
+    assert deployment.sql(_DOUBLED) == [], story(deployment)
     attempts = "SELECT attempts FROM process_manager.entry WHERE run_id = %s"
-    assert world.sql(attempts, (busy,)) == [(1,)], story(world)
+    assert deployment.sql(attempts, (busy,)) == [(1,)], story(deployment)
 
 
 @pytest.mark.parametrize("when", WHEN)
-def test_every_commit_of_one_dispatch_is_lost_once(chaos: ChaosWorld, when: When) -> None:
+def test_every_commit_of_one_dispatch_is_lost_once(chaos: ChaosDeployment, when: When) -> None:
     busy = a_bit_of_everything(chaos)
     lost = {kind: chaos.front.add(Rule(text, cut, when, "commit")) for kind, text in COMMITS.items()}
     chaos.dispatch()
@@ -99,7 +103,7 @@ def test_every_commit_of_one_dispatch_is_lost_once(chaos: ChaosWorld, when: When
 
 
 @pytest.mark.parametrize("when", WHEN)
-def test_the_commit_of_a_redrive_is_lost(chaos: ChaosWorld, when: When) -> None:
+def test_the_commit_of_a_redrive_is_lost(chaos: ChaosDeployment, when: When) -> None:
     """Whoever types it again gets the row back to WAITING once, and the event once."""
     (row,) = chaos.add(job_id=999_999)
     chaos.dispatch()
@@ -112,7 +116,7 @@ def test_the_commit_of_a_redrive_is_lost(chaos: ChaosWorld, when: When) -> None:
 
 
 @pytest.mark.parametrize("when", WHEN)
-def test_the_commit_of_an_upgrade_is_lost(chaos: ChaosWorld, when: When) -> None:
+def test_the_commit_of_an_upgrade_is_lost(chaos: ChaosDeployment, when: When) -> None:
     """`pm init` says that the database was lost; typed again, the ledger is as it should be."""
     chaos.sql("DROP SCHEMA process_manager CASCADE")
     chaos.front.add(Rule("CREATE TABLE process_manager.entry", cut, when, "commit"))
@@ -127,22 +131,22 @@ def test_the_commit_of_an_upgrade_is_lost(chaos: ChaosWorld, when: When) -> None
 @pytest.mark.chaos
 @pytest.mark.parametrize("way", _WAYS)
 @pytest.mark.parametrize("when", WHEN)
-def test_the_connection_is_lost_at_every_message(worlds: Worlds, when: When, way: str) -> None:
+def test_the_connection_is_lost_at_every_message(deployments: Deployments, when: When, way: str) -> None:
     """One dispatch after the other, each loses its connection one message later."""
     for skip in count():
-        with worlds() as world:
-            busy = a_bit_of_everything(world)
-            lose = cut if way == "cut" else partial(terminate, world)
-            rule = world.front.add(Rule("", lose, when, skip=skip))
-            world.dispatch()
+        with deployments() as deployment:
+            busy = a_bit_of_everything(deployment)
+            lose = cut if way == "cut" else partial(terminate, deployment)
+            rule = deployment.front.add(Rule("", lose, when, skip=skip))
+            deployment.dispatch()
             if not rule.met > skip:
                 break
-            assert_done_once(world, busy)
+            assert_done_once(deployment, busy)
     assert skip > 50
     record("postgres", f"connection lost at every message: {way}, {when}", {"broken": 0}, {"messages": skip})
 
 
-def test_an_heir_settles_what_the_lost_commit_announced(chaos: ChaosWorld) -> None:
+def test_an_heir_settles_what_the_lost_commit_announced(chaos: ChaosDeployment) -> None:
     """Its lock is gone with the connection: what another dispatcher has let go meanwhile is not sent any more."""
     (row,) = chaos.add()
     heir = PostgresControlPlane(Settings(postgres_url=chaos.database_url), "heir")

@@ -12,25 +12,25 @@ from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 
 from pm_dagster_tests.chaos.boundaries import Boundary, moment
+from pm_dagster_tests.chaos.deployment import ChaosDeployment, Moment
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, settled, story
 from pm_dagster_tests.chaos.wire import Rule, Then
-from pm_dagster_tests.chaos.world import ChaosWorld, Moment
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 _LOCK_ROW = "SELECT FROM mm_run_plc WHERE run_id = %s FOR UPDATE"
 _TABLES = ("mm_run_plc", "process_manager.entry", "process_manager.dispatcher", "process_manager.alembic_version")
 
 
 @contextmanager
-def holding(world: ChaosWorld, statement: str, values: tuple[object, ...] = ()) -> Iterator[None]:
+def holding(deployment: ChaosDeployment, statement: str, values: tuple[object, ...] = ()) -> Iterator[None]:
     """An idle transaction in which this was done."""
-    with closing(psycopg2.connect(world.database_url)) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(deployment.database_url)) as connection, connection.cursor() as cursor:
         cursor.execute(statement, values or None)
         yield
         connection.rollback()
 
 
-def test_a_locked_row_waits_and_the_others_go_on(chaos: ChaosWorld) -> None:
+def test_a_locked_row_waits_and_the_others_go_on(chaos: ChaosDeployment) -> None:
     locked, *free = chaos.add(4)
     with holding(chaos, _LOCK_ROW, (locked,)):
         assert chaos.dispatch().process.exitcode == 0
@@ -39,7 +39,7 @@ def test_a_locked_row_waits_and_the_others_go_on(chaos: ChaosWorld) -> None:
     assert_clean(chaos, may_fail=())
 
 
-def test_a_row_locked_while_it_is_sent_is_closed_later(chaos: ChaosWorld) -> None:
+def test_a_row_locked_while_it_is_sent_is_closed_later(chaos: ChaosDeployment) -> None:
     locked, *free = chaos.add(4)
     keeper = holding(chaos, _LOCK_ROW, (locked,))
     after_claim = moment(Boundary.AFTER_CLAIM, "run-now")
@@ -56,7 +56,7 @@ def test_a_row_locked_while_it_is_sent_is_closed_later(chaos: ChaosWorld) -> Non
 @pytest.mark.parametrize(
     "table", ["mm_run_plc", *(pytest.param(each, marks=pytest.mark.chaos) for each in _TABLES[1:])]
 )
-def test_a_locked_table_is_told_and_nothing_hangs(chaos: ChaosWorld, table: str) -> None:
+def test_a_locked_table_is_told_and_nothing_hangs(chaos: ChaosDeployment, table: str) -> None:
     """Each command at once, so that they wait together."""
     chaos.add(3)
     with holding(chaos, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"):
@@ -72,7 +72,7 @@ def test_a_locked_table_is_told_and_nothing_hangs(chaos: ChaosWorld, table: str)
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-def test_a_database_with_a_stricter_isolation(chaos: ChaosWorld, level: str) -> None:
+def test_a_database_with_a_stricter_isolation(chaos: ChaosDeployment, level: str) -> None:
     """And an owner who writes to the rows each time before they are locked: our transactions see what was committed."""
     name = sql.Identifier(str(parse_dsn(chaos.database_url)["dbname"]))
     with closing(psycopg2.connect(chaos.database_url)) as connection, connection, connection.cursor() as cursor:
@@ -95,7 +95,7 @@ def test_a_database_with_a_stricter_isolation(chaos: ChaosWorld, level: str) -> 
     assert_clean(chaos, may_fail=())
 
 
-def test_a_deadlock_with_another_writer(chaos: ChaosWorld) -> None:
+def test_a_deadlock_with_another_writer(chaos: ChaosDeployment) -> None:
     """The closing has the row and wants the entry; the other has the entry and wants the row."""
     (row,) = chaos.add()
     others: list[BaseException | None] = []

@@ -13,10 +13,10 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.chaos import pooler as places
+from pm_dagster_tests.chaos.deployment import ChaosDeployment, Moment, chaos_deployment
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, settled
 from pm_dagster_tests.chaos.pooler import Pooler, PoolerAbsentWarning, pooler
-from pm_dagster_tests.chaos.world import ChaosWorld, Moment, chaos_world
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 MODES = ("transaction", "session")
 _AFTER_INTENT = Moment("SET state = 'SENDING'", "commit", "after")
@@ -30,9 +30,9 @@ _SETTINGS = (
 
 
 class Behind(NamedTuple):
-    """A world whose dispatches reach the database through the pooler."""
+    """A deployment whose dispatches reach the database through the pooler."""
 
-    world: ChaosWorld
+    deployment: ChaosDeployment
     pooler: Pooler
     database: str
 
@@ -46,15 +46,15 @@ Opener = Callable[..., AbstractContextManager[Behind]]
 
 @pytest.fixture
 def behind(postgres: EmbeddedPostgres, chaos_database: str, tmp_path: Path) -> Opener:
-    """Starts PgBouncer with a pool mode and settings, and a world behind it."""
+    """Starts PgBouncer with a pool mode and settings, and a deployment behind it."""
 
     @contextmanager
     def opened(mode: str, **settings: str | int) -> Iterator[Behind]:
         with ExitStack() as stack:
             running = stack.enter_context(pooler(postgres, tmp_path, mode, **settings))
-            world = stack.enter_context(chaos_world(chaos_database, tmp_path, ("127.0.0.1", running.port)))
-            world.settings["PM_LEASE_SECONDS"] = "2"
-            yield Behind(world, running, str(parse_dsn(chaos_database)["dbname"]))
+            deployment = stack.enter_context(chaos_deployment(chaos_database, tmp_path, ("127.0.0.1", running.port)))
+            deployment.settings["PM_LEASE_SECONDS"] = "2"
+            yield Behind(deployment, running, str(parse_dsn(chaos_database)["dbname"]))
 
     return opened
 
@@ -66,38 +66,38 @@ def ask(url: str, statement: str) -> list[tuple[object, ...]]:
         return cursor.fetchall()
 
 
-def rows(world: ChaosWorld, count: int = 6) -> None:
+def rows(deployment: ChaosDeployment, count: int = 6) -> None:
     """New rows and repairs."""
-    world.add(count)
+    deployment.add(count)
     for repairs in (0, 2):
-        world.add_repair(repairs=repairs)
+        deployment.add_repair(repairs=repairs)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_two_dispatches_through_a_pooler(behind: Opener, mode: str) -> None:
     """They find by themselves that a session lock is not to be trusted."""
-    with behind(mode) as (world, _, _):
-        rows(world, 30)
-        both = [world.start(PM_CONCURRENCY="2") for _ in range(2)]
+    with behind(mode) as (deployment, _, _):
+        rows(deployment, 30)
+        both = [deployment.start(PM_CONCURRENCY="2") for _ in range(2)]
         assert [process.wait() for process in both] == [0, 0]
-        finish(world)
-        assert_clean(world, may_fail=())
-        assert set(world.sql("SELECT liveness FROM process_manager.dispatcher")) == {("lease",)}
+        finish(deployment)
+        assert_clean(deployment, may_fail=())
+        assert set(deployment.sql("SELECT liveness FROM process_manager.dispatcher")) == {("lease",)}
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_killed_dispatch_is_taken_over_when_its_lease_is_over(behind: Opener, mode: str) -> None:
-    with behind(mode) as (world, _, _):
-        rows(world)
-        doom = world.kill_at(_AFTER_INTENT)
-        world.dispatch()
+    with behind(mode) as (deployment, _, _):
+        rows(deployment)
+        doom = deployment.kill_at(_AFTER_INTENT)
+        deployment.dispatch()
         assert doom.fired.wait(30)
         alive = "SELECT count(*) FROM process_manager.dispatcher WHERE lease_until > clock_timestamp()"
-        assert world.sql(alive) == [(1,)], "nobody knows yet that it is dead"
-        eventually(lambda: world.sql(alive) == [(0,)], "the lease runs out")
-        finish(world)
-        assert_clean(world, may_fail=())
-        assert world.sql("SELECT count(*) FROM process_manager.dispatcher WHERE ended_as = 'dead'") == [(1,)]
+        assert deployment.sql(alive) == [(1,)], "nobody knows yet that it is dead"
+        eventually(lambda: deployment.sql(alive) == [(0,)], "the lease runs out")
+        finish(deployment)
+        assert_clean(deployment, may_fail=())
+        assert deployment.sql("SELECT count(*) FROM process_manager.dispatcher WHERE ended_as = 'dead'") == [(1,)]
 
 
 @pytest.mark.slow
@@ -105,76 +105,76 @@ def test_a_killed_dispatch_is_taken_over_when_its_lease_is_over(behind: Opener, 
 def test_no_command_leaves_anything_behind_in_a_lent_connection(behind: Opener, query: dict[str, str | int]) -> None:
     """Every client after ours gets the very same connection."""
     with behind("transaction", default_pool_size=1, **query) as here:
-        world = here.world
-        rows(world)
-        (run_id,) = world.add(job_id=999_999)
-        before = [world.sql(f"SHOW {name}") for name in _SETTINGS]
+        deployment = here.deployment
+        rows(deployment)
+        (run_id,) = deployment.add(job_id=999_999)
+        before = [deployment.sql(f"SHOW {name}") for name in _SETTINGS]
         for command in ("init", "doctor", "plan", "status", "dispatch", "explain", "redrive"):
-            world.dispatch(command, *([str(run_id)] if command in ("explain", "redrive") else []))
+            deployment.dispatch(command, *([str(run_id)] if command in ("explain", "redrive") else []))
             assert [ask(here.url(), f"SHOW {name}") for name in _SETTINGS] == before, command
-            assert world.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)], command
+            assert deployment.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)], command
         assert len(here.pooler.servers()) == 1
-        assert [process.process.exitcode for process in world.started] == [0, 1, 0, 0, 0, 0, 0]
+        assert [process.process.exitcode for process in deployment.started] == [0, 1, 0, 0, 0, 0, 0]
 
 
 def test_one_connection_for_four_dispatches(behind: Opener) -> None:
-    with behind("transaction", default_pool_size=1) as (world, _, _):
-        rows(world, 20)
-        many = [world.start(PM_CONCURRENCY="2") for _ in range(4)]
+    with behind("transaction", default_pool_size=1) as (deployment, _, _):
+        rows(deployment, 20)
+        many = [deployment.start(PM_CONCURRENCY="2") for _ in range(4)]
         assert [process.wait() for process in many] == [0] * 4
-        finish(world)
-        assert_clean(world, may_fail=())
+        finish(deployment)
+        assert_clean(deployment, may_fail=())
 
 
 def test_a_pool_that_somebody_keeps_is_told_and_loses_nothing(behind: Opener) -> None:
     with behind("transaction", default_pool_size=1, query_wait_timeout=1) as here:
-        world = here.world
-        rows(world)
+        deployment = here.deployment
+        rows(deployment)
         with closing(psycopg2.connect(here.url())) as keeper, keeper.cursor() as cursor:
             cursor.execute("SELECT 1")
-            refused = world.dispatch()
+            refused = deployment.dispatch()
         assert refused.process.exitcode == 1
         assert "the database does not answer" in refused.err
-        assert world.states() == []
-        finish(world)
-        assert_clean(world, may_fail=())
+        assert deployment.states() == []
+        finish(deployment)
+        assert_clean(deployment, may_fail=())
 
 
 def test_too_many_clients_of_the_pooler_are_told(behind: Opener) -> None:
     with behind("transaction", max_client_conn=1) as here:
-        world = here.world
-        rows(world)
+        deployment = here.deployment
+        rows(deployment)
         with closing(psycopg2.connect(here.url())):
-            refused = world.dispatch()
+            refused = deployment.dispatch()
         assert refused.process.exitcode == 1
         assert "no more connections allowed" in refused.err
-        finish(world)
-        assert_clean(world, may_fail=())
+        finish(deployment)
+        assert_clean(deployment, may_fail=())
 
 
 def test_a_startup_option_that_the_pooler_does_not_take_is_named(behind: Opener) -> None:
-    with behind("transaction") as (world, _, _):
-        url = make_dsn(world.environment()["PM_POSTGRES_URL"], options="-c search_path=public")
-        refused = world.dispatch(PM_POSTGRES_URL=url)
+    with behind("transaction") as (deployment, _, _):
+        url = make_dsn(deployment.environment()["PM_POSTGRES_URL"], options="-c search_path=public")
+        refused = deployment.dispatch(PM_POSTGRES_URL=url)
         assert refused.process.exitcode == 1
         assert "unsupported startup parameter: options" in refused.err
-    with behind("transaction", ignore_startup_parameters="options") as (world, _, _):
-        rows(world)
-        url = make_dsn(world.environment()["PM_POSTGRES_URL"], options="-c search_path=public")
-        assert world.dispatch(PM_POSTGRES_URL=url).process.exitcode == 0
-        assert settled(world)
+    with behind("transaction", ignore_startup_parameters="options") as (deployment, _, _):
+        rows(deployment)
+        url = make_dsn(deployment.environment()["PM_POSTGRES_URL"], options="-c search_path=public")
+        assert deployment.dispatch(PM_POSTGRES_URL=url).process.exitcode == 0
+        assert settled(deployment)
 
 
 def test_the_poolers_restart_under_way(behind: Opener) -> None:
     """Its connections break; the dispatch goes on through the next one, or a later dispatch finishes."""
     with behind("transaction") as here:
-        world = here.world
-        rows(world, 40)
-        cut = world.at(_AFTER_INTENT, world.front.cut_all)
-        world.dispatch()
+        deployment = here.deployment
+        rows(deployment, 40)
+        cut = deployment.at(_AFTER_INTENT, deployment.front.cut_all)
+        deployment.dispatch()
         assert cut.fired.wait(30)
-        finish(world)
-        assert_clean(world, may_fail=())
+        finish(deployment)
+        assert_clean(deployment, may_fail=())
 
 
 @pytest.mark.parametrize("must_be_there", [True, False])

@@ -20,10 +20,10 @@ from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres, run_program
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.chaos import audit
+from pm_dagster_tests.chaos.deployment import ChaosDeployment, Moment, chaos_deployment
 from pm_dagster_tests.chaos.finishing import assert_clean, finish
-from pm_dagster_tests.chaos.world import ChaosWorld, Moment, chaos_world
 from pm_dagster_tests.cli.shell import JOB, Shell
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 
 def _with_control_table(server: EmbeddedPostgres) -> str:
@@ -55,8 +55,8 @@ def workspace() -> Iterator[LocalWorkspace]:
 @pytest.mark.slow
 def test_a_standby_until_it_is_promoted(tmp_path: Path, workspace: LocalWorkspace) -> None:
     with EmbeddedPostgres(tmp_path / "a", durable=False) as primary:
-        world = Shell(_with_control_table(primary), workspace)
-        world.add(3)
+        deployment = Shell(_with_control_table(primary), workspace)
+        deployment.add(3)
         host, port = (str(parse_dsn(primary.url)[part]) for part in ("host", "port"))
         arguments = ("-D", str(tmp_path / "b"), "-h", host, "-p", port, "-U", "postgres", "-R", "--no-sync", "-cfast")
         with (primary.data_dir / "pg_hba.conf").open("a") as hba:
@@ -73,8 +73,8 @@ def test_a_standby_until_it_is_promoted(tmp_path: Path, workspace: LocalWorkspac
                 target_session_attrs="read-write",
             )
             assert Shell(both, workspace).pm("dispatch").returncode == 0
-            assert world.statuses() == {"SCHEDULED": 3}
-            world.add(1)
+            assert deployment.statuses() == {"SCHEDULED": 3}
+            deployment.add(1)
             eventually(lambda: sum(beside.statuses().values()) == 4, "the standby has the row")
             primary.stop("immediate")
             refused = Shell(make_dsn(beside.database_url, target_session_attrs="read-write"), workspace).pm("dispatch")
@@ -84,19 +84,19 @@ def test_a_standby_until_it_is_promoted(tmp_path: Path, workspace: LocalWorkspac
             assert beside.json("doctor")["ok"]
             assert beside.pm("dispatch").returncode == 0
             assert beside.statuses() == {"SCHEDULED": 4}
-    assert sorted(world.runs_per_row()) == [1, 1, 1, 1]
+    assert sorted(deployment.runs_per_row()) == [1, 1, 1, 1]
 
 
-def _says_why_and_sends_nothing(world: Shell, why: str) -> None:
-    checks = {check["check"]: check for check in world.json_and_code(1, "doctor")["checks"]}
+def _says_why_and_sends_nothing(deployment: Shell, why: str) -> None:
+    checks = {check["check"]: check for check in deployment.json_and_code(1, "doctor")["checks"]}
     assert not checks["writes"]["ok"]
     assert why in checks["writes"]["found"]
     for command in (("dispatch",), ("redrive", "1")):
-        done = world.pm(*command)
+        done = deployment.pm(*command)
         assert "is read-only" in done.stderr, done
         assert "does not answer" not in done.stderr
-    assert world.runs_per_row() == []
-    control = PostgresControlPlane(Settings(postgres_url=world.database_url), "test")
+    assert deployment.runs_per_row() == []
+    control = PostgresControlPlane(Settings(postgres_url=deployment.database_url), "test")
     with pytest.raises(Unavailable, match="the database is read-only"):
         control.rescue(1)
     control.end()
@@ -110,18 +110,18 @@ def _says_why_and_sends_nothing(world: Shell, why: str) -> None:
     ],
 )
 def test_a_setting_of_the_owner(chaos_database: str, workspace: LocalWorkspace, statement: str, whose: str) -> None:
-    world = Shell(chaos_database, workspace)
-    world.add(3)
+    deployment = Shell(chaos_database, workspace)
+    deployment.add(3)
     name = sql.Identifier(str(parse_dsn(chaos_database)["dbname"]))
     with closing(psycopg2.connect(chaos_database)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(sql.SQL(statement).format(name))
-    _says_why_and_sends_nothing(world, whose)
+    _says_why_and_sends_nothing(deployment, whose)
 
 
 def test_a_setting_of_the_connection(chaos_database: str, workspace: LocalWorkspace) -> None:
     Shell(chaos_database, workspace).add(3)
-    world = Shell(make_dsn(chaos_database, options="-c default_transaction_read_only=on"), workspace)
-    _says_why_and_sends_nothing(world, "a setting of the connection")
+    deployment = Shell(make_dsn(chaos_database, options="-c default_transaction_read_only=on"), workspace)
+    _says_why_and_sends_nothing(deployment, "a setting of the connection")
 
 
 @pytest.mark.parametrize("lifted", [True, pytest.param(False, marks=pytest.mark.chaos)])
@@ -131,9 +131,9 @@ def test_a_server_that_turns_read_only_under_way(tmp_path: Path, *, lifted: bool
         url = _with_control_table(server)
         initialise(Settings(postgres_url=url))
         audit.install(url)
-        with chaos_world(url, tmp_path) as world:
-            world.add(20)
-            world.add_repair(repairs=1)
+        with chaos_deployment(url, tmp_path) as deployment:
+            deployment.add(20)
+            deployment.add_repair(repairs=1)
 
             def lift() -> None:
                 _reloaded(url, "ALTER SYSTEM RESET default_transaction_read_only")
@@ -143,8 +143,8 @@ def test_a_server_that_turns_read_only_under_way(tmp_path: Path, *, lifted: bool
                 if lifted:
                     threading.Timer(3, lift).start()
 
-            rule = world.at(Moment("SET state = 'SENDING'", "commit", "after"), turn)
-            done = world.dispatch(PM_CONCURRENCY="4")
+            rule = deployment.at(Moment("SET state = 'SENDING'", "commit", "after"), turn)
+            done = deployment.dispatch(PM_CONCURRENCY="4")
             assert rule.fired.wait(30)
             if lifted:
                 assert done.process.exitcode == 0, done.err
@@ -153,13 +153,13 @@ def test_a_server_that_turns_read_only_under_way(tmp_path: Path, *, lifted: bool
                 assert "the database is read-only" in done.err
                 assert "does not answer" not in done.err
                 lift()
-            _all_is_done(world)
+            _all_is_done(deployment)
 
 
-def _all_is_done(world: ChaosWorld) -> None:
-    finish(world)
-    assert set(world.statuses().values()) == {"SCHEDULED"}
-    assert_clean(world, may_fail=())
+def _all_is_done(deployment: ChaosDeployment) -> None:
+    finish(deployment)
+    assert set(deployment.statuses().values()) == {"SCHEDULED"}
+    assert_clean(deployment, may_fail=())
 
 
 def test_init_says_it_too(chaos_database: str) -> None:

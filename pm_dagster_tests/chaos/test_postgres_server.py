@@ -25,19 +25,19 @@ from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.chaos import audit
+from pm_dagster_tests.chaos.deployment import ChaosDeployment, Moment, chaos_deployment
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, story
 from pm_dagster_tests.chaos.records import record
 from pm_dagster_tests.chaos.wire import Rule, Then, WireFront
-from pm_dagster_tests.chaos.world import ChaosWorld, Moment, chaos_world
 from pm_dagster_tests.contracts.steps import claim_one, send
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 
 _AFTER_INTENT = Moment("SET state = 'SENDING'", "commit", "after")
 
 
 @pytest.fixture
-def own_world(tmp_path: Path) -> Iterator[tuple[ChaosWorld, EmbeddedPostgres]]:
-    """A world on a server of its own, which the test may stop."""
+def own_deployment(tmp_path: Path) -> Iterator[tuple[ChaosDeployment, EmbeddedPostgres]]:
+    """A deployment on a server of its own, which the test may stop."""
     with EmbeddedPostgres(tmp_path / "pg", durable=False) as server:
         url = server.create_database("own")
         schema = files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text()
@@ -45,66 +45,66 @@ def own_world(tmp_path: Path) -> Iterator[tuple[ChaosWorld, EmbeddedPostgres]]:
             cursor.execute(schema)
         initialise(Settings(postgres_url=url))
         audit.install(url)
-        with chaos_world(url, tmp_path) as world:
-            yield world, server
+        with chaos_deployment(url, tmp_path) as deployment:
+            yield deployment, server
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_the_server_restarts_under_way(
-    own_world: tuple[ChaosWorld, EmbeddedPostgres], mode: Literal["fast", "immediate"]
+    own_deployment: tuple[ChaosDeployment, EmbeddedPostgres], mode: Literal["fast", "immediate"]
 ) -> None:
     """The same dispatch goes on."""
-    world, server = own_world
-    world.add(20)
-    world.add_repair(repairs=1)
-    rule = world.at(_AFTER_INTENT, lambda: server.restart(mode))
-    done = world.dispatch(PM_CONCURRENCY="4")
+    deployment, server = own_deployment
+    deployment.add(20)
+    deployment.add_repair(repairs=1)
+    rule = deployment.at(_AFTER_INTENT, lambda: server.restart(mode))
+    done = deployment.dispatch(PM_CONCURRENCY="4")
     assert rule.fired.wait(30)
-    assert done.process.exitcode == 0, story(world)
-    assert set(world.statuses().values()) == {"SCHEDULED"}
-    assert_clean(world, may_fail=())
+    assert done.process.exitcode == 0, story(deployment)
+    assert set(deployment.statuses().values()) == {"SCHEDULED"}
+    assert_clean(deployment, may_fail=())
 
 
 @pytest.mark.chaos
 def test_a_server_that_stays_away_ends_the_dispatch_and_a_later_one_finishes(
-    own_world: tuple[ChaosWorld, EmbeddedPostgres],
+    own_deployment: tuple[ChaosDeployment, EmbeddedPostgres],
 ) -> None:
-    world, server = own_world
-    world.add(20)
-    rule = world.at(_AFTER_INTENT, server.stop)
-    done = world.dispatch(PM_CONCURRENCY="4")
+    deployment, server = own_deployment
+    deployment.add(20)
+    rule = deployment.at(_AFTER_INTENT, server.stop)
+    done = deployment.dispatch(PM_CONCURRENCY="4")
     assert rule.fired.wait(30)
     assert done.process.exitcode == 1
     assert "the database does not answer" in done.err
     server.start()
-    finish(world)
-    assert_clean(world, may_fail=())
+    finish(deployment)
+    assert_clean(deployment, may_fail=())
 
 
-def limited_role(world: ChaosWorld, name: str) -> str:
+def limited_role(deployment: ChaosDeployment, name: str) -> str:
     """A role that may have one connection; the environment's URL for it, past the front."""
     role = sql.Identifier(name)
-    with closing(psycopg2.connect(world.database_url)) as connection, connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(deployment.database_url)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(sql.SQL("CREATE ROLE {} LOGIN CONNECTION LIMIT 1").format(role))
         for schema in ("public", "process_manager"):
             names = {"schema": sql.Identifier(schema), "role": role}
             cursor.execute(sql.SQL("GRANT ALL ON SCHEMA {schema} TO {role}").format(**names))
             cursor.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}").format(**names))
             cursor.execute(sql.SQL("GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}").format(**names))
-    return make_dsn(world.database_url, user=name)
+    return make_dsn(deployment.database_url, user=name)
 
 
-def test_a_role_that_may_have_no_more_connections(own_world: tuple[ChaosWorld, EmbeddedPostgres]) -> None:
-    world, _ = own_world
-    world.add(3)
-    url = limited_role(world, "narrow")
+def test_a_role_that_may_have_no_more_connections(own_deployment: tuple[ChaosDeployment, EmbeddedPostgres]) -> None:
+    deployment, _ = own_deployment
+    deployment.add(3)
+    url = limited_role(deployment, "narrow")
     with closing(psycopg2.connect(url)):
-        refused = world.dispatch(PM_POSTGRES_URL=url)
+        refused = deployment.dispatch(PM_POSTGRES_URL=url)
     assert refused.process.exitcode == 1
     assert 'too many connections for role "narrow"' in refused.err
     assert refused.err.count("\n") == 1
-    assert world.dispatch(PM_POSTGRES_URL=url).process.exitcode == 0, "one connection is all that a dispatch needs"
-    assert_clean(world, may_fail=())
+    assert deployment.dispatch(PM_POSTGRES_URL=url).process.exitcode == 0, "one connection is all that a dispatch needs"
+    assert_clean(deployment, may_fail=())
 
 
 def fill(stack: ExitStack, url: str) -> None:
@@ -113,23 +113,23 @@ def fill(stack: ExitStack, url: str) -> None:
         stack.enter_context(closing(psycopg2.connect(url)))
 
 
-def test_a_server_without_a_free_connection(own_world: tuple[ChaosWorld, EmbeddedPostgres]) -> None:
+def test_a_server_without_a_free_connection(own_deployment: tuple[ChaosDeployment, EmbeddedPostgres]) -> None:
     """Every command says so; an op's next try works."""
-    world, _ = own_world
-    world.add(3)
-    url = limited_role(world, "other")
-    world.sql("ALTER ROLE other CONNECTION LIMIT -1")
+    deployment, _ = own_deployment
+    deployment.add(3)
+    url = limited_role(deployment, "other")
+    deployment.sql("ALTER ROLE other CONNECTION LIMIT -1")
     with ExitStack() as stack:
         with pytest.raises(psycopg2.OperationalError):
             fill(stack, url)
         control = PostgresControlPlane(Settings(postgres_url=url), "test")
         with pytest.raises(ControlPlaneUnavailable, match="remaining connection slots are reserved"):
             control.waiting(10)
-        assert world.dispatch(PM_POSTGRES_URL=url).process.exitcode == 1
+        assert deployment.dispatch(PM_POSTGRES_URL=url).process.exitcode == 1
     assert len(control.waiting(10)) == 3
     control.end()
-    assert world.dispatch(PM_POSTGRES_URL=url).process.exitcode == 0
-    assert_clean(world, may_fail=())
+    assert deployment.dispatch(PM_POSTGRES_URL=url).process.exitcode == 0
+    assert_clean(deployment, may_fail=())
 
 
 def test_a_connection_that_falls_silent_is_given_up(chaos_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,8 +138,8 @@ def test_a_connection_that_falls_silent_is_given_up(chaos_database: str, monkeyp
     The dispatcher ends its own former session and goes on under its own name; what it wrote is there once.
     """
     monkeypatch.setattr(session, "longest_transaction", lambda _settings: 2.0)
-    world = PostgresWorld(chaos_database)
-    world.add()
+    deployment = PostgresControlTable(chaos_database)
+    deployment.add()
     parts, released = parse_dsn(chaos_database), threading.Event()
 
     def hold() -> Then:
@@ -147,7 +147,7 @@ def test_a_connection_that_falls_silent_is_given_up(chaos_database: str, monkeyp
         return "cut"
 
     with WireFront(f"{parts['host']}/.s.PGSQL.{parts['port']}") as front:
-        control = world.dispatcher(postgres_url=front.url(str(parts["dbname"])))
+        control = deployment.dispatcher(postgres_url=front.url(str(parts["dbname"])))
         entry = claim_one(control)
         before = front.add(Rule("SET state = 'SENDING'", hold))
         after = front.add(Rule('"kind": "answer"', hold, "after", "commit"))
@@ -156,13 +156,13 @@ def test_a_connection_that_falls_silent_is_given_up(chaos_database: str, monkeyp
         assert before.fired.wait(30)
         assert after.fired.wait(30)
         assert control.close([entry.entry_id])[0].state is EntryState.SCHEDULED
-    world.leave()
-    assert world.events(entry.run_id) == ["claimed", "intent", "answer", "closed"]
-    assert world.ask("SELECT count(*) FROM process_manager.dispatcher") == [(1,)]
+    deployment.leave()
+    assert deployment.events(entry.run_id) == ["claimed", "intent", "answer", "closed"]
+    assert deployment.ask("SELECT count(*) FROM process_manager.dispatcher") == [(1,)]
 
 
 @pytest.mark.chaos
-def test_a_dispatch_does_not_outlive_its_deadline_when_the_server_falls_silent(chaos: ChaosWorld) -> None:
+def test_a_dispatch_does_not_outlive_its_deadline_when_the_server_falls_silent(chaos: ChaosDeployment) -> None:
     """Every connection, new ones too, takes what is sent and answers nothing."""
     chaos.add(5)
 
@@ -194,8 +194,8 @@ def test_both_ends_notice_a_network_that_is_gone(tmp_path: Path) -> None:
         with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text())
         initialise(Settings(postgres_url=url))
-        world = PostgresWorld(url)
-        control = world.dispatcher()
+        deployment = PostgresControlTable(url)
+        control = deployment.dispatcher()
         control.waiting(1)
         found = control._session._connection
         assert found is not None
@@ -208,4 +208,4 @@ def test_both_ends_notice_a_network_that_is_gone(tmp_path: Path) -> None:
         with socket.socket(fileno=os.dup(found.fileno())) as client:
             assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
             assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-        world.leave()
+        deployment.leave()

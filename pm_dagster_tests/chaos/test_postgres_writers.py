@@ -10,9 +10,9 @@ import psycopg2
 import pytest
 
 from pm_dagster_tests.chaos.boundaries import Boundary, moment
+from pm_dagster_tests.chaos.deployment import JOB, ChaosDeployment
 from pm_dagster_tests.chaos.finishing import assert_clean, finish, story
-from pm_dagster_tests.chaos.world import JOB, ChaosWorld
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 OTHER_JOB = 2002
 BOUNDARIES = [each for each in Boundary if each is not Boundary.NONE]
@@ -28,8 +28,8 @@ _LONG = [pytest.param(each, marks=[] if each in _SHORT else pytest.mark.chaos) f
 class Owner:
     """Another writer: its statement may have to wait for a lock of the dispatch, which goes on meanwhile."""
 
-    def __init__(self, world: ChaosWorld) -> None:
-        self._world = world
+    def __init__(self, deployment: ChaosDeployment) -> None:
+        self._deployment = deployment
         self._thread = threading.Thread(target=lambda: None)
         self.failed: list[psycopg2.Error] = []
 
@@ -37,7 +37,7 @@ class Owner:
         """Commit each statement by itself; returns when all are done or one waits for a lock."""
         self._thread = threading.Thread(target=self._write, args=(statements,))
         self._thread.start()
-        eventually(lambda: not self._thread.is_alive() or self._world.sql(_WAITS) != [(0,)], "the owner writes")
+        eventually(lambda: not self._thread.is_alive() or self._deployment.sql(_WAITS) != [(0,)], "the owner writes")
 
     def done(self) -> None:
         """Wait for the writing, which must have gone well."""
@@ -46,7 +46,7 @@ class Owner:
 
     def _write(self, statements: tuple[tuple[str, tuple[object, ...]], ...]) -> None:
         try:
-            with closing(psycopg2.connect(self._world.database_url, application_name="owner")) as connection:
+            with closing(psycopg2.connect(self._deployment.database_url, application_name="owner")) as connection:
                 connection.autocommit = True
                 with connection.cursor() as cursor:
                     for statement, values in statements:
@@ -55,14 +55,14 @@ class Owner:
             self.failed.append(error)
 
 
-def add(world: ChaosWorld, call: str) -> int:
+def add(deployment: ChaosDeployment, call: str) -> int:
     """A row that needs this call."""
-    return world.add()[0] if call == "run-now" else world.add_repair(repairs=1)[0]
+    return deployment.add()[0] if call == "run-now" else deployment.add_repair(repairs=1)[0]
 
 
-def run_of(world: ChaosWorld, row: int) -> int | None:
+def run_of(deployment: ChaosDeployment, row: int) -> int | None:
     """The run that carries the row's id, if there is one."""
-    found = [run.run_id for run in world.workspace.state.runs() if run.parameters.get("RUN_ID") == str(row)]
+    found = [run.run_id for run in deployment.workspace.state.runs() if run.parameters.get("RUN_ID") == str(row)]
     return found[-1] if found else None
 
 
@@ -74,23 +74,25 @@ def starts_after(boundary: Boundary) -> tuple[int, ...]:
     return {Boundary.BEFORE_CLAIM: (0, 1), Boundary.AFTER_CLAIM: (0,)}.get(boundary, (1,))
 
 
-def dispatch_while(world: ChaosWorld, boundary: Boundary, call: str, act: Callable[[Owner], None]) -> None:
+def dispatch_while(deployment: ChaosDeployment, boundary: Boundary, call: str, act: Callable[[Owner], None]) -> None:
     """One dispatch, in which the owner acts at the boundary; then later ones until all is done."""
-    owner = Owner(world)
+    owner = Owner(deployment)
     mark = moment(boundary, call)
     assert mark is not None
-    rule = world.at(mark, lambda: act(owner))
-    world.dispatch()
+    rule = deployment.at(mark, lambda: act(owner))
+    deployment.dispatch()
     assert rule.fired.wait(30)
     owner.done()
-    assert world.started[0].process.exitcode == 0, story(world)
-    finish(world)
+    assert deployment.started[0].process.exitcode == 0, story(deployment)
+    finish(deployment)
 
 
 @pytest.mark.parametrize("call", ["run-now", "runs/repair"])
 @pytest.mark.parametrize("status", ["RUNNING", "CANCELED"])
 @pytest.mark.parametrize("boundary", _LONG)
-def test_a_status_that_somebody_else_wrote_stays(chaos: ChaosWorld, boundary: Boundary, status: str, call: str) -> None:
+def test_a_status_that_somebody_else_wrote_stays(
+    chaos: ChaosDeployment, boundary: Boundary, status: str, call: str
+) -> None:
     row = add(chaos, call)
     dispatch_while(chaos, boundary, call, lambda owner: owner.write((_SET, (status, row))))
     assert chaos.statuses() == {row: status}
@@ -100,7 +102,7 @@ def test_a_status_that_somebody_else_wrote_stays(chaos: ChaosWorld, boundary: Bo
 
 @pytest.mark.parametrize("call", ["run-now", "runs/repair"])
 @pytest.mark.parametrize("boundary", _LONG)
-def test_a_row_that_is_deleted_under_way(chaos: ChaosWorld, boundary: Boundary, call: str) -> None:
+def test_a_row_that_is_deleted_under_way(chaos: ChaosDeployment, boundary: Boundary, call: str) -> None:
     row = add(chaos, call)
     delete = ("DELETE FROM mm_run_plc WHERE run_id = %s", (row,))
     dispatch_while(chaos, boundary, call, lambda owner: owner.write(delete))
@@ -111,7 +113,7 @@ def test_a_row_that_is_deleted_under_way(chaos: ChaosWorld, boundary: Boundary, 
 
 @pytest.mark.parametrize("call", ["run-now", "runs/repair"])
 @pytest.mark.parametrize("boundary", _LONG)
-def test_a_row_that_runs_and_waits_again(chaos: ChaosWorld, boundary: Boundary, call: str) -> None:
+def test_a_row_that_runs_and_waits_again(chaos: ChaosDeployment, boundary: Boundary, call: str) -> None:
     """With the run it has by then: a run that is under way is adopted, whichever generation it began in."""
     row = add(chaos, call)
     again = [(_SET, ("RUNNING", row)), (_SET, ("WAITING", row))]
@@ -123,7 +125,7 @@ def test_a_row_that_runs_and_waits_again(chaos: ChaosWorld, boundary: Boundary, 
 
 @pytest.mark.parametrize("call", ["run-now", "runs/repair"])
 @pytest.mark.parametrize("boundary", _LONG)
-def test_a_row_that_waits_again_without_a_run(chaos: ChaosWorld, boundary: Boundary, call: str) -> None:
+def test_a_row_that_waits_again_without_a_run(chaos: ChaosDeployment, boundary: Boundary, call: str) -> None:
     """While its generation is open it is the same work; once that is closed it is new work.
 
     Who takes the earlier run's id away from a row whose repair is sent asks for something else: a new run.
@@ -138,7 +140,7 @@ def test_a_row_that_waits_again_without_a_run(chaos: ChaosWorld, boundary: Bound
 
 
 @pytest.mark.parametrize("boundary", _LONG)
-def test_a_job_that_is_corrected_under_way(chaos: ChaosWorld, boundary: Boundary) -> None:
+def test_a_job_that_is_corrected_under_way(chaos: ChaosDeployment, boundary: Boundary) -> None:
     """What the row says at the intent is what is sent; corrected after it, the row's own job is started as well."""
     chaos.workspace.state.add_job("other", OTHER_JOB, seconds=None)
     row = add(chaos, "run-now")
@@ -164,7 +166,9 @@ def test_a_job_that_is_corrected_under_way(chaos: ChaosWorld, boundary: Boundary
         for each in (Boundary.AFTER_REPLY, Boundary.BEFORE_CLOSING, Boundary.AFTER_CLOSING)
     ],
 )
-def test_a_run_that_fails_before_its_row_is_closed_and_is_to_be_repaired(chaos: ChaosWorld, boundary: Boundary) -> None:
+def test_a_run_that_fails_before_its_row_is_closed_and_is_to_be_repaired(
+    chaos: ChaosDeployment, boundary: Boundary
+) -> None:
     """Who writes the run's id beside WAITING asks for its repair: closing the row must not swallow that."""
     row = add(chaos, "run-now")
 

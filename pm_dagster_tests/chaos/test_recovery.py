@@ -21,8 +21,8 @@ from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster_tests.chaos import audit
 from pm_dagster_tests.chaos.boundaries import Boundary, moment
+from pm_dagster_tests.chaos.deployment import ChaosDeployment, chaos_deployment
 from pm_dagster_tests.chaos.records import record
-from pm_dagster_tests.chaos.world import ChaosWorld, chaos_world
 
 pytestmark = pytest.mark.chaos
 _ROWS = 200
@@ -33,7 +33,7 @@ WHERE who = 'process_manager' AND after = 'SCHEDULED' AND at > to_timestamp(%s)
 """
 
 
-def test_after_the_death_of_a_dispatch(chaos: ChaosWorld) -> None:
+def test_after_the_death_of_a_dispatch(chaos: ChaosDeployment) -> None:
     """Killed with calls in flight and most rows claimed; another one is started at that moment."""
     chaos.add(_ROWS)
     mark = moment(Boundary.AFTER_INTENT, "run-now")
@@ -58,9 +58,9 @@ def test_after_the_death_of_a_dispatch(chaos: ChaosWorld) -> None:
 
 @contextmanager
 def _server(folder: Path) -> Iterator[tuple[EmbeddedPostgres, str]]:
-    """A server of this test's own, which may be stopped, with a database for a world."""
+    """A server of this test's own, which may be stopped, with a database for a deployment."""
     with EmbeddedPostgres(folder / "pg", port=0, durable=False) as server:
-        url = server.create_database("world")
+        url = server.create_database("deployment")
         with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
             cursor.execute(files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text())
         initialise(Settings(postgres_url=url))
@@ -73,21 +73,21 @@ def test_after_a_restart_of_the_database(tmp_path: Path, mode: Literal["fast", "
     """Under way, with half of the rows still to be sent, the server goes down and comes back."""
     output = tmp_path / "output"
     output.mkdir()
-    with _server(tmp_path) as (server, url), chaos_world(url, output) as world:
-        world.add(_ROWS)
+    with _server(tmp_path) as (server, url), chaos_deployment(url, output) as deployment:
+        deployment.add(_ROWS)
         mark = moment(Boundary.AFTER_CLOSING, "run-now")
         assert mark is not None
         closed = threading.Event()
-        world.at(mark, closed.set)
-        process = world.start(PM_RATE_RUN_NOW="40")
+        deployment.at(mark, closed.set)
+        process = deployment.start(PM_RATE_RUN_NOW="40")
         assert closed.wait(120)
         down = time.time()
         server.restart(mode)
         up = time.time()
         assert process.wait() == 0, process.err
-        ((again,),) = world.sql(_NEXT, (down,))
-        assert set(world.statuses().values()) == {"SCHEDULED"}
-        verdict = world.verdict(may_fail=())
+        ((again,),) = deployment.sql(_NEXT, (down,))
+        assert set(deployment.statuses().values()) == {"SCHEDULED"}
+        verdict = deployment.verdict(may_fail=())
     assert verdict.clean, str(verdict)
     figures = {
         "seconds that the server was away": up - down,

@@ -14,13 +14,13 @@ import pytest
 from pm_dagster_tests.chaos import stamp
 from pm_dagster_tests.chaos.boundaries import Boundary
 from pm_dagster_tests.chaos.cell import run_cell
+from pm_dagster_tests.chaos.deployment import ChaosDeployment
 from pm_dagster_tests.chaos.faults import CALLS, FAULTS
 from pm_dagster_tests.chaos.matrix import TABLE, VARIANTS, Cell, varied
 from pm_dagster_tests.chaos.oracle import PROMISES
 from pm_dagster_tests.chaos.records import FOLDER, REQUESTS, Record, read, record
 from pm_dagster_tests.chaos.report import NOT_RUN, PAGE, flaws, incomplete, page
 from pm_dagster_tests.chaos.stamp import Stamp
-from pm_dagster_tests.chaos.world import ChaosWorld
 from pm_dagster_tests.model.variants import VARIANTS as BROKEN
 
 _STAMP = Stamp("0123456789abcdef" * 2 + "01234567", "v1-2-g0123456789ab", "0.1.0", "2026-01-02")
@@ -134,10 +134,10 @@ def test_a_stamp_is_of_a_commit_and_of_nothing_else(tmp_path: Path, monkeypatch:
         stamp.kept(tmp_path)
 
 
-def test_a_cell_that_ran_says_of_how_much(worlds: Callable[[], AbstractContextManager[ChaosWorld]]) -> None:
+def test_a_cell_that_ran_says_of_how_much(deployments: Callable[[], AbstractContextManager[ChaosDeployment]]) -> None:
     cell = Cell(FAULTS[0], CALLS[0], Boundary.NONE)
-    with worlds() as world:
-        result = run_cell(world, cell)
+    with deployments() as deployment:
+        result = run_cell(deployment, cell)
     assert result.good, str(result)
     assert result.requests >= 6
     ran = Record("matrix", cell.name, result.verdict.counts, {REQUESTS: result.requests})

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from pm_dagster_tests.chaos.boundaries import Boundary, moment
-from pm_dagster_tests.chaos.world import JOB, ChaosWorld, Moment
+from pm_dagster_tests.chaos.deployment import JOB, ChaosDeployment, Moment
 
 _ANEW = "INSERT INTO process_manager.entry ("
 _INTENT = {"run-now": '"run-now with token', "runs/repair": '"repair of run'}
@@ -58,38 +58,38 @@ class _Asked:
     now: int
 
 
-def _killed(world: ChaosWorld, mark: Moment | None) -> None:
+def _killed(deployment: ChaosDeployment, mark: Moment | None) -> None:
     assert mark is not None
-    doom = world.kill_at(mark)
-    assert world.dispatch().wait() == -signal.SIGKILL
+    doom = deployment.kill_at(mark)
+    assert deployment.dispatch().wait() == -signal.SIGKILL
     assert doom.met == 1
-    world.forget_the_dead()
+    deployment.forget_the_dead()
 
 
-def _by_file(world: ChaosWorld) -> _Asked:
-    files = [run.parameters["FILE_NAME"] for run in world.workspace.state.runs()]
+def _by_file(deployment: ChaosDeployment) -> _Asked:
+    files = [run.parameters["FILE_NAME"] for run in deployment.workspace.state.runs()]
     return _Asked(files.count("file.csv"), files.count("right.csv"))
 
 
-def _is_whole(world: ChaosWorld, row: int) -> None:
+def _is_whole(deployment: ChaosDeployment, row: int) -> None:
     """Everything is at rest, every run is in the ledger, and nothing was broken but that two things had been asked."""
-    assert world.statuses()[row] == "SCHEDULED"
-    verdict = world.verdict(may_fail=())
+    assert deployment.statuses()[row] == "SCHEDULED"
+    verdict = deployment.verdict(may_fail=())
     assert verdict.clean, str(verdict)
-    known = {run for (run,) in world.sql("SELECT accepted_run_id FROM process_manager.entry") if run is not None}
-    assert {run.run_id for run in world.workspace.state.runs()} <= known
-    assert world.sql("SELECT count(*) FROM process_manager.entry WHERE open") == [(0,)]
+    known = {run for (run,) in deployment.sql("SELECT accepted_run_id FROM process_manager.entry") if run is not None}
+    assert {run.run_id for run in deployment.workspace.state.runs()} <= known
+    assert deployment.sql("SELECT count(*) FROM process_manager.entry WHERE open") == [(0,)]
 
 
-def _to_rest(world: ChaosWorld) -> None:
+def _to_rest(deployment: ChaosDeployment) -> None:
     for _ in range(2):
-        assert world.dispatch().wait() == 0
-        world.later()
+        assert deployment.dispatch().wait() == 0
+        deployment.later()
 
 
 @pytest.mark.parametrize("at", _RESOLVING)
 @pytest.mark.parametrize("first", [Boundary.AFTER_INTENT, Boundary.AFTER_REPLY])
-def test_a_corrected_file(chaos: ChaosWorld, first: Boundary, at: str) -> None:
+def test_a_corrected_file(chaos: ChaosDeployment, first: Boundary, at: str) -> None:
     (row,) = chaos.add()
     _killed(chaos, moment(first, "run-now"))
     chaos.sql("UPDATE mm_run_plc SET file_name = 'right.csv'")
@@ -103,7 +103,7 @@ def test_a_corrected_file(chaos: ChaosWorld, first: Boundary, at: str) -> None:
 
 
 @pytest.mark.parametrize("at", _CLOSING_MOMENTS)
-def test_a_file_corrected_after_the_answer(chaos: ChaosWorld, at: str) -> None:
+def test_a_file_corrected_after_the_answer(chaos: ChaosDeployment, at: str) -> None:
     (row,) = chaos.add()
     _killed(chaos, moment(Boundary.BEFORE_CLOSING, "run-now"))
     chaos.sql("UPDATE mm_run_plc SET file_name = 'right.csv'")
@@ -115,7 +115,7 @@ def test_a_file_corrected_after_the_answer(chaos: ChaosWorld, at: str) -> None:
 
 
 @pytest.mark.parametrize("at", _RESOLVING)
-def test_a_corrected_earlier_run(chaos: ChaosWorld, at: str) -> None:
+def test_a_corrected_earlier_run(chaos: ChaosDeployment, at: str) -> None:
     row, wrong = chaos.add_repair()
     right = chaos.workspace.state.add_run(JOB).run_id
     _killed(chaos, moment(Boundary.AFTER_REPLY, "runs/repair"))

@@ -15,7 +15,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.ledger import redrive
 from pm_dagster.ledger.connection import transaction
 from pm_dagster_tests.cli.shell import UNKNOWN_JOB, Shell
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 _REFUSED = """
 WITH row AS (

@@ -17,7 +17,7 @@ import pytest
 from pm_dagster.ledger.connection import connect
 from pm_dagster.sandbox.place import Place
 from pm_dagster.sandbox.seed import CASES
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 _EXPECTED = {
     "run already succeeded": "SUCCESS",

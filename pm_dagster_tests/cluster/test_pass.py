@@ -11,7 +11,7 @@ import pytest
 
 from pm_dagster_tests.cli.shell import UNKNOWN_JOB
 from pm_dagster_tests.cluster.program import ENTRY, UNPACED, ClusterProgram, levels_after_the_dispatch, numbers_of
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 
 def test_new_and_repair_rows_are_scheduled(program: ClusterProgram) -> None:

@@ -15,7 +15,7 @@ from pm_dagster.cluster.report import ReportFile
 from pm_dagster.dispatch.report import Report
 from pm_dagster_tests.cli.shell import JOB, UNKNOWN_JOB
 from pm_dagster_tests.cluster.program import ClusterProgram, failure_line, levels_after_the_dispatch, numbers_of
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 _BIG = 2**53 + 1
 

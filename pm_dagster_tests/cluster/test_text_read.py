@@ -15,7 +15,7 @@ from pm_dagster.dispatch.waiting_job import RawRow, sort_rows
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.waiting_rows import TextRead, WaitingAsText
 from pm_dagster_tests.cluster import nasty_rows
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 
 _HABITS = """
 SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'German, DMY'; SET IntervalStyle = 'sql_standard';
@@ -108,10 +108,10 @@ def test_the_other_session_only_reads(settings: Settings) -> None:
 
 
 def test_rows_backing_off_or_in_another_dispatchers_hand_are_left_out(ledger_url: str) -> None:
-    world = PostgresWorld(ledger_url)
-    first, second = world.add(age=10), world.add(age=5)
-    control = world.dispatcher()
+    table = PostgresControlTable(ledger_url)
+    first, second = table.add(age=10), table.add(age=5)
+    control = table.dispatcher()
     jobs = [row for row in control.waiting(10) if row.run_id == first]
     control.claim(sort_rows(jobs)[0])
-    assert [row.run_id for row in _by_text(world.settings, 10)] == [second]
-    world.leave()
+    assert [row.run_id for row in _by_text(table.settings, 10)] == [second]
+    table.leave()

@@ -52,23 +52,23 @@ def brought_to(table: ControlTable, control: ControlPlane, state: CallState, pre
     return entry
 
 
-def _intend(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
+def _intend(_table: ControlTable, control: ControlPlane, entry: Entry) -> None:
     control.intend([intent_committed(entry)])
 
 
-def _answer(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
+def _answer(_table: ControlTable, control: ControlPlane, entry: Entry) -> None:
     control.record([accepted(entry)])
 
 
-def _refuse(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
+def _refuse(_table: ControlTable, control: ControlPlane, entry: Entry) -> None:
     control.record([Change(entry.entry_id, ANSWER, state=released(entry, EntryState.CLAIMED))])
 
 
-def _lose(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
+def _lose(_table: ControlTable, control: ControlPlane, entry: Entry) -> None:
     control.record([Change(entry.entry_id, ANSWER, ambiguous=True)])
 
 
-def _resolve(_world: ControlTable, control: ControlPlane, entry: Entry) -> None:
+def _resolve(_table: ControlTable, control: ControlPlane, entry: Entry) -> None:
     found = Change(
         entry.entry_id,
         (Event("adopted", "found"),),

@@ -1,4 +1,4 @@
-"""The world of these tests, and a process that forgets its identities between them."""
+"""The deployment of these tests, and a process that forgets its identities between them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pm_dagster.net import retry
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.workspace import LocalWorkspace
 from pm_dagster_tests.credentials import entra_site, internet
-from pm_dagster_tests.credentials.entra_site import Entra
-from pm_dagster_tests.credentials.postgres_site import postgres_front
-from pm_dagster_tests.credentials.vault_site import Vault
-from pm_dagster_tests.credentials.workspace_site import WorkspaceSite
-from pm_dagster_tests.credentials.world import (
+from pm_dagster_tests.credentials.deployment import (
     DATABASE_HOST,
     JOB,
     VAULT_HOST,
     WORKSPACE_HOST,
     Cloud,
-    World,
+    Deployment,
     forget_identities,
 )
+from pm_dagster_tests.credentials.entra_site import Entra
+from pm_dagster_tests.credentials.postgres_site import postgres_front
+from pm_dagster_tests.credentials.vault_site import Vault
+from pm_dagster_tests.credentials.workspace_site import WorkspaceSite
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def world(ledger_url: str, postgres: EmbeddedPostgres, cloud: Cloud) -> Iterator[World]:
+def deployment(ledger_url: str, postgres: EmbeddedPostgres, cloud: Cloud) -> Iterator[Deployment]:
     """Workspace and database are up as well. ``cloud`` comes last, so that its variables are gone first."""
     passwords: dict[str, str] = {}
 
@@ -56,7 +56,7 @@ def world(ledger_url: str, postgres: EmbeddedPostgres, cloud: Cloud) -> Iterator
         local.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
         workspace = WorkspaceSite(WORKSPACE_HOST, local, cloud.entra)
         cloud.net.sites[WORKSPACE_HOST] = workspace.site
-        yield World(
+        yield Deployment(
             **vars(cloud),
             workspace=workspace,
             front=front,

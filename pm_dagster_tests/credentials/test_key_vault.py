@@ -12,9 +12,9 @@ from pm_dagster.config.credentials import key_vault, resolved
 from pm_dagster.errors import ConfigurationError, Unavailable
 from pm_dagster.net import retry
 from pm_dagster_tests.credentials import entra_site
+from pm_dagster_tests.credentials.deployment import VAULT, VAULT_HOST, Cloud
 from pm_dagster_tests.credentials.internet import Reply
 from pm_dagster_tests.credentials.vault_site import refusal
-from pm_dagster_tests.credentials.world import VAULT, VAULT_HOST, Cloud
 
 _NAME = "db-password"
 _REFERENCE = f"keyvault://{VAULT}/{_NAME}"

@@ -13,8 +13,8 @@ from pm_dagster.definitions import build_definitions
 from pm_dagster.orchestration import names
 from pm_dagster.orchestration.resources import ControlTableResource
 from pm_dagster_tests.credentials import entra_site
+from pm_dagster_tests.credentials.deployment import DATABASE_HOST, SCOPE, USER, VAULT, Deployment
 from pm_dagster_tests.credentials.internet import PlainSite, Reply, listening
-from pm_dagster_tests.credentials.world import DATABASE_HOST, SCOPE, USER, VAULT, World
 
 
 class Rotating(NamedTuple):
@@ -24,20 +24,20 @@ class Rotating(NamedTuple):
     rotate: Callable[[bool], None]
 
 
-def _password(world: World, keep: Callable[[str], None]) -> Callable[[bool], None]:
+def _password(deployment: Deployment, keep: Callable[[str], None]) -> Callable[[bool], None]:
     def rotate(at_home: bool) -> None:  # noqa: FBT001 called below only
-        world.passwords[USER] = world.secret()
+        deployment.passwords[USER] = deployment.secret()
         if at_home:
-            keep(world.passwords[USER])
+            keep(deployment.passwords[USER])
 
     rotate(True)
     return rotate
 
 
-def _token(world: World, keep: Callable[[str], None]) -> Callable[[bool], None]:
+def _token(deployment: Deployment, keep: Callable[[str], None]) -> Callable[[bool], None]:
     def rotate(at_home: bool) -> None:  # noqa: FBT001 called below only
-        world.workspace.tokens.clear()
-        token = world.token()
+        deployment.workspace.tokens.clear()
+        token = deployment.token()
         if at_home:
             keep(token)
 
@@ -45,8 +45,8 @@ def _token(world: World, keep: Callable[[str], None]) -> Callable[[bool], None]:
     return rotate
 
 
-def _file(world: World, name: str) -> tuple[str, Callable[[str], None]]:
-    path = Path(world.folder, name)
+def _file(deployment: Deployment, name: str) -> tuple[str, Callable[[str], None]]:
+    path = Path(deployment.folder, name)
 
     def keep(secret: str) -> None:
         path.write_text(f"{secret}\n")
@@ -54,73 +54,79 @@ def _file(world: World, name: str) -> tuple[str, Callable[[str], None]]:
     return path.as_uri(), keep
 
 
-def _password_in_a_file(world: World) -> Rotating:
-    reference, keep = _file(world, "password")
-    variables = {**world.place, "PM_POSTGRES_PASSWORD": reference, **world.with_token()}
-    return Rotating(variables, _password(world, keep))
+def _password_in_a_file(deployment: Deployment) -> Rotating:
+    reference, keep = _file(deployment, "password")
+    variables = {**deployment.place, "PM_POSTGRES_PASSWORD": reference, **deployment.with_token()}
+    return Rotating(variables, _password(deployment, keep))
 
 
-def _pgpassword_in_a_vault(world: World) -> Rotating:
+def _pgpassword_in_a_vault(deployment: Deployment) -> Rotating:
     def keep(secret: str) -> None:
-        world.vault.put("pg", secret)
+        deployment.vault.put("pg", secret)
 
-    variables = {**world.place, "PGPASSWORD": f"keyvault://{VAULT}/pg", **world.with_token()}
-    return Rotating(variables, _password(world, keep))
+    variables = {**deployment.place, "PGPASSWORD": f"keyvault://{VAULT}/pg", **deployment.with_token()}
+    return Rotating(variables, _password(deployment, keep))
 
 
-def _password_in_a_scope(world: World) -> Rotating:
+def _password_in_a_scope(deployment: Deployment) -> Rotating:
     def keep(secret: str) -> None:
-        world.workspace.local.secrets.put(SCOPE, "refDBpwd", secret)
+        deployment.workspace.local.secrets.put(SCOPE, "refDBpwd", secret)
 
     reference = f"{{{{secrets/{SCOPE}/refDBpwd}}}}"
-    return Rotating({**world.place, "PM_POSTGRES_PASSWORD": reference, **world.with_token()}, _password(world, keep))
+    return Rotating(
+        {**deployment.place, "PM_POSTGRES_PASSWORD": reference, **deployment.with_token()}, _password(deployment, keep)
+    )
 
 
-def _jdbc_url_in_a_vault(world: World) -> Rotating:
+def _jdbc_url_in_a_vault(deployment: Deployment) -> Rotating:
     def keep(secret: str) -> None:
-        where = f"jdbc:postgresql://{DATABASE_HOST}:{world.front.port}/{world.database}"
-        world.vault.put("url", f"{where}?user={USER}&password={secret}&sslmode=require")
+        where = f"jdbc:postgresql://{DATABASE_HOST}:{deployment.front.port}/{deployment.database}"
+        deployment.vault.put("url", f"{where}?user={USER}&password={secret}&sslmode=require")
 
-    variables = {"PM_POSTGRES_URL": f"https://{VAULT}.vault.azure.net/secrets/url", **world.with_token()}
-    return Rotating(variables, _password(world, keep))
+    variables = {"PM_POSTGRES_URL": f"https://{VAULT}.vault.azure.net/secrets/url", **deployment.with_token()}
+    return Rotating(variables, _password(deployment, keep))
 
 
-def _store_in_a_scope(world: World) -> Rotating:
+def _store_in_a_scope(deployment: Deployment) -> Rotating:
     def keep(secret: str) -> None:
-        world.workspace.local.secrets.put(SCOPE, "refDBpwd", secret)
+        deployment.workspace.local.secrets.put(SCOPE, "refDBpwd", secret)
 
-    variables = {**world.place, "PM_SECRETS": f"databricks-secret://{SCOPE}", **world.with_token()}
-    return Rotating(variables, _password(world, keep))
-
-
-def _token_in_a_file(world: World) -> Rotating:
-    reference, keep = _file(world, "token")
-    variables = {**world.with_password(), "DATABRICKS_HOST": world.workspace.url, "DATABRICKS_TOKEN": reference}
-    return Rotating(variables, _token(world, keep))
+    variables = {**deployment.place, "PM_SECRETS": f"databricks-secret://{SCOPE}", **deployment.with_token()}
+    return Rotating(variables, _password(deployment, keep))
 
 
-def _token_in_a_store(world: World) -> Rotating:
-    def keep(secret: str) -> None:
-        world.vault.put("databricks-access-token", secret)
-
-    world.vault.put("databricks-instance", world.workspace.host)
-    return Rotating({**world.with_password(), "PM_SECRETS": f"keyvault://{VAULT}"}, _token(world, keep))
-
-
-def _secret_of_a_service_principal(world: World) -> Rotating:
-    def rotate(at_home: bool) -> None:  # noqa: FBT001 called below only
-        world.entra.client_secret = world.secret()
-        if at_home:
-            world.vault.put("principal", world.entra.client_secret)
-
-    world.vault.put("principal", world.entra.client_secret)
+def _token_in_a_file(deployment: Deployment) -> Rotating:
+    reference, keep = _file(deployment, "token")
     variables = {
-        "DATABRICKS_HOST": world.workspace.url,
+        **deployment.with_password(),
+        "DATABRICKS_HOST": deployment.workspace.url,
+        "DATABRICKS_TOKEN": reference,
+    }
+    return Rotating(variables, _token(deployment, keep))
+
+
+def _token_in_a_store(deployment: Deployment) -> Rotating:
+    def keep(secret: str) -> None:
+        deployment.vault.put("databricks-access-token", secret)
+
+    deployment.vault.put("databricks-instance", deployment.workspace.host)
+    return Rotating({**deployment.with_password(), "PM_SECRETS": f"keyvault://{VAULT}"}, _token(deployment, keep))
+
+
+def _secret_of_a_service_principal(deployment: Deployment) -> Rotating:
+    def rotate(at_home: bool) -> None:  # noqa: FBT001 called below only
+        deployment.entra.client_secret = deployment.secret()
+        if at_home:
+            deployment.vault.put("principal", deployment.entra.client_secret)
+
+    deployment.vault.put("principal", deployment.entra.client_secret)
+    variables = {
+        "DATABRICKS_HOST": deployment.workspace.url,
         "ARM_TENANT_ID": entra_site.TENANT,
         "ARM_CLIENT_ID": entra_site.CLIENT_ID,
         "ARM_CLIENT_SECRET": f"@Microsoft.KeyVault(VaultName={VAULT};SecretName=principal)",
     }
-    return Rotating({**world.with_password(), **variables}, rotate)
+    return Rotating({**deployment.with_password(), **variables}, rotate)
 
 
 _PLACES = {
@@ -142,52 +148,56 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.mark.parametrize("place", _PLACES)
-def test_the_second_dispatch_uses_the_new_one(world: World, instance: dg.DagsterInstance, place: str) -> None:
-    rotating = _PLACES[place](world)
-    world.use(world.identity, rotating.variables)
+def test_the_second_dispatch_uses_the_new_one(deployment: Deployment, instance: dg.DagsterInstance, place: str) -> None:
+    rotating = _PLACES[place](deployment)
+    deployment.use(deployment.identity, rotating.variables)
     for number in (1, 2):
-        world.add()
-        assert world.run_dagster(instance).success
-        assert (world.statuses(), world.runs) == ({"SCHEDULED": number}, number)
+        deployment.add()
+        assert deployment.run_dagster(instance).success
+        assert (deployment.statuses(), deployment.runs) == ({"SCHEDULED": number}, number)
         rotating.rotate(True)
 
 
 @pytest.mark.parametrize("place", _PLACES)
-def test_the_old_one_would_not_have_done(world: World, instance: dg.DagsterInstance, place: str) -> None:
-    rotating = _PLACES[place](world)
-    world.use(world.identity, rotating.variables)
+def test_the_old_one_would_not_have_done(deployment: Deployment, instance: dg.DagsterInstance, place: str) -> None:
+    rotating = _PLACES[place](deployment)
+    deployment.use(deployment.identity, rotating.variables)
     rotating.rotate(False)
-    world.add()
-    assert not world.run_dagster(instance).success
-    assert (world.statuses(), world.runs) == ({"WAITING": 1}, 0)
+    deployment.add()
+    assert not deployment.run_dagster(instance).success
+    assert (deployment.statuses(), deployment.runs) == ({"WAITING": 1}, 0)
 
 
-def test_tokens_of_entra_id_that_end_between_two_dispatches(world: World, instance: dg.DagsterInstance) -> None:
+def test_tokens_of_entra_id_that_end_between_two_dispatches(
+    deployment: Deployment, instance: dg.DagsterInstance
+) -> None:
     # azure-identity renews a token five minutes before its end.
-    world.entra.lifetime = 60
-    with listening(PlainSite, internet=world.net, host="machine") as port:
-        world.net.sites["machine"] = world.entra.managed_identity
-        world.use(
-            world.identity,
-            {**world.place, "PM_POSTGRES_AUTH": "entra"},
-            {"DATABRICKS_HOST": world.workspace.url, "ARM_USE_MSI": "true"},
+    deployment.entra.lifetime = 60
+    with listening(PlainSite, internet=deployment.net, host="machine") as port:
+        deployment.net.sites["machine"] = deployment.entra.managed_identity
+        deployment.use(
+            deployment.identity,
+            {**deployment.place, "PM_POSTGRES_AUTH": "entra"},
+            {"DATABRICKS_HOST": deployment.workspace.url, "ARM_USE_MSI": "true"},
             {
                 "IDENTITY_ENDPOINT": f"http://127.0.0.1:{port}/msi/token",
-                "IDENTITY_HEADER": world.entra.identity_header,
+                "IDENTITY_HEADER": deployment.entra.identity_header,
             },
         )
         for number in (1, 2):
-            world.add()
-            assert world.run_dagster(instance).success
-            assert (world.statuses(), world.runs) == ({"SCHEDULED": number}, number)
-            world.entra.revoke()
+            deployment.add()
+            assert deployment.run_dagster(instance).success
+            assert (deployment.statuses(), deployment.runs) == ({"SCHEDULED": number}, number)
+            deployment.entra.revoke()
 
 
 @pytest.mark.parametrize("place", ["password in a file", "PGPASSWORD in a vault", "password in a scope"])
-def test_the_next_tick_of_the_sensor_uses_the_new_one(world: World, instance: dg.DagsterInstance, place: str) -> None:
-    rotating = _PLACES[place](world)
-    world.use(world.identity, rotating.variables)
-    world.add()
+def test_the_next_tick_of_the_sensor_uses_the_new_one(
+    deployment: Deployment, instance: dg.DagsterInstance, place: str
+) -> None:
+    rotating = _PLACES[place](deployment)
+    deployment.use(deployment.identity, rotating.variables)
+    deployment.add()
     repository = build_definitions().get_repository_def()
     for _ in range(2):
         resources = {"control_table": ControlTableResource()}
@@ -198,14 +208,14 @@ def test_the_next_tick_of_the_sensor_uses_the_new_one(world: World, instance: dg
 
 @pytest.mark.slow
 def test_a_vault_that_is_down_for_a_moment_costs_a_retry_and_no_dispatch(
-    world: World, instance: dg.DagsterInstance
+    deployment: Deployment, instance: dg.DagsterInstance
 ) -> None:
-    rotating = _pgpassword_in_a_vault(world)
-    world.use(world.identity, rotating.variables)
+    rotating = _pgpassword_in_a_vault(deployment)
+    deployment.use(deployment.identity, rotating.variables)
     # Three for the run's registering, which fails no run, and three for the op.
-    world.vault.trouble = [Reply(503)] * 6
-    world.add()
-    result = world.run_dagster(instance)
+    deployment.vault.trouble = [Reply(503)] * 6
+    deployment.add()
+    result = deployment.run_dagster(instance)
     assert result.success
     retried = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_UP_FOR_RETRY]
     assert [event.step_key for event in retried] == [names.WAITING_JOBS]

@@ -6,8 +6,8 @@ import pytest
 
 from pm_dagster.config.credentials import resolved
 from pm_dagster.errors import ConfigurationError, Unavailable
+from pm_dagster_tests.credentials.deployment import SCOPE, VAULT, VAULT_HOST, Cloud, Deployment
 from pm_dagster_tests.credentials.vault_site import refusal
-from pm_dagster_tests.credentials.world import SCOPE, VAULT, VAULT_HOST, Cloud, World
 
 _NAMES = {
     "databricks-instance": "DATABRICKS_HOST",
@@ -33,12 +33,12 @@ def vault(cloud: Cloud) -> Cloud:
 
 
 @pytest.fixture
-def scope(world: World) -> World:
-    """A world whose workspace has a scope with everything."""
-    world.use()
+def scope(deployment: Deployment) -> Deployment:
+    """A deployment whose workspace has a scope with everything."""
+    deployment.use()
     for name in _NAMES:
-        world.workspace.local.secrets.put(SCOPE, name, f"value-of-{name}")
-    return world
+        deployment.workspace.local.secrets.put(SCOPE, name, f"value-of-{name}")
+    return deployment
 
 
 def _taken(environment: dict[str, str]) -> set[str]:
@@ -55,7 +55,7 @@ def test_a_vault_gives_everything() -> None:
     assert origins["PM_POSTGRES_USER"] == "PM_SECRETS: Key Vault team-vault, secret refDBuser"
 
 
-def test_a_scope_gives_everything_but_the_way_into_it(scope: World) -> None:
+def test_a_scope_gives_everything_but_the_way_into_it(scope: Deployment) -> None:
     given = {**_SCOPE, **scope.with_token()}
     assert _taken(given) == set(_NAMES) - {"databricks-instance", "databricks-access-token"}
     origins = {origin.variable: origin.source for origin in resolved(given).origins}
@@ -63,12 +63,12 @@ def test_a_scope_gives_everything_but_the_way_into_it(scope: World) -> None:
     assert origins["PM_SCHEMA"] == "PM_SECRETS: secret scope tp_dpf2cdl, key database-postgres-schema"
 
 
-def test_what_the_store_lacks_is_left_unset(world: World) -> None:
-    world.use(world.identity)
-    world.vault.put("refDBpwd", "word")
-    world.workspace.local.secrets.put(SCOPE, "refDBuser", "somebody")
+def test_what_the_store_lacks_is_left_unset(deployment: Deployment) -> None:
+    deployment.use(deployment.identity)
+    deployment.vault.put("refDBpwd", "word")
+    deployment.workspace.local.secrets.put(SCOPE, "refDBuser", "somebody")
     assert dict(resolved(_VAULT).environment) == {**_VAULT, "PM_POSTGRES_PASSWORD": "word"}
-    given = {**_SCOPE, **world.with_token()}
+    given = {**_SCOPE, **deployment.with_token()}
     assert dict(resolved(given).environment) == {**given, "PM_POSTGRES_USER": "somebody"}
 
 
@@ -114,10 +114,10 @@ def test_a_store_out_of_reach(vault: Cloud) -> None:
         resolved(_VAULT)
 
 
-def test_a_scope_that_does_not_exist(world: World) -> None:
-    world.use()
+def test_a_scope_that_does_not_exist(deployment: Deployment) -> None:
+    deployment.use()
     with pytest.raises(ConfigurationError, match=r"^PM_SECRETS \(secret scope tp_dpf2cdl\): .*no such scope"):
-        resolved({**_SCOPE, **world.with_token()})
+        resolved({**_SCOPE, **deployment.with_token()})
 
 
 @pytest.mark.parametrize("value", ["tp_dpf2cdl", "file:///run/secrets"])

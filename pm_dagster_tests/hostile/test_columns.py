@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from pm_dagster.errors import ConfigurationError
-from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
+from pm_dagster_tests.hostile.deployment import UNKNOWN_JOB, HostileDeployment
 
 _VIEW = """
 CREATE VIEW mm_run_wait_vw AS SELECT run_id, cntrt_id, file_name, wkf_job_id, wkf_job_run_id FROM {table}
@@ -16,14 +16,14 @@ WHERE run_sttus_name::text = 'WAITING'
 """
 
 
-def retype(world: HostileWorld, column: str, type_: str, *before: str) -> None:
+def retype(deployment: HostileDeployment, column: str, type_: str, *before: str) -> None:
     """Give a column of the control table another type, after these statements that make it."""
     for statement in before:
-        world.sql(statement)
-    world.sql("DROP VIEW mm_run_wait_vw; DROP INDEX IF EXISTS mm_run_plc_waiting_ix")
-    world.sql(f"ALTER TABLE mm_run_plc ALTER {column} DROP DEFAULT")
-    world.sql(f"ALTER TABLE mm_run_plc ALTER {column} TYPE {type_} USING {column}::text::{type_}")
-    world.sql(_VIEW.format(table="mm_run_plc"))
+        deployment.sql(statement)
+    deployment.sql("DROP VIEW mm_run_wait_vw; DROP INDEX IF EXISTS mm_run_plc_waiting_ix")
+    deployment.sql(f"ALTER TABLE mm_run_plc ALTER {column} DROP DEFAULT")
+    deployment.sql(f"ALTER TABLE mm_run_plc ALTER {column} TYPE {type_} USING {column}::text::{type_}")
+    deployment.sql(_VIEW.format(table="mm_run_plc"))
 
 
 _ENUM = "CREATE TYPE phase AS ENUM ('WAITING', 'SCHEDULED', 'FAILED', 'SUCCESS')"
@@ -53,15 +53,17 @@ GOOD: list[tuple[str, str, tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("column", "type_", "before"), GOOD)
 def test_a_good_column_is_written_whatever_its_type_is_called(
-    world: HostileWorld, column: str, type_: str, before: tuple[str, ...]
+    deployment: HostileDeployment, column: str, type_: str, before: tuple[str, ...]
 ) -> None:
-    retype(world, column, type_, *before)
-    row, refused = world.add(), world.add(job_id=UNKNOWN_JOB)
-    world.dispatch()
-    assert (world.status(row).strip(), world.status(refused).strip()) == ("SCHEDULED", "FAILED")
-    assert world.started(row) == 1
-    (written,) = world.sql("SELECT wkf_job_run_id::text, run_page_url::text FROM mm_run_plc WHERE run_id = %s", row)
-    (run,) = (run for run in world.workspace.state.runs() if run.parameters.get("RUN_ID") == str(row))
+    retype(deployment, column, type_, *before)
+    row, refused = deployment.add(), deployment.add(job_id=UNKNOWN_JOB)
+    deployment.dispatch()
+    assert (deployment.status(row).strip(), deployment.status(refused).strip()) == ("SCHEDULED", "FAILED")
+    assert deployment.started(row) == 1
+    (written,) = deployment.sql(
+        "SELECT wkf_job_run_id::text, run_page_url::text FROM mm_run_plc WHERE run_id = %s", row
+    )
+    (run,) = (run for run in deployment.workspace.state.runs() if run.parameters.get("RUN_ID") == str(row))
     assert written[0].split(".")[0].strip() == str(run.run_id)
     assert written[1].endswith(str(run.run_id))
 
@@ -74,20 +76,22 @@ def test_a_good_column_is_written_whatever_its_type_is_called(
         ("run_page_url", "varchar(20)", ()),
     ],
 )
-def test_half_a_link_is_worse_than_none(world: HostileWorld, column: str, type_: str, before: tuple[str, ...]) -> None:
-    retype(world, column, type_, *before)
-    row = world.add()
-    world.dispatch()
-    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
-    assert world.sql("SELECT run_page_url FROM mm_run_plc") == [(None,)]
+def test_half_a_link_is_worse_than_none(
+    deployment: HostileDeployment, column: str, type_: str, before: tuple[str, ...]
+) -> None:
+    retype(deployment, column, type_, *before)
+    row = deployment.add()
+    deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row)) == ("SCHEDULED", 1)
+    assert deployment.sql("SELECT run_page_url FROM mm_run_plc") == [(None,)]
 
 
-def test_a_message_that_must_be_there_is_empty_where_there_is_none(world: HostileWorld) -> None:
-    retype(world, "msg", "d", "CREATE DOMAIN d AS text DEFAULT '' NOT NULL", "UPDATE mm_run_plc SET msg = ''")
-    world.sql("ALTER TABLE mm_run_plc ALTER msg SET DEFAULT ''")
-    row, refused = world.add(), world.add(job_id=UNKNOWN_JOB)
-    world.dispatch()
-    assert (world.status(row), world.status(refused)) == ("SCHEDULED", "FAILED")
+def test_a_message_that_must_be_there_is_empty_where_there_is_none(deployment: HostileDeployment) -> None:
+    retype(deployment, "msg", "d", "CREATE DOMAIN d AS text DEFAULT '' NOT NULL", "UPDATE mm_run_plc SET msg = ''")
+    deployment.sql("ALTER TABLE mm_run_plc ALTER msg SET DEFAULT ''")
+    row, refused = deployment.add(), deployment.add(job_id=UNKNOWN_JOB)
+    deployment.dispatch()
+    assert (deployment.status(row), deployment.status(refused)) == ("SCHEDULED", "FAILED")
 
 
 BAD: list[tuple[str, str, tuple[str, ...], str]] = [
@@ -105,15 +109,15 @@ BAD: list[tuple[str, str, tuple[str, ...], str]] = [
 
 @pytest.mark.parametrize(("column", "type_", "before", "named"), BAD)
 def test_a_column_that_cannot_be_written_is_named_before_anything_is_sent(
-    world: HostileWorld, column: str, type_: str, before: tuple[str, ...], named: str
+    deployment: HostileDeployment, column: str, type_: str, before: tuple[str, ...], named: str
 ) -> None:
-    retype(world, column, type_, *before)
-    row = world.add()
+    retype(deployment, column, type_, *before)
+    row = deployment.add()
     with pytest.raises(ConfigurationError) as caught:
-        world.dispatch()
+        deployment.dispatch()
     assert column in str(caught.value)
     assert named in str(caught.value)
-    assert (world.status(row), world.started(row)) == ("WAITING", 0)
+    assert (deployment.status(row), deployment.started(row)) == ("WAITING", 0)
 
 
 _ALL = "SELECT run_id, wkf_job_run_id, cntrt_id, file_name, rgstr_file_time, wkf_job_id, state_msg, msg"
@@ -146,13 +150,15 @@ DO INSTEAD UPDATE mm_run_plc SET run_sttus_name = NEW.run_sttus_name WHERE run_i
     ],
     ids=["simple", "check option", "computed link", "INSTEAD OF trigger", "rule", "view of a view"],
 )
-def test_a_view_that_takes_the_write_can_stand_for_the_table(world: HostileWorld, statements: tuple[str, ...]) -> None:
+def test_a_view_that_takes_the_write_can_stand_for_the_table(
+    deployment: HostileDeployment, statements: tuple[str, ...]
+) -> None:
     for statement in statements:
-        world.sql(statement)
-    row = world.add()
+        deployment.sql(statement)
+    row = deployment.add()
     for _ in range(2):
-        world.dispatch(run_table="shown")
-    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+        deployment.dispatch(run_table="shown")
+    assert (deployment.status(row), deployment.started(row)) == ("SCHEDULED", 1)
 
 
 _COMPUTED = f"""
@@ -184,14 +190,14 @@ CREATE FOREIGN TABLE shown (
     ids=["computed status", "computed run", "distinct", "limit", "union", "materialized", "foreign"],
 )
 def test_a_view_that_does_not_take_the_write_is_named_before_anything_is_sent(
-    world: HostileWorld, make: str, named: str
+    deployment: HostileDeployment, make: str, named: str
 ) -> None:
-    world.sql(make)
-    row = world.add()
+    deployment.sql(make)
+    row = deployment.add()
     with pytest.raises(ConfigurationError) as caught:
-        world.dispatch(run_table="shown")
+        deployment.dispatch(run_table="shown")
     assert named in str(caught.value)
-    assert world.started(row) == 0
+    assert deployment.started(row) == 0
 
 
 _TRIES = "CREATE VIEW shown AS SELECT * FROM mm_run_plc"
@@ -209,12 +215,12 @@ _TRIES = "CREATE VIEW shown AS SELECT * FROM mm_run_plc"
     ids=["trigger does nothing", "trigger drops it", "rule drops it", "check option", "computed in spite of a trigger"],
 )
 def test_a_view_that_takes_the_write_and_does_not_keep_it_starts_nothing(
-    world: HostileWorld, statements: tuple[str, ...]
+    deployment: HostileDeployment, statements: tuple[str, ...]
 ) -> None:
     for statement in statements:
-        world.sql(statement)
-    row = world.add()
+        deployment.sql(statement)
+    row = deployment.add()
     for _ in range(2):
-        world.dispatch(run_table="shown")
-    assert world.started(row) == 0
-    assert any("deferred: not started: public.shown" in event for event in world.events(row))
+        deployment.dispatch(run_table="shown")
+    assert deployment.started(row) == 0
+    assert any("deferred: not started: public.shown" in event for event in deployment.events(row))

@@ -10,7 +10,7 @@ from psycopg2.extensions import make_dsn
 
 from pm_dagster.errors import ConfigurationError
 from pm_dagster_tests.cli.shell import Shell
-from pm_dagster_tests.hostile.world import UNKNOWN_JOB, HostileWorld
+from pm_dagster_tests.hostile.deployment import UNKNOWN_JOB, HostileDeployment
 
 _TRIGGER = """
 CREATE FUNCTION hostile() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
@@ -18,25 +18,25 @@ CREATE TRIGGER hostile BEFORE UPDATE ON mm_run_plc FOR EACH ROW EXECUTE FUNCTION
 """
 
 
-def _trigger(world: HostileWorld, body: str) -> None:
-    world.sql(_TRIGGER.format(body=body))
+def _trigger(deployment: HostileDeployment, body: str) -> None:
+    deployment.sql(_TRIGGER.format(body=body))
 
 
-def test_a_row_whose_write_the_owner_refuses_stops_no_other(world: HostileWorld) -> None:
-    first, bad, last = (world.add() for _ in range(3))
-    _trigger(world, f"IF OLD.run_id = {bad} THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW;")
+def test_a_row_whose_write_the_owner_refuses_stops_no_other(deployment: HostileDeployment) -> None:
+    first, bad, last = (deployment.add() for _ in range(3))
+    _trigger(deployment, f"IF OLD.run_id = {bad} THEN RAISE EXCEPTION 'not this one'; END IF; RETURN NEW;")
 
-    report = world.dispatch()
+    report = deployment.dispatch()
 
-    assert [world.status(row) for row in (first, bad, last)] == ["SCHEDULED", "WAITING", "SCHEDULED"]
+    assert [deployment.status(row) for row in (first, bad, last)] == ["SCHEDULED", "WAITING", "SCHEDULED"]
     assert report.scheduled == 2
-    assert any("not this one" in event for event in world.events(bad))
+    assert any("not this one" in event for event in deployment.events(bad))
     assert any("not this one" in row.reason for row in report.rows if row.run_id == bad)
-    world.dispatch()
-    assert world.started(bad) == 0
-    world.sql("DROP TRIGGER hostile ON mm_run_plc")
-    world.dispatch()
-    assert (world.status(bad), world.started(bad)) == ("SCHEDULED", 1)
+    deployment.dispatch()
+    assert deployment.started(bad) == 0
+    deployment.sql("DROP TRIGGER hostile ON mm_run_plc")
+    deployment.dispatch()
+    assert (deployment.status(bad), deployment.started(bad)) == ("SCHEDULED", 1)
 
 
 @pytest.mark.parametrize(
@@ -48,32 +48,34 @@ def test_a_row_whose_write_the_owner_refuses_stops_no_other(world: HostileWorld)
     ],
     ids=["sets the status back", "drops the write", "undoes the write"],
 )
-def test_a_row_that_stays_waiting_though_it_was_written_is_not_run_again(world: HostileWorld, body: str) -> None:
-    row = world.add()
-    _trigger(world, body)
+def test_a_row_that_stays_waiting_though_it_was_written_is_not_run_again(
+    deployment: HostileDeployment, body: str
+) -> None:
+    row = deployment.add()
+    _trigger(deployment, body)
     for _ in range(3):
-        world.dispatch()
-    assert (world.status(row), world.started(row)) == ("WAITING", 0)
-    assert any("still says WAITING" in event for event in world.events(row))
-    world.sql("DROP TRIGGER hostile ON mm_run_plc")
-    world.dispatch()
-    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+        deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row)) == ("WAITING", 0)
+    assert any("still says WAITING" in event for event in deployment.events(row))
+    deployment.sql("DROP TRIGGER hostile ON mm_run_plc")
+    deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row)) == ("SCHEDULED", 1)
 
 
 @pytest.mark.parametrize("body", ["RAISE EXCEPTION 'not now';", "RETURN NULL;", "RETURN OLD;"])
 def test_a_trigger_that_comes_after_the_rehearsal_leaves_the_run_open_and_runs_it_once(
-    world: HostileWorld, body: str
+    deployment: HostileDeployment, body: str
 ) -> None:
     """Rehearsed or not, an entry whose row is not written stays, and is closed when it can be."""
-    row = world.add()
-    _trigger(world, body)
+    row = deployment.add()
+    _trigger(deployment, body)
     for _ in range(3):
-        world.dispatch(rehearse=False)
-    assert (world.status(row), world.started(row)) == ("WAITING", 1)
-    assert any(event.startswith("not closed") for event in world.events(row))
-    world.sql("DROP TRIGGER hostile ON mm_run_plc")
-    world.dispatch()
-    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+        deployment.dispatch(rehearse=False)
+    assert (deployment.status(row), deployment.started(row)) == ("WAITING", 1)
+    assert any(event.startswith("not closed") for event in deployment.events(row))
+    deployment.sql("DROP TRIGGER hostile ON mm_run_plc")
+    deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row)) == ("SCHEDULED", 1)
 
 
 _REFUSE_SCHEDULED = [
@@ -98,82 +100,88 @@ _REFUSE_SCHEDULED = [
 
 
 @pytest.mark.parametrize("statements", _REFUSE_SCHEDULED, ids=["check", "rule", "key", "constraint", "set back"])
-def test_what_cannot_be_closed_is_not_started_and_doctor_says_so_before(world: HostileWorld, statements: str) -> None:
-    rows = [world.add() for _ in range(3)]
-    world.sql(statements)
-    checks = {check["check"]: check for check in _doctor(world)}
+def test_what_cannot_be_closed_is_not_started_and_doctor_says_so_before(
+    deployment: HostileDeployment, statements: str
+) -> None:
+    rows = [deployment.add() for _ in range(3)]
+    deployment.sql(statements)
+    checks = {check["check"]: check for check in _doctor(deployment)}
     assert not checks["closing"]["ok"]
     assert "3 of 3 rows cannot be set to SCHEDULED (PM_STATUS_SCHEDULED)" in checks["closing"]["found"]
-    assert set(world.sql("SELECT run_sttus_name FROM mm_run_plc")) == {("WAITING",)}
-    report = world.dispatch()
-    assert [(world.status(row), world.started(row)) for row in rows] == [("WAITING", 0)] * 3
+    assert set(deployment.sql("SELECT run_sttus_name FROM mm_run_plc")) == {("WAITING",)}
+    report = deployment.dispatch()
+    assert [(deployment.status(row), deployment.started(row)) for row in rows] == [("WAITING", 0)] * 3
     assert [row.outcome.value for row in report.rows] == ["deferred"] * 3
-    assert all(any("deferred: not started: public.mm_run_plc" in event for event in world.events(row)) for row in rows)
+    assert all(
+        any("deferred: not started: public.mm_run_plc" in event for event in deployment.events(row)) for row in rows
+    )
 
 
-def _doctor(world: HostileWorld) -> list[dict[str, Any]]:
-    shell = Shell(world.database_url, world.workspace)
+def _doctor(deployment: HostileDeployment) -> list[dict[str, Any]]:
+    shell = Shell(deployment.database_url, deployment.workspace)
     found: list[dict[str, Any]] = json.loads(shell.pm("doctor", "--json").stdout)["checks"]
     return found
 
 
-def test_doctor_names_a_status_that_the_table_lacks_and_a_good_table_is_said_to_be_one(world: HostileWorld) -> None:
+def test_doctor_names_a_status_that_the_table_lacks_and_a_good_table_is_said_to_be_one(
+    deployment: HostileDeployment,
+) -> None:
     def closing() -> tuple[bool, str]:
-        (check,) = [check for check in _doctor(world) if check["check"] == "closing"]
+        (check,) = [check for check in _doctor(deployment) if check["check"] == "closing"]
         return check["ok"], check["found"]
 
     assert closing()[0]
-    world.add()
+    deployment.add()
     ok, found = closing()
     assert ok
     assert "as tried with 1 rows and undone" in found
-    world.sql("ALTER TABLE mm_run_plc ADD CHECK (run_sttus_name <> 'FAILED')")
+    deployment.sql("ALTER TABLE mm_run_plc ADD CHECK (run_sttus_name <> 'FAILED')")
     assert closing() == (False, closing()[1])
     assert "cannot be set to FAILED (PM_STATUS_FAILED)" in closing()[1]
-    world.sql("CREATE TYPE phases AS ENUM ('WAITING', 'SCHEDULED')")
-    world.sql("ALTER TABLE mm_run_plc DROP CONSTRAINT mm_run_plc_run_sttus_name_check")
-    _retype_status(world, "phases")
+    deployment.sql("CREATE TYPE phases AS ENUM ('WAITING', 'SCHEDULED')")
+    deployment.sql("ALTER TABLE mm_run_plc DROP CONSTRAINT mm_run_plc_run_sttus_name_check")
+    _retype_status(deployment, "phases")
     assert "does not know 'FAILED' (PM_STATUS_FAILED)" in closing()[1]
 
 
-def test_the_rehearsal_leaves_nothing_behind(world: HostileWorld) -> None:
+def test_the_rehearsal_leaves_nothing_behind(deployment: HostileDeployment) -> None:
     """Neither in the row nor in what the owner's triggers write."""
-    world.sql("CREATE TABLE audit (run_id bigint, was text, run bigint)")
-    _trigger(world, "INSERT INTO audit VALUES (NEW.run_id, NEW.run_sttus_name, NEW.wkf_job_run_id); RETURN NEW;")
-    row = world.add()
-    _doctor(world)
-    assert world.sql("SELECT * FROM audit") == []
-    world.dispatch()
-    (run,) = (run.run_id for run in world.workspace.state.runs())
-    assert world.sql("SELECT * FROM audit") == [(row, "SCHEDULED", run)]
+    deployment.sql("CREATE TABLE audit (run_id bigint, was text, run bigint)")
+    _trigger(deployment, "INSERT INTO audit VALUES (NEW.run_id, NEW.run_sttus_name, NEW.wkf_job_run_id); RETURN NEW;")
+    row = deployment.add()
+    _doctor(deployment)
+    assert deployment.sql("SELECT * FROM audit") == []
+    deployment.dispatch()
+    (run,) = (run.run_id for run in deployment.workspace.state.runs())
+    assert deployment.sql("SELECT * FROM audit") == [(row, "SCHEDULED", run)]
 
 
-def test_a_column_that_we_may_not_write_is_named_before_anything_is_sent(world: HostileWorld) -> None:
-    row = world.add()
-    world.sql("DO $$ BEGIN CREATE ROLE clerk; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-    world.sql("GRANT SELECT ON ALL TABLES IN SCHEMA public, process_manager TO clerk")
-    world.sql("GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA process_manager TO clerk")
-    world.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO clerk")
-    world.sql("GRANT USAGE ON SCHEMA process_manager TO clerk")
-    world.sql("GRANT UPDATE (run_sttus_name, wkf_job_run_id, state_msg) ON mm_run_plc TO clerk")
-    url = make_dsn(world.database_url, options="-c role=clerk")
+def test_a_column_that_we_may_not_write_is_named_before_anything_is_sent(deployment: HostileDeployment) -> None:
+    row = deployment.add()
+    deployment.sql("DO $$ BEGIN CREATE ROLE clerk; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    deployment.sql("GRANT SELECT ON ALL TABLES IN SCHEMA public, process_manager TO clerk")
+    deployment.sql("GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA process_manager TO clerk")
+    deployment.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO clerk")
+    deployment.sql("GRANT USAGE ON SCHEMA process_manager TO clerk")
+    deployment.sql("GRANT UPDATE (run_sttus_name, wkf_job_run_id, state_msg) ON mm_run_plc TO clerk")
+    url = make_dsn(deployment.database_url, options="-c role=clerk")
     with pytest.raises(ConfigurationError, match=r"lacks a privilege: UPDATE \(run_page_url, msg\) on public"):
-        world.dispatch(postgres_url=url)
-    assert (world.status(row), world.started(row)) == ("WAITING", 0)
+        deployment.dispatch(postgres_url=url)
+    assert (deployment.status(row), deployment.started(row)) == ("WAITING", 0)
 
 
-def test_a_trigger_with_a_status_of_its_own_has_its_way(world: HostileWorld) -> None:
-    row = world.add()
-    _trigger(world, "NEW.run_sttus_name := 'TAKEN'; RETURN NEW;")
+def test_a_trigger_with_a_status_of_its_own_has_its_way(deployment: HostileDeployment) -> None:
+    row = deployment.add()
+    _trigger(deployment, "NEW.run_sttus_name := 'TAKEN'; RETURN NEW;")
     for _ in range(2):
-        world.dispatch()
-    assert (world.status(row), world.started(row)) == ("TAKEN", 1)
+        deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row)) == ("TAKEN", 1)
 
 
-def _retype_status(world: HostileWorld, type_: str) -> None:
-    world.sql("DROP VIEW mm_run_wait_vw; DROP INDEX mm_run_plc_waiting_ix")
-    world.sql(f"ALTER TABLE mm_run_plc ALTER run_sttus_name TYPE {type_} USING run_sttus_name::{type_}")
-    world.sql(
+def _retype_status(deployment: HostileDeployment, type_: str) -> None:
+    deployment.sql("DROP VIEW mm_run_wait_vw; DROP INDEX mm_run_plc_waiting_ix")
+    deployment.sql(f"ALTER TABLE mm_run_plc ALTER run_sttus_name TYPE {type_} USING run_sttus_name::{type_}")
+    deployment.sql(
         "CREATE VIEW mm_run_wait_vw AS SELECT run_id, cntrt_id, file_name, wkf_job_id, wkf_job_run_id FROM mm_run_plc"
         " WHERE run_sttus_name = 'WAITING'"
     )
@@ -193,90 +201,94 @@ CREATE OPERATOR = (LEFTARG = nocase, RIGHTARG = nocase, FUNCTION = alike);
 """
 
 
-def test_a_status_that_only_the_table_takes_for_waiting_runs_once(world: HostileWorld) -> None:
-    world.sql(_NOCASE)
-    _retype_status(world, "nocase")
-    row = world.add()
-    world.sql("UPDATE mm_run_plc SET run_sttus_name = 'Waiting'")
+def test_a_status_that_only_the_table_takes_for_waiting_runs_once(deployment: HostileDeployment) -> None:
+    deployment.sql(_NOCASE)
+    _retype_status(deployment, "nocase")
+    row = deployment.add()
+    deployment.sql("UPDATE mm_run_plc SET run_sttus_name = 'Waiting'")
     for _ in range(2):
-        world.dispatch()
-    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+        deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row)) == ("SCHEDULED", 1)
 
 
-def test_an_enumeration_that_lacks_a_status_stops_only_the_rows_that_need_it(world: HostileWorld) -> None:
-    world.sql("CREATE TYPE phases AS ENUM ('WAITING', 'SCHEDULED')")
-    _retype_status(world, "phases")
-    good, refused, also_good = world.add(), world.add(job_id=UNKNOWN_JOB), world.add()
-    malformed = world.add(job_id=None)
+def test_an_enumeration_that_lacks_a_status_stops_only_the_rows_that_need_it(deployment: HostileDeployment) -> None:
+    deployment.sql("CREATE TYPE phases AS ENUM ('WAITING', 'SCHEDULED')")
+    _retype_status(deployment, "phases")
+    good, refused, also_good = deployment.add(), deployment.add(job_id=UNKNOWN_JOB), deployment.add()
+    malformed = deployment.add(job_id=None)
     for _ in range(2):
-        world.dispatch()
-    assert [world.status(row) for row in (good, also_good)] == ["SCHEDULED", "SCHEDULED"]
-    assert [world.status(row) for row in (refused, malformed)] == ["WAITING", "WAITING"]
-    assert any("phases" in event for event in world.events(refused))
-    assert any("phases" in event for event in world.events(malformed))
+        deployment.dispatch()
+    assert [deployment.status(row) for row in (good, also_good)] == ["SCHEDULED", "SCHEDULED"]
+    assert [deployment.status(row) for row in (refused, malformed)] == ["WAITING", "WAITING"]
+    assert any("phases" in event for event in deployment.events(refused))
+    assert any("phases" in event for event in deployment.events(malformed))
 
 
-def test_a_check_constraint_stops_only_the_rows_that_break_it(world: HostileWorld) -> None:
-    world.sql("ALTER TABLE mm_run_plc ADD CHECK (run_sttus_name <> 'FAILED')")
-    good, refused = world.add(), world.add(job_id=UNKNOWN_JOB)
+def test_a_check_constraint_stops_only_the_rows_that_break_it(deployment: HostileDeployment) -> None:
+    deployment.sql("ALTER TABLE mm_run_plc ADD CHECK (run_sttus_name <> 'FAILED')")
+    good, refused = deployment.add(), deployment.add(job_id=UNKNOWN_JOB)
     for _ in range(2):
-        world.dispatch()
-    assert (world.status(good), world.status(refused)) == ("SCHEDULED", "WAITING")
-    assert any("check constraint" in event for event in world.events(refused))
+        deployment.dispatch()
+    assert (deployment.status(good), deployment.status(refused)) == ("SCHEDULED", "WAITING")
+    assert any("check constraint" in event for event in deployment.events(refused))
 
 
-def test_a_table_without_a_key_that_holds_a_row_twice(world: HostileWorld) -> None:
-    world.sql("ALTER TABLE mm_run_plc DROP CONSTRAINT mm_run_plc_pkey")
-    good, twice = world.add(), world.add()
-    world.sql("INSERT INTO mm_run_plc SELECT * FROM mm_run_plc WHERE run_id = %s", twice)
-    world.dispatch()
-    assert world.status(good) == "SCHEDULED"
-    assert world.started(twice) == 0
+def test_a_table_without_a_key_that_holds_a_row_twice(deployment: HostileDeployment) -> None:
+    deployment.sql("ALTER TABLE mm_run_plc DROP CONSTRAINT mm_run_plc_pkey")
+    good, twice = deployment.add(), deployment.add()
+    deployment.sql("INSERT INTO mm_run_plc SELECT * FROM mm_run_plc WHERE run_id = %s", twice)
+    deployment.dispatch()
+    assert deployment.status(good) == "SCHEDULED"
+    assert deployment.started(twice) == 0
     assert (
-        world.sql("SELECT run_sttus_name, state_msg FROM mm_run_plc WHERE run_id = %s", twice)
+        deployment.sql("SELECT run_sttus_name, state_msg FROM mm_run_plc WHERE run_id = %s", twice)
         == [("FAILED", f"run_id {twice} stands 4 times in the view; it must be unique")] * 2
     )
 
 
-def test_a_table_without_a_key_that_still_holds_an_older_row_of_the_same_id(world: HostileWorld) -> None:
-    world.sql("ALTER TABLE mm_run_plc DROP CONSTRAINT mm_run_plc_pkey")
-    row, good = world.add(), world.add()
-    world.sql("INSERT INTO mm_run_plc (run_id, run_sttus_name) VALUES (%s, 'SUCCESS')", row)
+def test_a_table_without_a_key_that_still_holds_an_older_row_of_the_same_id(deployment: HostileDeployment) -> None:
+    deployment.sql("ALTER TABLE mm_run_plc DROP CONSTRAINT mm_run_plc_pkey")
+    row, good = deployment.add(), deployment.add()
+    deployment.sql("INSERT INTO mm_run_plc (run_id, run_sttus_name) VALUES (%s, 'SUCCESS')", row)
     for _ in range(2):
-        world.dispatch()
-    assert world.status(good) == "SCHEDULED"
-    assert world.started(row) == 0
-    assert world.sql("SELECT run_sttus_name FROM mm_run_plc WHERE run_id = %s ORDER BY 1", row) == [
+        deployment.dispatch()
+    assert deployment.status(good) == "SCHEDULED"
+    assert deployment.started(row) == 0
+    assert deployment.sql("SELECT run_sttus_name FROM mm_run_plc WHERE run_id = %s ORDER BY 1", row) == [
         ("FAILED",),
         ("SUCCESS",),
     ]
 
 
-def test_a_partitioned_table_whose_rows_move_with_their_status(world: HostileWorld) -> None:
-    world.sql("DROP VIEW mm_run_wait_vw; ALTER TABLE mm_run_plc RENAME TO old")
-    world.sql("CREATE TABLE mm_run_plc (LIKE old INCLUDING DEFAULTS) PARTITION BY LIST (run_sttus_name)")
-    world.sql("CREATE SEQUENCE ids; ALTER TABLE mm_run_plc ALTER run_id SET DEFAULT nextval('ids')")
-    world.sql("CREATE TABLE waits PARTITION OF mm_run_plc FOR VALUES IN ('WAITING')")
-    world.sql("CREATE TABLE others PARTITION OF mm_run_plc DEFAULT")
-    world.sql("CREATE VIEW mm_run_wait_vw AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING'")
-    good, refused = world.add(), world.add(job_id=UNKNOWN_JOB)
+def test_a_partitioned_table_whose_rows_move_with_their_status(deployment: HostileDeployment) -> None:
+    deployment.sql("DROP VIEW mm_run_wait_vw; ALTER TABLE mm_run_plc RENAME TO old")
+    deployment.sql("CREATE TABLE mm_run_plc (LIKE old INCLUDING DEFAULTS) PARTITION BY LIST (run_sttus_name)")
+    deployment.sql("CREATE SEQUENCE ids; ALTER TABLE mm_run_plc ALTER run_id SET DEFAULT nextval('ids')")
+    deployment.sql("CREATE TABLE waits PARTITION OF mm_run_plc FOR VALUES IN ('WAITING')")
+    deployment.sql("CREATE TABLE others PARTITION OF mm_run_plc DEFAULT")
+    deployment.sql("CREATE VIEW mm_run_wait_vw AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING'")
+    good, refused = deployment.add(), deployment.add(job_id=UNKNOWN_JOB)
     for _ in range(2):
-        world.dispatch()
-    assert (world.status(good), world.status(refused), world.started(good)) == ("SCHEDULED", "FAILED", 1)
+        deployment.dispatch()
+    assert (deployment.status(good), deployment.status(refused), deployment.started(good)) == ("SCHEDULED", "FAILED", 1)
 
 
-def test_row_level_security_that_hides_a_row_from_updates_is_said(world: HostileWorld) -> None:
-    world.sql("ALTER TABLE mm_run_plc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
-    good, hidden = world.add(), world.add()
-    world.sql("CREATE POLICY see ON mm_run_plc FOR SELECT USING (true)")
-    world.sql(f"CREATE POLICY change ON mm_run_plc FOR UPDATE USING (run_id <> {hidden})")
-    world.sql("DO $$ BEGIN CREATE ROLE limited; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-    world.sql("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public, process_manager TO limited")
-    world.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO limited")
-    world.sql("GRANT USAGE ON SCHEMA process_manager TO limited")
-    report = world.dispatch(postgres_url=make_dsn(world.database_url, options="-c role=limited"))
+def test_row_level_security_that_hides_a_row_from_updates_is_said(deployment: HostileDeployment) -> None:
+    deployment.sql("ALTER TABLE mm_run_plc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    good, hidden = deployment.add(), deployment.add()
+    deployment.sql("CREATE POLICY see ON mm_run_plc FOR SELECT USING (true)")
+    deployment.sql(f"CREATE POLICY change ON mm_run_plc FOR UPDATE USING (run_id <> {hidden})")
+    deployment.sql("DO $$ BEGIN CREATE ROLE limited; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    deployment.sql("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public, process_manager TO limited")
+    deployment.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO limited")
+    deployment.sql("GRANT USAGE ON SCHEMA process_manager TO limited")
+    report = deployment.dispatch(postgres_url=make_dsn(deployment.database_url, options="-c role=limited"))
     assert report.read == 2
-    assert (world.status(good), world.status(hidden), world.started(hidden)) == ("SCHEDULED", "WAITING", 0)
+    assert (deployment.status(good), deployment.status(hidden), deployment.started(hidden)) == (
+        "SCHEDULED",
+        "WAITING",
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -311,66 +323,71 @@ def test_row_level_security_that_hides_a_row_from_updates_is_said(world: Hostile
     ],
 )
 def test_columns_that_cannot_be_written_are_named_before_anything_is_sent(
-    world: HostileWorld, change: str, settings: dict[str, Any], named: list[str]
+    deployment: HostileDeployment, change: str, settings: dict[str, Any], named: list[str]
 ) -> None:
-    row = world.add()
+    row = deployment.add()
     if change:
-        world.sql(change)
+        deployment.sql(change)
     if "column_job_run_id" in settings and "r" in settings.values():
-        world.sql(
+        deployment.sql(
             "CREATE OR REPLACE VIEW mm_run_wait_vw AS SELECT run_id, cntrt_id, file_name, wkf_job_id, "
             "wkf_job_run_id, r FROM mm_run_plc WHERE run_sttus_name = 'WAITING'"
         )
     with pytest.raises(ConfigurationError) as caught:
-        world.dispatch(**settings)
+        deployment.dispatch(**settings)
     assert [words for words in named if words not in str(caught.value)] == []
-    assert (world.status(row), world.started(row)) == ("WAITING", 0)
+    assert (deployment.status(row), deployment.started(row)) == ("WAITING", 0)
 
 
-def test_a_generated_link_is_left_to_its_owner(world: HostileWorld) -> None:
-    world.sql("ALTER TABLE mm_run_plc DROP run_page_url")
-    world.sql("ALTER TABLE mm_run_plc ADD run_page_url text GENERATED ALWAYS AS ('https://' || file_name) STORED")
-    row = world.add()
-    world.dispatch()
-    assert world.status(row) == "SCHEDULED"
-    assert world.sql("SELECT run_page_url FROM mm_run_plc") == [("https://file.csv",)]
+def test_a_generated_link_is_left_to_its_owner(deployment: HostileDeployment) -> None:
+    deployment.sql("ALTER TABLE mm_run_plc DROP run_page_url")
+    deployment.sql("ALTER TABLE mm_run_plc ADD run_page_url text GENERATED ALWAYS AS ('https://' || file_name) STORED")
+    row = deployment.add()
+    deployment.dispatch()
+    assert deployment.status(row) == "SCHEDULED"
+    assert deployment.sql("SELECT run_page_url FROM mm_run_plc") == [("https://file.csv",)]
 
 
-def test_a_policy_that_forbids_what_is_written_starts_nothing(world: HostileWorld) -> None:
-    world.sql("ALTER TABLE mm_run_plc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
-    good, kept = world.add(), world.add()
-    world.sql("CREATE POLICY see ON mm_run_plc FOR SELECT USING (true)")
-    world.sql(
+def test_a_policy_that_forbids_what_is_written_starts_nothing(deployment: HostileDeployment) -> None:
+    deployment.sql("ALTER TABLE mm_run_plc ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    good, kept = deployment.add(), deployment.add()
+    deployment.sql("CREATE POLICY see ON mm_run_plc FOR SELECT USING (true)")
+    deployment.sql(
         "CREATE POLICY change ON mm_run_plc FOR UPDATE USING (true)"
         f" WITH CHECK (run_id <> {kept} OR run_sttus_name = 'WAITING')"
     )
-    world.sql("DO $$ BEGIN CREATE ROLE held; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-    world.sql("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public, process_manager TO held")
-    world.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO held")
-    world.sql("GRANT USAGE ON SCHEMA process_manager TO held")
-    world.dispatch(postgres_url=make_dsn(world.database_url, options="-c role=held"))
-    assert [(world.status(row), world.started(row)) for row in (good, kept)] == [("SCHEDULED", 1), ("WAITING", 0)]
-    assert any("row-level security policy" in event for event in world.events(kept))
+    deployment.sql("DO $$ BEGIN CREATE ROLE held; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    deployment.sql("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public, process_manager TO held")
+    deployment.sql("GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO held")
+    deployment.sql("GRANT USAGE ON SCHEMA process_manager TO held")
+    deployment.dispatch(postgres_url=make_dsn(deployment.database_url, options="-c role=held"))
+    assert [(deployment.status(row), deployment.started(row)) for row in (good, kept)] == [
+        ("SCHEDULED", 1),
+        ("WAITING", 0),
+    ]
+    assert any("row-level security policy" in event for event in deployment.events(kept))
 
 
-def test_a_partitioned_table_without_a_place_for_what_is_scheduled_starts_nothing(world: HostileWorld) -> None:
-    world.sql("DROP VIEW mm_run_wait_vw; ALTER TABLE mm_run_plc RENAME TO old")
-    world.sql("CREATE TABLE mm_run_plc (LIKE old INCLUDING DEFAULTS) PARTITION BY LIST (run_sttus_name)")
-    world.sql("CREATE SEQUENCE ids; ALTER TABLE mm_run_plc ALTER run_id SET DEFAULT nextval('ids')")
-    world.sql("CREATE TABLE waits PARTITION OF mm_run_plc FOR VALUES IN ('WAITING')")
-    world.sql("CREATE VIEW mm_run_wait_vw AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING'")
-    row = world.add()
-    world.dispatch()
-    assert (world.status(row), world.started(row)) == ("WAITING", 0)
-    assert any("not started" in event and "no partition" in event for event in world.events(row))
+def test_a_partitioned_table_without_a_place_for_what_is_scheduled_starts_nothing(
+    deployment: HostileDeployment,
+) -> None:
+    deployment.sql("DROP VIEW mm_run_wait_vw; ALTER TABLE mm_run_plc RENAME TO old")
+    deployment.sql("CREATE TABLE mm_run_plc (LIKE old INCLUDING DEFAULTS) PARTITION BY LIST (run_sttus_name)")
+    deployment.sql("CREATE SEQUENCE ids; ALTER TABLE mm_run_plc ALTER run_id SET DEFAULT nextval('ids')")
+    deployment.sql("CREATE TABLE waits PARTITION OF mm_run_plc FOR VALUES IN ('WAITING')")
+    deployment.sql("CREATE VIEW mm_run_wait_vw AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING'")
+    row = deployment.add()
+    deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row)) == ("WAITING", 0)
+    assert any("not started" in event and "no partition" in event for event in deployment.events(row))
 
 
-def test_a_run_id_behind_a_domain(world: HostileWorld) -> None:
-    world.sql("CREATE DOMAIN d AS bigint CHECK (VALUE > 0); CREATE DOMAIN e AS d NOT NULL")
-    world.sql("DROP VIEW mm_run_wait_vw; ALTER TABLE mm_run_plc ALTER run_id DROP IDENTITY")
-    world.sql("ALTER TABLE mm_run_plc ALTER run_id TYPE e")
-    world.sql("CREATE SEQUENCE ids; ALTER TABLE mm_run_plc ALTER run_id SET DEFAULT nextval('ids')")
-    world.sql("CREATE VIEW mm_run_wait_vw AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING'")
-    row, refused = world.add(), world.add(job_id=UNKNOWN_JOB)
-    world.dispatch()
-    assert (world.status(row), world.started(row), world.status(refused)) == ("SCHEDULED", 1, "FAILED")
+def test_a_run_id_behind_a_domain(deployment: HostileDeployment) -> None:
+    deployment.sql("CREATE DOMAIN d AS bigint CHECK (VALUE > 0); CREATE DOMAIN e AS d NOT NULL")
+    deployment.sql("DROP VIEW mm_run_wait_vw; ALTER TABLE mm_run_plc ALTER run_id DROP IDENTITY")
+    deployment.sql("ALTER TABLE mm_run_plc ALTER run_id TYPE e")
+    deployment.sql("CREATE SEQUENCE ids; ALTER TABLE mm_run_plc ALTER run_id SET DEFAULT nextval('ids')")
+    deployment.sql("CREATE VIEW mm_run_wait_vw AS SELECT * FROM mm_run_plc WHERE run_sttus_name = 'WAITING'")
+    row, refused = deployment.add(), deployment.add(job_id=UNKNOWN_JOB)
+    deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row), deployment.status(refused)) == ("SCHEDULED", 1, "FAILED")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from pm_dagster_tests.cli.shell import Shell
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 
 @contextmanager

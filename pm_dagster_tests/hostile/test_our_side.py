@@ -14,8 +14,8 @@ from databricks.sdk.version import __version__
 from pm_dagster.databricks.jobs_service import JobsService
 from pm_dagster.errors import Defect, WorkspaceUnavailable
 from pm_dagster_tests.hostile.adapter_calls import CALLS
+from pm_dagster_tests.hostile.deployment import JOB, HostileDeployment
 from pm_dagster_tests.hostile.raw_server import RawServer, json_answer
-from pm_dagster_tests.hostile.world import JOB, HostileWorld
 
 _STARTING = {"run_now": jobs.RunNowResponse, "repair_run": jobs.RepairRunResponse}
 
@@ -40,19 +40,19 @@ def _no_such_attribute(_body: object) -> object:
     return jobs.Run().field_of_tomorrow  # type: ignore[attr-defined]  # as an adapter meets a field that was renamed
 
 
-def _stopped(world: HostileWorld, words: str) -> None:
+def _stopped(deployment: HostileDeployment, words: str) -> None:
     with pytest.raises(Defect, match=words) as caught:
-        world.dispatch(concurrency=1)
+        deployment.dispatch(concurrency=1)
     assert f"databricks-sdk {__version__}" in str(caught.value)
 
 
-def _rows(world: HostileWorld, method: str) -> tuple[list[int], Callable[[], list[int]]]:
+def _rows(deployment: HostileDeployment, method: str) -> tuple[list[int], Callable[[], list[int]]]:
     """Three waiting rows, and how often each was started, or its run repaired."""
     if method == "run_now":
-        rows = [world.add() for _ in range(3)]
-        return rows, lambda: [world.started(row) for row in rows]
-    runs = [world.workspace.state.add_run(JOB) for _ in range(3)]
-    return [world.add(run=run.run_id) for run in runs], lambda: [len(run.attempts) - 1 for run in runs]
+        rows = [deployment.add() for _ in range(3)]
+        return rows, lambda: [deployment.started(row) for row in rows]
+    runs = [deployment.workspace.state.add_run(JOB) for _ in range(3)]
+    return [deployment.add(run=run.run_id) for run in runs], lambda: [len(run.attempts) - 1 for run in runs]
 
 
 @pytest.mark.parametrize("method", sorted(_STARTING))
@@ -61,21 +61,27 @@ def _rows(world: HostileWorld, method: str) -> tuple[list[int], Callable[[], lis
     [(_asks_its_client, "AttributeError: .*session_of_tomorrow"), (_takes_other_arguments, "TypeError: .*argument")],
 )
 def test_a_call_that_cannot_be_made_is_not_sent_and_blames_nobody(
-    world: HostileWorld, monkeypatch: pytest.MonkeyPatch, method: str, broken: Callable[..., object], words: str
+    deployment: HostileDeployment,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    broken: Callable[..., object],
+    words: str,
 ) -> None:
-    rows, started = _rows(world, method)
-    world.dispatch(dispatch_limit=1)
+    rows, started = _rows(deployment, method)
+    deployment.dispatch(dispatch_limit=1)
     done = started()
     with monkeypatch.context() as patch:
         patch.setattr(jobs.JobsAPI, method, broken)
-        before = len(world.workspace.log.entries())
-        _stopped(world, words)
-        posts = [call for call in world.workspace.log.entries()[before:] if call.path.endswith(("run-now", "repair"))]
+        before = len(deployment.workspace.log.entries())
+        _stopped(deployment, words)
+        posts = [
+            call for call in deployment.workspace.log.entries()[before:] if call.path.endswith(("run-now", "repair"))
+        ]
         assert posts == []
-    assert [world.status(row) for row in rows] == ["SCHEDULED", "WAITING", "WAITING"]
+    assert [deployment.status(row) for row in rows] == ["SCHEDULED", "WAITING", "WAITING"]
     assert started() == done == [1, 0, 0]
-    world.dispatch()
-    assert {world.status(row) for row in rows} == {"SCHEDULED"}
+    deployment.dispatch()
+    assert {deployment.status(row) for row in rows} == {"SCHEDULED"}
     assert started() == [1, 1, 1]
 
 
@@ -89,20 +95,24 @@ def test_a_call_that_cannot_be_made_is_not_sent_and_blames_nobody(
     ],
 )
 def test_an_answer_that_our_side_cannot_read_leaves_what_was_sent_in_doubt(
-    world: HostileWorld, monkeypatch: pytest.MonkeyPatch, method: str, broken: Callable[..., object], words: str
+    deployment: HostileDeployment,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    broken: Callable[..., object],
+    words: str,
 ) -> None:
-    rows, started = _rows(world, method)
+    rows, started = _rows(deployment, method)
     # The rehearsal before the first pass is behind us.
-    world.dispatch(dispatch_limit=1)
+    deployment.dispatch(dispatch_limit=1)
     with monkeypatch.context() as patch:
         patch.setattr(_STARTING[method], "from_dict", broken)
-        _stopped(world, words)
+        _stopped(deployment, words)
     # One was sent and is not forgotten, the other was not sent any more.
-    assert [world.status(row) for row in rows] == ["SCHEDULED", "WAITING", "WAITING"]
+    assert [deployment.status(row) for row in rows] == ["SCHEDULED", "WAITING", "WAITING"]
     assert sorted(started()) == [0, 1, 1]
-    assert any("databricks-sdk" in event for row in rows for event in world.events(row))
-    world.dispatch()
-    assert {world.status(row) for row in rows} == {"SCHEDULED"}
+    assert any("databricks-sdk" in event for row in rows for event in deployment.events(row))
+    deployment.dispatch()
+    assert {deployment.status(row) for row in rows} == {"SCHEDULED"}
     assert started() == [1, 1, 1]
 
 
@@ -119,16 +129,16 @@ def test_an_answer_that_our_side_cannot_read_leaves_what_was_sent_in_doubt(
     ],
 )
 def test_an_sdk_that_does_not_fit_is_found_out_before_anything_is_sent(
-    world: HostileWorld, monkeypatch: pytest.MonkeyPatch, kind: type, name: str, broken: Callable[..., object]
+    deployment: HostileDeployment, monkeypatch: pytest.MonkeyPatch, kind: type, name: str, broken: Callable[..., object]
 ) -> None:
-    row = world.add()
+    row = deployment.add()
     with monkeypatch.context() as patch:
         patch.setattr(JobsService, "_rehearsed", set())
         patch.setattr(kind, name, broken)
-        _stopped(world, "Process Manager does not fit")
-        assert world.workspace.log.entries() == []
-    world.dispatch()
-    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+        _stopped(deployment, "Process Manager does not fit")
+        assert deployment.workspace.log.entries() == []
+    deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row)) == ("SCHEDULED", 1)
 
 
 @pytest.mark.parametrize("call", sorted(set(CALLS) - {"check"}))

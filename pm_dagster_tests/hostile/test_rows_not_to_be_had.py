@@ -14,7 +14,7 @@ from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster_tests.cli.shell import Shell
-from pm_dagster_tests.hostile.world import JOB, HostileWorld
+from pm_dagster_tests.hostile.deployment import JOB, HostileDeployment
 
 _COLUMNS = "run_id, cntrt_id, file_name, wkf_job_id, wkf_job_run_id"
 _LOOSE = f"CREATE OR REPLACE VIEW mm_run_wait_vw AS SELECT {_COLUMNS} FROM mm_run_plc WHERE {{}}"  # noqa: S608
@@ -105,7 +105,7 @@ KINDS: dict[str, tuple[list[str], str]] = {
 }
 
 
-def _limited(world: HostileWorld | Shell) -> str:
+def _limited(deployment: HostileDeployment | Shell) -> str:
     """The database's URL for a role that row security holds for."""
     for statement in (
         "DO $$ BEGIN CREATE ROLE limited; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
@@ -113,72 +113,72 @@ def _limited(world: HostileWorld | Shell) -> str:
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA process_manager TO limited",
         "GRANT USAGE ON SCHEMA process_manager TO limited",
     ):
-        world.sql(statement)
-    return make_dsn(world.database_url, options="-c role=limited")
+        deployment.sql(statement)
+    return make_dsn(deployment.database_url, options="-c role=limited")
 
 
-def _laid_out(world: HostileWorld, kind: str) -> str:
+def _laid_out(deployment: HostileDeployment, kind: str) -> str:
     """Three rows of the kind and a good one behind them; gives the URL to dispatch with."""
-    assert [world.add() for _ in range(4)] == [*_OLDEST, 4]
+    assert [deployment.add() for _ in range(4)] == [*_OLDEST, 4]
     for statement in KINDS[kind][0]:
-        world.sql(statement)
-    return _limited(world)
+        deployment.sql(statement)
+    return _limited(deployment)
 
 
 @contextmanager
-def _control(world: HostileWorld, **changes: object) -> Iterator[PostgresControlPlane]:
-    control = PostgresControlPlane(world.settings(**changes), actor="test")
+def _control(deployment: HostileDeployment, **changes: object) -> Iterator[PostgresControlPlane]:
+    control = PostgresControlPlane(deployment.settings(**changes), actor="test")
     try:
         yield control
     finally:
         control.end()
 
 
-def _asked(world: HostileWorld, url: str) -> tuple[Backlog, list[Untakeable]]:
-    with _control(world, postgres_url=url) as control:
+def _asked(deployment: HostileDeployment, url: str) -> tuple[Backlog, list[Untakeable]]:
+    with _control(deployment, postgres_url=url) as control:
         return control.backlog(), control.untakeable(10)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_they_are_counted_apart_named_and_keep_no_row_back(world: HostileWorld, kind: str) -> None:
-    url = _laid_out(world, kind)
-    backlog, named = _asked(world, url)
+def test_they_are_counted_apart_named_and_keep_no_row_back(deployment: HostileDeployment, kind: str) -> None:
+    url = _laid_out(deployment, kind)
+    backlog, named = _asked(deployment, url)
     assert (backlog.ready, backlog.untakeable, backlog.locked) == (1, 3, 0)
     assert [row.run_id for row in named] == _OLDEST
     for row in named:
         assert KINDS[kind][1] in row.reason
         assert row.remedy
         assert not row.settled
-    report = world.dispatch(postgres_url=url, dispatch_limit=3)
-    assert (report.scheduled, world.started(4)) == (1, 1)
-    assert [world.started(run_id) for run_id in _OLDEST] == [0, 0, 0]
-    backlog, named = _asked(world, url)
+    report = deployment.dispatch(postgres_url=url, dispatch_limit=3)
+    assert (report.scheduled, deployment.started(4)) == (1, 1)
+    assert [deployment.started(run_id) for run_id in _OLDEST] == [0, 0, 0]
+    backlog, named = _asked(deployment, url)
     assert (backlog.ready, backlog.oldest_seconds) == (0, None)
     assert [row.run_id for row in named if not row.settled] == _OLDEST
-    assert world.sql("SELECT count(*) FROM process_manager.entry WHERE run_id <= 3") == [(0,)]
+    assert deployment.sql("SELECT count(*) FROM process_manager.entry WHERE run_id <= 3") == [(0,)]
 
 
-def test_they_do_not_make_the_oldest_seem_older(world: HostileWorld) -> None:
-    url = _laid_out(world, "letters of another case")
-    world.sql("UPDATE mm_run_plc SET rgstr_file_time = now() - interval '1 day' WHERE run_id <= 3")
-    backlog, _ = _asked(world, url)
+def test_they_do_not_make_the_oldest_seem_older(deployment: HostileDeployment) -> None:
+    url = _laid_out(deployment, "letters of another case")
+    deployment.sql("UPDATE mm_run_plc SET rgstr_file_time = now() - interval '1 day' WHERE run_id <= 3")
+    backlog, _ = _asked(deployment, url)
     assert backlog.oldest_seconds is not None
     assert backlog.oldest_seconds < 36_000
 
 
-def test_a_row_that_is_mended_is_taken(world: HostileWorld) -> None:
-    url = _laid_out(world, "a view over a copy")
-    world.dispatch(postgres_url=url)
-    world.sql("INSERT INTO mm_run_plc SELECT * FROM copy WHERE run_id = 2")
-    world.dispatch(postgres_url=url)
-    assert (world.status(2), world.started(2)) == ("SCHEDULED", 1)
+def test_a_row_that_is_mended_is_taken(deployment: HostileDeployment) -> None:
+    url = _laid_out(deployment, "a view over a copy")
+    deployment.dispatch(postgres_url=url)
+    deployment.sql("INSERT INTO mm_run_plc SELECT * FROM copy WHERE run_id = 2")
+    deployment.dispatch(postgres_url=url)
+    assert (deployment.status(2), deployment.started(2)) == ("SCHEDULED", 1)
 
 
-def test_a_view_that_lags_behind_is_no_lost_work(world: HostileWorld) -> None:
-    row = world.add()
-    world.sql("CREATE MATERIALIZED VIEW lagging AS SELECT * FROM mm_run_wait_vw")
-    world.dispatch(wait_view="lagging")
-    with _control(world, wait_view="lagging") as control:
+def test_a_view_that_lags_behind_is_no_lost_work(deployment: HostileDeployment) -> None:
+    row = deployment.add()
+    deployment.sql("CREATE MATERIALIZED VIEW lagging AS SELECT * FROM mm_run_wait_vw")
+    deployment.dispatch(wait_view="lagging")
+    with _control(deployment, wait_view="lagging") as control:
         backlog, (told,) = control.backlog(), control.untakeable(10)
     assert (backlog.ready, backlog.untakeable, told.run_id, told.settled) == (0, 1, row, True)
     assert "says 'SCHEDULED'" in told.reason
@@ -188,86 +188,88 @@ def test_a_view_that_lags_behind_is_no_lost_work(world: HostileWorld) -> None:
     "id_of_a_row",
     ["NULL", "1.5::numeric", "'NaN'::numeric", "1e30::numeric", "-1e19::numeric"],
 )
-def test_rows_without_an_id_are_told_in_addition_to_the_limit(world: HostileWorld, id_of_a_row: str) -> None:
-    good = [world.add() for _ in range(3)]
+def test_rows_without_an_id_are_told_in_addition_to_the_limit(deployment: HostileDeployment, id_of_a_row: str) -> None:
+    good = [deployment.add() for _ in range(3)]
     kind = "bigint" if id_of_a_row == "NULL" else "numeric"
-    world.sql(
+    deployment.sql(
         f"CREATE VIEW partly AS SELECT run_id::{kind}, cntrt_id, file_name, wkf_job_id, wkf_job_run_id,"  # noqa: S608
         f" rgstr_file_time FROM mm_run_plc UNION ALL SELECT {id_of_a_row}, 1, 'f', {JOB}, NULL, '1999-01-01'"
         " FROM generate_series(1, 100)"
     )
-    with _control(world, wait_view="partly") as control:
+    with _control(deployment, wait_view="partly") as control:
         assert (control.backlog().ready, control.backlog().untakeable) == (3, 100)
         assert {row.run_id for row in control.untakeable(100)} == {None}
-    report = world.dispatch(wait_view="partly", dispatch_limit=2)
+    report = deployment.dispatch(wait_view="partly", dispatch_limit=2)
     assert report.scheduled == 2
     refused = [row for row in report.rows if row.run_id not in good]
     assert 1 <= len(refused) <= 20
-    assert world.dispatch(wait_view="partly", dispatch_limit=2).scheduled == 1
+    assert deployment.dispatch(wait_view="partly", dispatch_limit=2).scheduled == 1
 
 
 @contextmanager
-def _locked(world: HostileWorld, run_ids: list[int], how: str = "FOR UPDATE") -> Iterator[None]:
-    with closing(psycopg2.connect(world.database_url)) as owner, owner.cursor() as cursor:
+def _locked(deployment: HostileDeployment, run_ids: list[int], how: str = "FOR UPDATE") -> Iterator[None]:
+    with closing(psycopg2.connect(deployment.database_url)) as owner, owner.cursor() as cursor:
         cursor.execute(f"SELECT FROM mm_run_plc WHERE run_id = ANY(%s) {how}", (run_ids,))
         yield
         owner.rollback()
 
 
 @pytest.mark.parametrize("how", ["FOR UPDATE", "FOR NO KEY UPDATE", "FOR SHARE"])
-def test_locked_rows_keep_no_row_back_and_wait_for_nobody(world: HostileWorld, how: str) -> None:
-    rows = [world.add() for _ in range(5)]
-    with _locked(world, rows[:3], how):
-        report = world.dispatch(dispatch_limit=3)
+def test_locked_rows_keep_no_row_back_and_wait_for_nobody(deployment: HostileDeployment, how: str) -> None:
+    rows = [deployment.add() for _ in range(5)]
+    with _locked(deployment, rows[:3], how):
+        report = deployment.dispatch(dispatch_limit=3)
         assert report.scheduled == 2
-        assert [world.status(row) for row in rows] == ["WAITING"] * 3 + ["SCHEDULED"] * 2
-        with _control(world) as control:
+        assert [deployment.status(row) for row in rows] == ["WAITING"] * 3 + ["SCHEDULED"] * 2
+        with _control(deployment) as control:
             backlog = control.backlog()
             assert control.held(rows) == set(rows[:3])
         assert (backlog.ready, backlog.locked, backlog.untakeable, backlog.oldest_seconds) == (0, 3, 0, None)
-    with _control(world) as control:
+    with _control(deployment) as control:
         assert (control.backlog().ready, control.backlog().locked) == (3, 0)
-    assert world.dispatch(dispatch_limit=3).scheduled == 3
+    assert deployment.dispatch(dispatch_limit=3).scheduled == 3
 
 
-def test_a_lock_on_one_of_several_rows_holds_no_run_up(world: HostileWorld) -> None:
-    rows = [world.add() for _ in range(2)]
-    with _locked(world, rows[:1]), _control(world) as control:
+def test_a_lock_on_one_of_several_rows_holds_no_run_up(deployment: HostileDeployment) -> None:
+    rows = [deployment.add() for _ in range(2)]
+    with _locked(deployment, rows[:1]), _control(deployment) as control:
         assert control.backlog().ready > 0
-        assert world.dispatch().scheduled == 1
+        assert deployment.dispatch().scheduled == 1
 
 
-def test_an_answer_whose_row_is_locked_starts_no_dispatch_until_it_can_be_written(world: HostileWorld) -> None:
-    row = world.add()
-    settings = world.settings()
-    with _control(world) as control:
+def test_an_answer_whose_row_is_locked_starts_no_dispatch_until_it_can_be_written(
+    deployment: HostileDeployment,
+) -> None:
+    row = deployment.add()
+    settings = deployment.settings()
+    with _control(deployment) as control:
         (entry,) = Dispatch(control, None, settings).claim(control.waiting(1)).new  # type: ignore[arg-type]
-    world.sql(
+    deployment.sql(
         "UPDATE process_manager.entry SET state = 'ACCEPTED', accepted_run_id = 5 WHERE entry_id = %s", entry.entry_id
     )
-    with _control(world) as control:
-        with _locked(world, [row]):
+    with _control(deployment) as control:
+        with _locked(deployment, [row]):
             assert (control.backlog().ready, control.backlog().locked) == (0, 1)
         assert (control.backlog().ready, control.backlog().locked) == (1, 0)
-    world.dispatch()
-    assert (world.status(row), world.started(row)) == ("SCHEDULED", 0)
+    deployment.dispatch()
+    assert (deployment.status(row), deployment.started(row)) == ("SCHEDULED", 0)
 
 
-def test_a_row_that_stands_twice_is_refused_also_when_the_limit_cuts_between(world: HostileWorld) -> None:
-    twice, good = world.add(), world.add()
-    world.sql(
+def test_a_row_that_stands_twice_is_refused_also_when_the_limit_cuts_between(deployment: HostileDeployment) -> None:
+    twice, good = deployment.add(), deployment.add()
+    deployment.sql(
         "CREATE VIEW doubled AS SELECT * FROM mm_run_wait_vw UNION ALL SELECT * FROM mm_run_wait_vw WHERE run_id = 1"
     )
-    report = world.dispatch(wait_view="doubled", dispatch_limit=1)
-    assert (world.status(twice), world.started(twice)) == ("FAILED", 0)
-    assert (world.status(good), world.started(good)) == ("SCHEDULED", 1)
+    report = deployment.dispatch(wait_view="doubled", dispatch_limit=1)
+    assert (deployment.status(twice), deployment.started(twice)) == ("FAILED", 0)
+    assert (deployment.status(good), deployment.started(good)) == ("SCHEDULED", 1)
     assert any("stands 2 times" in row.reason for row in report.rows)
 
 
-def test_rows_that_another_dispatch_takes_are_replaced_by_the_next_ones(world: HostileWorld) -> None:
-    rows = [world.add() for _ in range(6)]
-    settings = world.settings()
-    with _control(world) as first, _control(world) as second:
+def test_rows_that_another_dispatch_takes_are_replaced_by_the_next_ones(deployment: HostileDeployment) -> None:
+    rows = [deployment.add() for _ in range(6)]
+    settings = deployment.settings()
+    with _control(deployment) as first, _control(deployment) as second:
         late = Dispatch(first, None, settings)  # type: ignore[arg-type]
         read = late.read(3)
         taken = Dispatch(second, None, settings).claim(second.waiting(3), 3)  # type: ignore[arg-type]
@@ -277,16 +279,16 @@ def test_rows_that_another_dispatch_takes_are_replaced_by_the_next_ones(world: H
     assert [row.run_id for row in claimed.further] == rows[3:]
 
 
-def test_refused_rows_keep_no_row_back(world: HostileWorld) -> None:
-    bad, good = [world.add(job_id=None) for _ in range(3)], world.add()
-    world.dispatch(dispatch_limit=3)
-    assert [world.status(row) for row in (*bad, good)] == ["FAILED"] * 3 + ["SCHEDULED"]
+def test_refused_rows_keep_no_row_back(deployment: HostileDeployment) -> None:
+    bad, good = [deployment.add(job_id=None) for _ in range(3)], deployment.add()
+    deployment.dispatch(dispatch_limit=3)
+    assert [deployment.status(row) for row in (*bad, good)] == ["FAILED"] * 3 + ["SCHEDULED"]
 
 
-def test_rows_that_were_read_elsewhere_are_taken_up_to_the_limit(world: HostileWorld) -> None:
-    rows = [world.add() for _ in range(4)]
-    settings = world.settings()
-    with _control(world) as control:
+def test_rows_that_were_read_elsewhere_are_taken_up_to_the_limit(deployment: HostileDeployment) -> None:
+    rows = [deployment.add() for _ in range(4)]
+    settings = deployment.settings()
+    with _control(deployment) as control:
         read = control.waiting(4)
         claimed = Dispatch(control, None, settings).claim(read, 2)  # type: ignore[arg-type]
     assert [entry.run_id for entry in claimed.new] == rows[:2]
@@ -339,8 +341,8 @@ def test_every_command_says_the_same_of_row_security(shell: Shell) -> None:
 
 def test_a_locked_row_is_explained(shell: Shell) -> None:
     shell.add()
-    world = HostileWorld(shell.database_url, shell.workspace)
-    with _locked(world, [1]):
+    deployment = HostileDeployment(shell.database_url, shell.workspace)
+    with _locked(deployment, [1]):
         assert "locked" in shell.json("explain", "1")["why"]
         assert shell.json("status")["backlog"]["locked"] == 1
     assert "locked" not in shell.json("explain", "1")["why"]

@@ -7,7 +7,7 @@ from psycopg2 import sql
 from psycopg2.extensions import make_dsn
 
 from pm_dagster.errors import ConfigurationError
-from pm_dagster_tests.hostile.world import JOB, HostileWorld
+from pm_dagster_tests.hostile.deployment import JOB, HostileDeployment
 
 _VIEW = """
 DO $$ BEGIN CREATE TYPE pair AS (a bigint, b text); EXCEPTION WHEN duplicate_object THEN NULL; END $$;
@@ -18,8 +18,8 @@ CREATE VIEW mm_run_wait_vw AS SELECT run_id, {cntrt_id} AS cntrt_id, {file_name}
 _SAME = {name: name for name in ("cntrt_id", "file_name", "wkf_job_id", "wkf_job_run_id")}
 
 
-def _view(world: HostileWorld, **columns: str) -> None:
-    world.sql(_VIEW.format(**{**_SAME, **columns}))
+def _view(deployment: HostileDeployment, **columns: str) -> None:
+    deployment.sql(_VIEW.format(**{**_SAME, **columns}))
 
 
 EXOTIC = [
@@ -49,16 +49,16 @@ EXOTIC = [
 ]
 
 
-def test_parameters_of_all_types_arrive_as_the_server_writes_them(world: HostileWorld) -> None:
+def test_parameters_of_all_types_arrive_as_the_server_writes_them(deployment: HostileDeployment) -> None:
     columns = ", ".join(f"{value} AS c{number}" for number, (value, _) in enumerate(EXOTIC))
-    _view(world)
-    world.sql(sql.SQL("CREATE VIEW exotic AS SELECT *, {} FROM mm_run_wait_vw").format(sql.SQL(columns)))
-    row = world.add()
+    _view(deployment)
+    deployment.sql(sql.SQL("CREATE VIEW exotic AS SELECT *, {} FROM mm_run_wait_vw").format(sql.SQL(columns)))
+    row = deployment.add()
     parameters = (("RUN_ID", "run_id"), *((f"P{number}", f"c{number}") for number in range(len(EXOTIC))))
-    world.dispatch(wait_view="exotic", job_parameters=parameters)
-    sent = world.sent(row)
+    deployment.dispatch(wait_view="exotic", job_parameters=parameters)
+    sent = deployment.sent(row)
     assert [sent[f"P{number}"] for number in range(len(EXOTIC))] == [text for _, text in EXOTIC]
-    assert world.status(row) == "SCHEDULED"
+    assert deployment.status(row) == "SCHEDULED"
 
 
 IDS: list[tuple[str, int | None]] = [
@@ -91,58 +91,62 @@ IDS: list[tuple[str, int | None]] = [
 
 
 @pytest.mark.parametrize("column", ["wkf_job_id", "wkf_job_run_id"])
-def test_an_id_of_any_type_is_unchanged_or_the_row_refused(world: HostileWorld, column: str) -> None:
+def test_an_id_of_any_type_is_unchanged_or_the_row_refused(deployment: HostileDeployment, column: str) -> None:
     for value, job in IDS:
-        run = world.workspace.state.add_run(JOB).run_id
-        _view(world, **{column: value.replace("wkf_job_id", column)})
-        row = world.add(run=run if column == "wkf_job_run_id" else None)
-        world.dispatch()
+        run = deployment.workspace.state.add_run(JOB).run_id
+        _view(deployment, **{column: value.replace("wkf_job_id", column)})
+        row = deployment.add(run=run if column == "wkf_job_run_id" else None)
+        deployment.dispatch()
         good = bool(job) or (column == "wkf_job_run_id" and value.startswith("NULL"))
-        assert (value, world.status(row)) == (value, "SCHEDULED" if good else "FAILED")
-        assert world.started(row) == good
+        assert (value, deployment.status(row)) == (value, "SCHEDULED" if good else "FAILED")
+        assert deployment.started(row) == good
 
 
 @pytest.mark.parametrize("job", [1, 2**53 + 1, 2**63 - 1])
-def test_ids_at_the_edges_keep_every_digit(world: HostileWorld, job: int) -> None:
-    world.workspace.state.add_job("edge", job_id=job, seconds=None)
-    world.sql("INSERT INTO mm_run_plc (run_id, run_sttus_name, wkf_job_id) VALUES (%s, 'WAITING', %s)", 2**63 - 1, job)
-    world.dispatch()
-    assert (world.status(2**63 - 1), world.started(2**63 - 1)) == ("SCHEDULED", 1)
+def test_ids_at_the_edges_keep_every_digit(deployment: HostileDeployment, job: int) -> None:
+    deployment.workspace.state.add_job("edge", job_id=job, seconds=None)
+    deployment.sql(
+        "INSERT INTO mm_run_plc (run_id, run_sttus_name, wkf_job_id) VALUES (%s, 'WAITING', %s)", 2**63 - 1, job
+    )
+    deployment.dispatch()
+    assert (deployment.status(2**63 - 1), deployment.started(2**63 - 1)) == ("SCHEDULED", 1)
 
 
-def test_run_ids_that_no_row_should_have(world: HostileWorld) -> None:
-    good = world.add()
+def test_run_ids_that_no_row_should_have(deployment: HostileDeployment) -> None:
+    good = deployment.add()
     for run_id in (0, -5, -(2**63)):
-        world.sql("INSERT INTO mm_run_plc (run_id, run_sttus_name, wkf_job_id) VALUES (%s, 'WAITING', 1001)", run_id)
+        deployment.sql(
+            "INSERT INTO mm_run_plc (run_id, run_sttus_name, wkf_job_id) VALUES (%s, 'WAITING', 1001)", run_id
+        )
     for _ in range(2):
-        world.dispatch()
-    assert [world.status(row) for row in (good, 0, -5, -(2**63))] == ["SCHEDULED", "FAILED", "FAILED", "FAILED"]
+        deployment.dispatch()
+    assert [deployment.status(row) for row in (good, 0, -5, -(2**63))] == ["SCHEDULED", "FAILED", "FAILED", "FAILED"]
 
 
-def test_a_row_that_cannot_be_read_stops_no_other(world: HostileWorld) -> None:
-    _view(world, wkf_job_id=f"CASE WHEN file_name = 'bad' THEN 1 / (run_id - run_id) ELSE {JOB} END")
-    first, bad, last = world.add(), world.add(file_name="bad"), world.add()
-    report = world.dispatch()
-    assert [world.status(row) for row in (first, last)] == ["SCHEDULED", "SCHEDULED"]
-    assert world.status(bad) == "FAILED"
+def test_a_row_that_cannot_be_read_stops_no_other(deployment: HostileDeployment) -> None:
+    _view(deployment, wkf_job_id=f"CASE WHEN file_name = 'bad' THEN 1 / (run_id - run_id) ELSE {JOB} END")
+    first, bad, last = deployment.add(), deployment.add(file_name="bad"), deployment.add()
+    report = deployment.dispatch()
+    assert [deployment.status(row) for row in (first, last)] == ["SCHEDULED", "SCHEDULED"]
+    assert deployment.status(bad) == "FAILED"
     assert any("division by zero" in row.reason for row in report.rows)
 
 
-def test_a_view_that_cannot_be_read_at_all_is_named(world: HostileWorld) -> None:
-    _view(world)
-    world.sql("CREATE VIEW broken AS SELECT * FROM mm_run_wait_vw WHERE 1 / (run_id - run_id) = 1")
-    world.add()
+def test_a_view_that_cannot_be_read_at_all_is_named(deployment: HostileDeployment) -> None:
+    _view(deployment)
+    deployment.sql("CREATE VIEW broken AS SELECT * FROM mm_run_wait_vw WHERE 1 / (run_id - run_id) = 1")
+    deployment.add()
     with pytest.raises(ConfigurationError, match=r"public\.broken.*division by zero"):
-        world.dispatch(wait_view="broken")
+        deployment.dispatch(wait_view="broken")
 
 
-def test_a_view_that_reads_what_we_may_not_is_named(world: HostileWorld) -> None:
-    world.sql("CREATE VIEW blind WITH (security_invoker = true) AS SELECT * FROM mm_run_wait_vw")
-    world.sql("DO $$ BEGIN CREATE ROLE blind; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-    world.sql("GRANT USAGE ON SCHEMA process_manager TO blind; GRANT SELECT ON blind, mm_run_plc TO blind")
-    world.sql("GRANT ALL ON ALL TABLES IN SCHEMA process_manager TO blind")
+def test_a_view_that_reads_what_we_may_not_is_named(deployment: HostileDeployment) -> None:
+    deployment.sql("CREATE VIEW blind WITH (security_invoker = true) AS SELECT * FROM mm_run_wait_vw")
+    deployment.sql("DO $$ BEGIN CREATE ROLE blind; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    deployment.sql("GRANT USAGE ON SCHEMA process_manager TO blind; GRANT SELECT ON blind, mm_run_plc TO blind")
+    deployment.sql("GRANT ALL ON ALL TABLES IN SCHEMA process_manager TO blind")
     with pytest.raises(ConfigurationError, match=r"lacks a privilege.*mm_run_wait_vw"):
-        world.dispatch(wait_view="blind", postgres_url=make_dsn(world.database_url, options="-c role=blind"))
+        deployment.dispatch(wait_view="blind", postgres_url=make_dsn(deployment.database_url, options="-c role=blind"))
 
 
 @pytest.mark.parametrize(
@@ -155,41 +159,41 @@ def test_a_view_that_reads_what_we_may_not_is_named(world: HostileWorld) -> None
         "CREATE VIEW other AS SELECT * FROM mm_run_wait_vw UNION ALL SELECT NULL, NULL, NULL, NULL, NULL",
     ],
 )
-def test_a_relation_of_any_kind_can_stand_for_the_view(world: HostileWorld, make: str) -> None:
-    row = world.add()
-    world.sql(make)
+def test_a_relation_of_any_kind_can_stand_for_the_view(deployment: HostileDeployment, make: str) -> None:
+    row = deployment.add()
+    deployment.sql(make)
     for _ in range(2):
-        world.dispatch(wait_view="other")
-    assert (world.status(row), world.started(row)) == ("SCHEDULED", 1)
+        deployment.dispatch(wait_view="other")
+    assert (deployment.status(row), deployment.started(row)) == ("SCHEDULED", 1)
 
 
-def test_a_view_without_columns_is_said(world: HostileWorld) -> None:
-    world.sql("CREATE VIEW empty AS SELECT")
+def test_a_view_without_columns_is_said(deployment: HostileDeployment) -> None:
+    deployment.sql("CREATE VIEW empty AS SELECT")
     with pytest.raises(ConfigurationError, match=r"public\.empty has no column .*; it has: none"):
-        world.dispatch(wait_view="empty")
+        deployment.dispatch(wait_view="empty")
 
 
-def test_a_join_that_shows_a_row_twice_refuses_only_that_row(world: HostileWorld) -> None:
-    good, twice = world.add(), world.add()
-    world.sql(
+def test_a_join_that_shows_a_row_twice_refuses_only_that_row(deployment: HostileDeployment) -> None:
+    good, twice = deployment.add(), deployment.add()
+    deployment.sql(
         "CREATE VIEW doubled AS SELECT * FROM mm_run_wait_vw UNION ALL SELECT * FROM mm_run_wait_vw WHERE run_id = 2"
     )
     assert twice == 2
-    world.dispatch(wait_view="doubled")
-    assert (world.status(good), world.status(twice), world.started(twice)) == ("SCHEDULED", "FAILED", 0)
+    deployment.dispatch(wait_view="doubled")
+    assert (deployment.status(good), deployment.status(twice), deployment.started(twice)) == ("SCHEDULED", "FAILED", 0)
 
 
-def test_an_order_of_any_type(world: HostileWorld) -> None:
+def test_an_order_of_any_type(deployment: HostileDeployment) -> None:
     values = {"text": "'x'", "time": "'24:00'", "interval": "'170000000 years'", "date": "'infinity'",
               "uuid": "gen_random_uuid()", "boolean": "true", "numeric": "'NaN'", "text[]": "'{}'"}  # fmt: skip
     for number, (type_, value) in enumerate(values.items()):
-        world.sql(f"ALTER TABLE mm_run_plc ADD placed{number} {type_} DEFAULT {value}")
-        row = world.add()
-        world.dispatch(column_order=f"placed{number}")
-        assert (type_, world.status(row)) == (type_, "SCHEDULED")
+        deployment.sql(f"ALTER TABLE mm_run_plc ADD placed{number} {type_} DEFAULT {value}")
+        row = deployment.add()
+        deployment.dispatch(column_order=f"placed{number}")
+        assert (type_, deployment.status(row)) == (type_, "SCHEDULED")
 
 
-def test_an_order_that_has_none_is_named(world: HostileWorld) -> None:
-    world.sql("ALTER TABLE mm_run_plc ADD placed json")
+def test_an_order_that_has_none_is_named(deployment: HostileDeployment) -> None:
+    deployment.sql("ALTER TABLE mm_run_plc ADD placed json")
     with pytest.raises(ConfigurationError, match="PM_COLUMN_ORDER"):
-        world.dispatch(column_order="placed")
+        deployment.dispatch(column_order="placed")

@@ -9,7 +9,7 @@ import pytest
 
 from pm_dagster.errors import AllStartsRefused, AuthenticationFailed, ForeignAnswer, NotAdmitted
 from pm_dagster.sandbox.workspace.attempts import RepairRequest
-from pm_dagster_tests.hostile.world import JOB, UNKNOWN_JOB, HostileWorld
+from pm_dagster_tests.hostile.deployment import JOB, UNKNOWN_JOB, HostileDeployment
 
 HTML = {"body": "<html><body>Not Found</body></html>", "headers": {"content-type": "text/html"}}
 OTHER_JOBS = tuple(range(2001, 2012))
@@ -58,68 +58,72 @@ PASSING: dict[str, Details] = {
 
 
 @pytest.fixture
-def jobs(world: HostileWorld) -> HostileWorld:
-    """A world with a dozen jobs, whose runs go on for as long as a test."""
+def jobs(deployment: HostileDeployment) -> HostileDeployment:
+    """A deployment with a dozen jobs, whose runs go on for as long as a test."""
     for job_id in OTHER_JOBS:
-        world.workspace.state.add_job(f"job {job_id}", job_id=job_id, seconds=None, max_concurrent_runs=1000)
-    return world
+        deployment.workspace.state.add_job(f"job {job_id}", job_id=job_id, seconds=None, max_concurrent_runs=1000)
+    return deployment
 
 
-def _fault(world: HostileWorld, endpoint: str, details: Details, count: int | None = None) -> None:
-    world.workspace.faults.add(endpoint, "status", count=count, **details)
+def _fault(deployment: HostileDeployment, endpoint: str, details: Details, count: int | None = None) -> None:
+    deployment.workspace.faults.add(endpoint, "status", count=count, **details)
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_no_foreign_answer_starts_a_run_beside_the_one_that_is_there(world: HostileWorld, running: bool) -> None:  # noqa: FBT001
+def test_no_foreign_answer_starts_a_run_beside_the_one_that_is_there(
+    deployment: HostileDeployment, *, running: bool
+) -> None:
     for name, details in NOT_THE_API.items():
-        run = world.workspace.state.add_run(JOB, outcome="fail" if running else "succeed")
+        run = deployment.workspace.state.add_run(JOB, outcome="fail" if running else "succeed")
         if running:
-            world.workspace.state.repair(RepairRequest(run.run_id, None, rerun_all_failed_tasks=True))
-        row = world.add(run=run.run_id)
-        before = len(world.workspace.state.runs())
-        _fault(world, "runs/get", details, count=1)
-        world.dispatch()
-        assert len(world.workspace.state.runs()) == before, name
-        assert world.status(row) == ("SCHEDULED" if running else "SUCCESS"), name
-        world.workspace.faults.clear()
+            deployment.workspace.state.repair(RepairRequest(run.run_id, None, rerun_all_failed_tasks=True))
+        row = deployment.add(run=run.run_id)
+        before = len(deployment.workspace.state.runs())
+        _fault(deployment, "runs/get", details, count=1)
+        deployment.dispatch()
+        assert len(deployment.workspace.state.runs()) == before, name
+        assert deployment.status(row) == ("SCHEDULED" if running else "SUCCESS"), name
+        deployment.workspace.faults.clear()
 
 
 @pytest.mark.parametrize("endpoint", ["run-now", "runs/get", "runs/repair", "*"])
-def test_an_address_that_answers_nobody_stops_the_pass_and_refuses_no_row(world: HostileWorld, endpoint: str) -> None:
+def test_an_address_that_answers_nobody_stops_the_pass_and_refuses_no_row(
+    deployment: HostileDeployment, endpoint: str
+) -> None:
     repairs = endpoint.startswith("runs/")
     for name, details in NOT_THE_API.items():
-        run = world.workspace.state.add_run(JOB, outcome="fail")
-        rows = [world.add(run=run.run_id)] if repairs else [world.add() for _ in range(3)]
-        _fault(world, endpoint, details)
+        run = deployment.workspace.state.add_run(JOB, outcome="fail")
+        rows = [deployment.add(run=run.run_id)] if repairs else [deployment.add() for _ in range(3)]
+        _fault(deployment, endpoint, details)
         if endpoint == "runs/repair":
             # The look-up is answered, so it may be this row alone.
-            world.dispatch()
+            deployment.dispatch()
         else:
             with pytest.raises((ForeignAnswer, NotAdmitted)) as caught:
-                world.dispatch()
-            assert world.workspace.host in str(caught.value), name
+                deployment.dispatch()
+            assert deployment.workspace.host in str(caught.value), name
             assert f"HTTP {details['status']}" in str(caught.value), name
-        assert {world.status(row) for row in rows} == {"WAITING"}, name
-        world.workspace.faults.clear()
-        world.dispatch()
-        assert {world.status(row) for row in rows} == {"SCHEDULED"}, name
+        assert {deployment.status(row) for row in rows} == {"WAITING"}, name
+        deployment.workspace.faults.clear()
+        deployment.dispatch()
+        assert {deployment.status(row) for row in rows} == {"SCHEDULED"}, name
         assert len(run.attempts) == 1 + repairs, name
-        assert all(world.started(row) <= 1 for row in rows), name
+        assert all(deployment.started(row) <= 1 for row in rows), name
 
 
 @pytest.mark.parametrize("endpoint", ["run-now", "runs/get", "runs/repair"])
-def test_what_passes_by_itself_is_tried_again(world: HostileWorld, endpoint: str) -> None:
+def test_what_passes_by_itself_is_tried_again(deployment: HostileDeployment, endpoint: str) -> None:
     for name, details in PASSING.items():
         # By some answers nothing was started, so they do not come after the effect.
         for when in ("before",) if name in ("limit", "one 403") else ("before", "after"):
-            run = world.workspace.state.add_run(JOB, outcome="fail")
-            row = world.add(run=None if endpoint == "run-now" else run.run_id)
-            world.workspace.faults.add(endpoint, "status", when, count=1, **details)
-            world.dispatch()
-            assert world.status(row) == "SCHEDULED", (name, when)
-            assert world.started(row) == 1, (name, when)
+            run = deployment.workspace.state.add_run(JOB, outcome="fail")
+            row = deployment.add(run=None if endpoint == "run-now" else run.run_id)
+            deployment.workspace.faults.add(endpoint, "status", when, count=1, **details)
+            deployment.dispatch()
+            assert deployment.status(row) == "SCHEDULED", (name, when)
+            assert deployment.started(row) == 1, (name, when)
             assert len(run.attempts) == (1 if endpoint == "run-now" else 2), (name, when)
-            world.workspace.faults.clear()
+            deployment.workspace.faults.clear()
 
 
 @pytest.mark.parametrize(
@@ -135,17 +139,19 @@ def test_what_passes_by_itself_is_tried_again(world: HostileWorld, endpoint: str
         {"status": 403, **_json(403, "Unauthorized access to Org: 7")},
     ],
 )
-def test_a_token_of_another_workspace_stops_the_pass_and_blames_no_row(world: HostileWorld, details: Details) -> None:
-    rows = [world.add() for _ in range(4)]
-    _fault(world, "*", details)
+def test_a_token_of_another_workspace_stops_the_pass_and_blames_no_row(
+    deployment: HostileDeployment, details: Details
+) -> None:
+    rows = [deployment.add() for _ in range(4)]
+    _fault(deployment, "*", details)
     with pytest.raises(AuthenticationFailed, match="tenant"):
-        world.dispatch()
-    assert {world.status(row) for row in rows} == {"WAITING"}
-    world.workspace.faults.clear()
-    assert world.dispatch().scheduled == 4
+        deployment.dispatch()
+    assert {deployment.status(row) for row in rows} == {"WAITING"}
+    deployment.workspace.faults.clear()
+    assert deployment.dispatch().scheduled == 4
 
 
-def test_a_maintenance_that_forbids_everybody_while_me_answers_fails_no_row(jobs: HostileWorld) -> None:
+def test_a_maintenance_that_forbids_everybody_while_me_answers_fails_no_row(jobs: HostileDeployment) -> None:
     rows = [jobs.add(job_id=job_id) for job_id in OTHER_JOBS for _ in range(3)]
     details = {"status": 403, **_json("PERMISSION_DENIED", "User x does not have Manage Run permissions on it")}
     _fault(jobs, "run-now", details)
@@ -160,14 +166,14 @@ def test_a_maintenance_that_forbids_everybody_while_me_answers_fails_no_row(jobs
     assert {jobs.started(row) for row in rows} == {1}
 
 
-def test_a_workspace_that_has_none_of_the_jobs_is_another_one(jobs: HostileWorld) -> None:
+def test_a_workspace_that_has_none_of_the_jobs_is_another_one(jobs: HostileDeployment) -> None:
     rows = [jobs.add(job_id=UNKNOWN_JOB + number) for number in range(7)]
     with pytest.raises(AllStartsRefused, match="does not exist"):
         jobs.dispatch()
     assert {jobs.status(row) for row in rows} == {"WAITING"}
 
 
-def test_a_refusal_says_which_rule_made_it_final(jobs: HostileWorld) -> None:
+def test_a_refusal_says_which_rule_made_it_final(jobs: HostileDeployment) -> None:
     bad, forbidden = jobs.add(job_id=UNKNOWN_JOB), jobs.add(job_id=OTHER_JOBS[0])
     good = [jobs.add(job_id=job_id) for job_id in OTHER_JOBS[1:]]
     jobs.workspace.state.forbid(OTHER_JOBS[0])
@@ -181,31 +187,31 @@ def test_a_refusal_says_which_rule_made_it_final(jobs: HostileWorld) -> None:
         assert "the Jobs API" in rule
 
 
-def test_a_lone_refusal_that_names_nobody_waits_with_its_reason(world: HostileWorld) -> None:
-    row = world.add()
-    _fault(world, "run-now", {"status": 400, **_json("BAD_REQUEST", "no")})
+def test_a_lone_refusal_that_names_nobody_waits_with_its_reason(deployment: HostileDeployment) -> None:
+    row = deployment.add()
+    _fault(deployment, "run-now", {"status": 400, **_json("BAD_REQUEST", "no")})
     for _ in range(7):
-        world.dispatch()
-    assert world.status(row) == "WAITING"
-    ((state, reason),) = world.sql("SELECT state, reason FROM process_manager.entry WHERE run_id = %s", row)
+        deployment.dispatch()
+    assert deployment.status(row) == "WAITING"
+    ((state, reason),) = deployment.sql("SELECT state, reason FROM process_manager.entry WHERE run_id = %s", row)
     assert state == "DEFERRED"
     assert "BAD_REQUEST no" in reason
 
 
-def test_the_reason_has_the_last_words_beside_the_lost_answer(world: HostileWorld) -> None:
-    row = world.add(job_id=UNKNOWN_JOB)
-    _fault(world, "run-now", {"status": 503}, count=1)
-    world.dispatch()
-    assert world.status(row) == "FAILED"
-    ((message,),) = world.sql("SELECT state_msg FROM mm_run_plc WHERE run_id = %s", row)
+def test_the_reason_has_the_last_words_beside_the_lost_answer(deployment: HostileDeployment) -> None:
+    row = deployment.add(job_id=UNKNOWN_JOB)
+    _fault(deployment, "run-now", {"status": 503}, count=1)
+    deployment.dispatch()
+    assert deployment.status(row) == "FAILED"
+    ((message,),) = deployment.sql("SELECT state_msg FROM mm_run_plc WHERE run_id = %s", row)
     assert f"Job {UNKNOWN_JOB} does not exist." in message
     assert "answer was lost" in message
 
 
-def test_a_quota_passes_and_fails_no_row(world: HostileWorld) -> None:
-    rows = [world.add() for _ in range(3)]
+def test_a_quota_passes_and_fails_no_row(deployment: HostileDeployment) -> None:
+    rows = [deployment.add() for _ in range(3)]
     text = "There were already 10000 jobs created in past 3600 seconds, exceeding rate limit: 10000 per 3600 seconds."
-    _fault(world, "run-now", {"status": 400, **_json("INVALID_STATE", text)}, count=2)
-    world.dispatch()
-    assert {world.status(row) for row in rows} == {"SCHEDULED"}
-    assert {world.started(row) for row in rows} == {1}
+    _fault(deployment, "run-now", {"status": 400, **_json("INVALID_STATE", text)}, count=2)
+    deployment.dispatch()
+    assert {deployment.status(row) for row in rows} == {"SCHEDULED"}
+    assert {deployment.started(row) for row in rows} == {1}

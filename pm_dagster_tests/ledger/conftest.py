@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 
 
 @pytest.fixture
-def world(ledger_url: str) -> Iterator[PostgresWorld]:
+def table(ledger_url: str) -> Iterator[PostgresControlTable]:
     """A control plane with its owner's side."""
-    made = PostgresWorld(ledger_url)
+    made = PostgresControlTable(ledger_url)
     yield made
     made.leave()

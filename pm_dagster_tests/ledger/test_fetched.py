@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 
 
-def test_rows_without_columns_count(world: PostgresWorld) -> None:
-    world.add()
-    world.add()
-    assert len(world.ask("SELECT FROM mm_run_plc")) == 2
-    assert world.ask("SELECT FROM mm_run_plc WHERE false") == []
-    assert world.ask("UPDATE mm_run_plc SET cntrt_id = 8") == []
+def test_rows_without_columns_count(table: PostgresControlTable) -> None:
+    table.add()
+    table.add()
+    assert len(table.ask("SELECT FROM mm_run_plc")) == 2
+    assert table.ask("SELECT FROM mm_run_plc WHERE false") == []
+    assert table.ask("UPDATE mm_run_plc SET cntrt_id = 8") == []

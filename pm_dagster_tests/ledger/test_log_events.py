@@ -10,7 +10,7 @@ from psycopg2.extensions import cursor as Cursor  # noqa: N812 the driver's clas
 from pm_dagster.ledger import closing
 from pm_dagster.ledger.connection import DatabaseIsReadOnly
 from pm_dagster_tests.contracts.steps import claim_one, seen, send
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 
 _REFUSES = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -39,8 +39,10 @@ def _told(caplog: pytest.LogCaptureFixture, event: str) -> list[tuple[str, dict[
     return [(record.levelname, record.__dict__["fields"]) for record in found]
 
 
-def test_a_commit_whose_answer_was_lost_is_found_done(world: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
-    control = world.dispatcher()
+def test_a_commit_whose_answer_was_lost_is_found_done(
+    table: PostgresControlTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    control = table.dispatcher()
     control.register()
     done: list[str] = []
 
@@ -50,7 +52,7 @@ def test_a_commit_whose_answer_was_lost_is_found_done(world: PostgresWorld, capl
         cursor.connection.commit()
         # The write is committed; the COMMIT that the session sends next is answered by nobody.
         cursor.execute("SELECT 1")
-        world.ask("SELECT pg_terminate_backend(%s)", pid)
+        table.ask("SELECT pg_terminate_backend(%s)", pid)
         return "given"
 
     assert control._session.write(work, "a write") == "given"
@@ -61,13 +63,15 @@ def test_a_commit_whose_answer_was_lost_is_found_done(world: PostgresWorld, capl
     assert isinstance(about["write"], int)
 
 
-def test_a_batch_that_the_table_refuses_is_halved(world: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [world.add(age=age) for age in (30.0, 20.0, 10.0)]
-    control = world.dispatcher()
+def test_a_batch_that_the_table_refuses_is_halved(
+    table: PostgresControlTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [table.add(age=age) for age in (30.0, 20.0, 10.0)]
+    control = table.dispatcher()
     entries = control.claim(seen(control))
     for entry in entries:
         send(control, entry)
-    world.ask(_REFUSES.format(run_id=rows[0], which="true"))
+    table.ask(_REFUSES.format(run_id=rows[0], which="true"))
     closed = control.close([entry.entry_id for entry in entries])
     assert {item.run_id for item in closed} == set(rows[1:])
     halved = _told(caplog, "batch of a closing halved")
@@ -81,56 +85,56 @@ def test_a_batch_that_the_table_refuses_is_halved(world: PostgresWorld, caplog: 
     assert "not this one" in str(about["reason"])
 
 
-def test_a_row_that_takes_status_and_run_alone(world: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
-    row = world.add()
-    control = world.dispatcher()
+def test_a_row_that_takes_status_and_run_alone(table: PostgresControlTable, caplog: pytest.LogCaptureFixture) -> None:
+    row = table.add()
+    control = table.dispatcher()
     entry = claim_one(control)
     send(control, entry)
-    world.ask(_REFUSES.format(run_id=row, which="NEW.msg IS DISTINCT FROM OLD.msg"))
+    table.ask(_REFUSES.format(run_id=row, which="NEW.msg IS DISTINCT FROM OLD.msg"))
     control.close([entry.entry_id])
-    assert world.status(row) == "SCHEDULED"
+    assert table.status(row) == "SCHEDULED"
     ((level, about),) = _told(caplog, "row closed without link and message")
     assert (level, about["run_id"]) == ("INFO", row)
 
 
-def test_a_database_that_takes_no_writes(world: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
-    (name,) = world.ask("SELECT current_database()")[0]
-    world.ask(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+def test_a_database_that_takes_no_writes(table: PostgresControlTable, caplog: pytest.LogCaptureFixture) -> None:
+    (name,) = table.ask("SELECT current_database()")[0]
+    table.ask(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with pytest.raises(DatabaseIsReadOnly):
-        world.dispatcher().register()
+        table.dispatcher().register()
     told = _told(caplog, "database is read-only")
     assert told
     assert {level for level, _ in told} == {"WARNING"}
     assert "default_transaction_read_only" in str(told[0][1]["error"])
 
 
-def test_a_rehearsal_that_is_skipped(world: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
-    world.add()
-    claim_one(world.dispatcher(rehearse=False))
+def test_a_rehearsal_that_is_skipped(table: PostgresControlTable, caplog: pytest.LogCaptureFixture) -> None:
+    table.add()
+    claim_one(table.dispatcher(rehearse=False))
     assert _told(caplog, "rehearsal skipped") == [("INFO", {"rows": 1})]
-    world.add()
-    claim_one(world.dispatcher())
+    table.add()
+    claim_one(table.dispatcher())
     assert len(_told(caplog, "rehearsal skipped")) == 1
 
 
-def test_a_rehearsal_that_puts_a_row_off(world: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
-    row = world.add()
-    world.ask(_REFUSES.format(run_id=row, which="true"))
-    entry = claim_one(world.dispatcher())
+def test_a_rehearsal_that_puts_a_row_off(table: PostgresControlTable, caplog: pytest.LogCaptureFixture) -> None:
+    row = table.add()
+    table.ask(_REFUSES.format(run_id=row, which="true"))
+    entry = claim_one(table.dispatcher())
     ((level, about),) = _told(caplog, "row not started")
     assert (level, about["run_id"], about["entry"]) == ("WARNING", row, entry.entry_id)
     assert "not this one" in str(about["reason"])
 
 
 def test_a_table_that_is_too_slow_for_many_rows_at_once(
-    world: PostgresWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    table: PostgresControlTable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(closing, "_LONGEST_REHEARSAL_SECONDS", 0.2)
     monkeypatch.setattr(closing, "_LONGEST_TOGETHER_SECONDS", 0.2)
     for _ in range(2):
-        world.add()
-    world.ask(_SLOW)
-    control = world.dispatcher()
+        table.add()
+    table.ask(_SLOW)
+    control = table.dispatcher()
     entries = control.claim(seen(control))
     assert _told(caplog, "table too slow, one row rehearsed for all") == [("WARNING", {"rows": 2})]
     for entry in entries:
@@ -140,8 +144,8 @@ def test_a_table_that_is_too_slow_for_many_rows_at_once(
     assert _told(caplog, "rows left to the next dispatch") == [("WARNING", {"rows": 1})]
 
 
-def test_a_row_that_nobody_can_take(world: PostgresWorld, caplog: pytest.LogCaptureFixture) -> None:
-    world.loosen_view()
-    row = world.add(status="waiting")
-    (found,) = world.dispatcher().untakeable(10)
+def test_a_row_that_nobody_can_take(table: PostgresControlTable, caplog: pytest.LogCaptureFixture) -> None:
+    table.loosen_view()
+    row = table.add(status="waiting")
+    (found,) = table.dispatcher().untakeable(10)
     assert _told(caplog, "row cannot be taken") == [("INFO", {"run_id": row, "reason": found.reason})]

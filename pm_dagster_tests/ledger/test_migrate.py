@@ -17,7 +17,7 @@ from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import Migrated, initialise
 from pm_dagster.ledger.schema import LEDGER_VERSION
 from pm_dagster_tests.contracts.steps import claim_one, send
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 
 _INITIALISE = """
 import sys
@@ -33,22 +33,22 @@ def test_the_second_time_changes_nothing(database_url: str) -> None:
     assert initialise(settings) == Migrated(LEDGER_VERSION, LEDGER_VERSION)
 
 
-def test_a_ledger_of_the_first_version_is_brought_up_to_date(world: PostgresWorld) -> None:
+def test_a_ledger_of_the_first_version_is_brought_up_to_date(table: PostgresControlTable) -> None:
     """With what a dispatcher left in it."""
-    world.add()
-    entry = claim_one(world.dispatcher())
-    world.leave()
-    world.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN writes")
-    world.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN seen_at")
-    world.ask("DROP INDEX process_manager.dispatcher_actor, process_manager.entry_run, process_manager.entry_previous")
-    world.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN hosts")
-    world.ask("ALTER TABLE process_manager.entry DROP COLUMN row_version, DROP COLUMN superseded")
+    table.add()
+    entry = claim_one(table.dispatcher())
+    table.leave()
+    table.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN writes")
+    table.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN seen_at")
+    table.ask("DROP INDEX process_manager.dispatcher_actor, process_manager.entry_run, process_manager.entry_previous")
+    table.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN hosts")
+    table.ask("ALTER TABLE process_manager.entry DROP COLUMN row_version, DROP COLUMN superseded")
     for name in ("database", "hosts", "system", "timeline", "at"):
-        world.ask(sql.SQL("ALTER TABLE process_manager.identity DROP COLUMN {}").format(sql.Identifier(f"made_{name}")))
-    world.ask("ALTER TABLE process_manager.entry DROP COLUMN rule")
-    world.ask("UPDATE process_manager.alembic_version SET version_num = '0001'")
-    assert initialise(world.settings) == Migrated("0001", LEDGER_VERSION)
-    heir = world.dispatcher()
+        table.ask(sql.SQL("ALTER TABLE process_manager.identity DROP COLUMN {}").format(sql.Identifier(f"made_{name}")))
+    table.ask("ALTER TABLE process_manager.entry DROP COLUMN rule")
+    table.ask("UPDATE process_manager.alembic_version SET version_num = '0001'")
+    assert initialise(table.settings) == Migrated("0001", LEDGER_VERSION)
+    heir = table.dispatcher()
     again = claim_one(heir)
     send(heir, again)
     assert again.entry_id == entry.entry_id
@@ -58,7 +58,7 @@ def test_two_processes_at_once_make_one_ledger(database_url: str) -> None:
     command = [sys.executable, "-c", _INITIALISE, database_url]
     both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [(process.communicate(timeout=120)[1], process.returncode) for process in both] == [("", 0), ("", 0)]
-    assert PostgresWorld(database_url).ask("SELECT count(*) FROM process_manager.identity") == [(1,)]
+    assert PostgresControlTable(database_url).ask("SELECT count(*) FROM process_manager.identity") == [(1,)]
 
 
 def test_a_dispatch_before_the_ledger_says_what_to_do(database_url: str) -> None:
@@ -67,10 +67,10 @@ def test_a_dispatch_before_the_ledger_says_what_to_do(database_url: str) -> None
         control.waiting(1)
 
 
-def test_a_ledger_of_another_version_is_refused(world: PostgresWorld) -> None:
-    world.ask("UPDATE process_manager.alembic_version SET version_num = '9999'")
+def test_a_ledger_of_another_version_is_refused(table: PostgresControlTable) -> None:
+    table.ask("UPDATE process_manager.alembic_version SET version_num = '9999'")
     with pytest.raises(ConfigurationError, match="version 9999, this program needs"):
-        world.dispatcher().waiting(1)
+        table.dispatcher().waiting(1)
 
 
 def test_an_unreachable_database_is_unavailable(database_url: str) -> None:
@@ -86,9 +86,9 @@ def test_an_unusable_url_is_named_without_its_value() -> None:
     assert password not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_user_without_the_right_to_make_a_schema_is_told(world: PostgresWorld) -> None:
-    world.ask("DROP SCHEMA process_manager CASCADE")
-    world.ask("DO $$ BEGIN CREATE ROLE nobody_special LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
-    settings = replace(world.settings, postgres_url=make_dsn(world.url, options="-c role=nobody_special"))
+def test_a_user_without_the_right_to_make_a_schema_is_told(table: PostgresControlTable) -> None:
+    table.ask("DROP SCHEMA process_manager CASCADE")
+    table.ask("DO $$ BEGIN CREATE ROLE nobody_special LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    settings = replace(table.settings, postgres_url=make_dsn(table.url, options="-c role=nobody_special"))
     with pytest.raises(ConfigurationError, match="permission denied"):
         initialise(settings)

@@ -38,7 +38,7 @@ class Oracle:
     """Keeps the history of one harness. ``steps`` counts what was observed."""
 
     def __init__(self, harness: Harness) -> None:
-        self._world = harness
+        self._harness = harness
         self.steps = 0
         self.breaches: list[Breach] = []
         self.rows: dict[int, RowNow] = {}
@@ -64,7 +64,7 @@ class Oracle:
 
     def claimed(self, entries: Sequence[Entry]) -> None:
         """1: what is taken is what the row asks for now."""
-        rows = self._world.rows()
+        rows = self._harness.rows()
         for entry in entries:
             row = rows[entry.run_id]
             if (entry.job_id, entry.previous_run_id) != (row.job_id, row.previous_run_id):
@@ -78,7 +78,7 @@ class Oracle:
 
     def granted(self, entry: Entry, call: Call) -> None:
         """1: nothing is started that nobody asks for, unless the same call may have been made already."""
-        row = self._world.rows().get(entry.run_id)
+        row = self._harness.rows().get(entry.run_id)
         if (row is None or row.status != _WAITING) and call not in self._doubts[entry.run_id, entry.generation]:
             self._broken(1, f"{call} for row {entry.run_id}, which is {row and row.status}")
 
@@ -88,13 +88,13 @@ class Oracle:
 
     def before_call(self) -> None:
         """What is there before."""
-        self._runs = self._world.runs()
+        self._runs = self._harness.runs()
 
     def after_call(self, row: int, generation: int, call: Call, *, lost: bool) -> None:
         """1: at most one effect for a row and generation. 6: its parameters arrive as they are."""
         if lost:
             self._doubts[row, generation].add(call)
-        for run_id, run in self._world.runs().items():
+        for run_id, run in self._harness.runs().items():
             known = self._runs.get(run_id)
             if known is not None and run.attempts == known.attempts:
                 continue
@@ -110,9 +110,9 @@ class Oracle:
     def observe(self, *, dispatcher: bool, identity: int | None = None) -> None:
         """Look at everything; ``dispatcher`` when it was a dispatcher's step. Raises the first Breach."""
         self.steps += 1
-        self._see_runs(self._world.runs())
-        self._see_entries(self._world.ledger(), identity)
-        rows = self._world.rows()
+        self._see_runs(self._harness.runs())
+        self._see_entries(self._harness.ledger(), identity)
+        rows = self._harness.rows()
         for number, row in rows.items():
             before = self.rows.get(number)
             if row.status == _WAITING and (before is None or _asks(before) != _asks(row)):
@@ -128,8 +128,8 @@ class Oracle:
 
     def check_secrets(self) -> None:
         """5: no word that is kept holds the secret."""
-        for text in self._world.texts():
-            if self._world.secret in text:
+        for text in self._harness.texts():
+            if self._harness.secret in text:
                 self._broken(5, f"a secret is kept in: {text}")
         self.raise_breaches()
 
@@ -140,7 +140,7 @@ class Oracle:
     def check_settled(self) -> None:
         """2 and 4: so it is in the end."""
         for number in self._waiting():
-            entries = [entry for entry in self._world.ledger() if entry.row == number and entry.open]
+            entries = [entry for entry in self._harness.ledger() if entry.row == number and entry.open]
             self._broken(2, f"row {number} still waits; {entries}")
         for entry in self._unresolved():
             self._broken(2, f"{entry} is never resolved")
@@ -154,10 +154,10 @@ class Oracle:
     # ---- inside
 
     def _waiting(self) -> list[int]:
-        return [number for number, row in self._world.rows().items() if row.status == _WAITING]
+        return [number for number, row in self._harness.rows().items() if row.status == _WAITING]
 
     def _unresolved(self) -> list[EntryNow]:
-        return [entry for entry in self._world.ledger() if entry.open and entry.state in UNRESOLVED]
+        return [entry for entry in self._harness.ledger() if entry.open and entry.state in UNRESOLVED]
 
     def _broken(self, invariant: int, what: str) -> None:
         self.breaches.append(Breach(invariant, what))
@@ -174,7 +174,7 @@ class Oracle:
 
     def _see_entries(self, entries: Sequence[EntryNow], identity: int | None) -> None:
         """1: nobody writes what somebody else owns, and no generation comes before the row asks again."""
-        rows = self._world.rows()
+        rows = self._harness.rows()
         for entry in entries:
             self._entries.setdefault(entry.entry_id, self.steps)
             before = self._ledger.get(entry.entry_id, entry)
@@ -192,7 +192,7 @@ class Oracle:
         if before.status != _WAITING:
             self._broken(3, f"row {number} was set from {before.status} to {row.status}")
             return
-        entry = max((e for e in self._world.ledger() if e.row == number), key=lambda e: e.generation)
+        entry = max((e for e in self._harness.ledger() if e.row == number), key=lambda e: e.generation)
         if not row.message:
             self._broken(2, f"row {number} became {row.status} without a reason")
         if row.status == "FAILED":
@@ -212,10 +212,10 @@ class Oracle:
         """The run that stands for the row was under way at some time since the work was taken, or had succeeded."""
         run_id = entry.accepted_run_id
         since = self._entries[entry.entry_id]
-        run = self._world.runs().get(run_id or 0)
+        run = self._harness.runs().get(run_id or 0)
         if entry.branch == "new" and run is not None and run.job_id != before.job_id:
             self._broken(2, f"row {number} asks for job {before.job_id}, but {run} stands for it")
-        for other in self._world.ledger():
+        for other in self._harness.ledger():
             if entry.branch == other.branch == "new" and other.accepted_run_id == run_id and other.row != number:
                 self._broken(2, f"run {run_id} stands for row {number} and for row {other.row}")
         if entry.branch == "new" and before.previous_run_id == run_id:

@@ -22,7 +22,7 @@ from pm_dagster.sandbox.workspace.errors import ApiError
 from pm_dagster.sandbox.workspace.model import Run
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
 from pm_dagster_tests.database import fetched
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 from pm_dagster_tests.model.harness import FILE_NAME, JOBS, SETTINGS, EntryNow, RowNow, RunNow
 
 #: A job with room for one run, so that the next is skipped.

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from pm_dagster.orchestration import names
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 from pm_dagster_tests.orchestration.deployment import MODULE, Deployment
 
 _PATIENCE_SECONDS = 90.0

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 
 
 @pytest.fixture
-def database(ledger_url: str) -> Iterator[PostgresWorld]:
+def database(ledger_url: str) -> Iterator[PostgresControlTable]:
     """The owner's side of it."""
-    made = PostgresWorld(ledger_url)
+    made = PostgresControlTable(ledger_url)
     yield made
     made.leave()

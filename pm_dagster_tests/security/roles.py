@@ -26,7 +26,7 @@ from pm_dagster.ledger.redrive import redrive
 from pm_dagster.ledger.schema import check_ledger
 from pm_dagster_tests.contracts import steps
 from pm_dagster_tests.fakes.runs import InMemoryRuns
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 
 _numbers = itertools.count()
 #: What PUBLIC has from the start, and would hide a right that the list lacks.
@@ -43,17 +43,17 @@ _FAST: dict[str, Any] = {
 class Role:
     """A role of this test's own; the server has one set of them for all databases."""
 
-    def __init__(self, world: PostgresWorld, part: Part) -> None:
-        self.world, self.part = world, part
+    def __init__(self, table: PostgresControlTable, part: Part) -> None:
+        self.table, self.part = table, part
         self.name = f"role {os.getpid()} {next(_numbers)}"
-        self.world.ask(f'CREATE ROLE "{self.name}" LOGIN')
-        self.settings = replace(world.settings, postgres_user=self.name, concurrency=2, **_FAST)
+        self.table.ask(f'CREATE ROLE "{self.name}" LOGIN')
+        self.settings = replace(table.settings, postgres_user=self.name, concurrency=2, **_FAST)
 
     @property
     def script(self) -> str:
         """What `pm grants` prints for it."""
-        with closing(connect(self.world.settings)) as connection:
-            return grants.script(connection, self.world.settings, self.part, self.name)
+        with closing(connect(self.table.settings)) as connection:
+            return grants.script(connection, self.table.settings, self.part, self.name)
 
     @property
     def rights(self) -> list[str]:
@@ -63,38 +63,38 @@ class Role:
     @contextmanager
     def without(self, grant: str) -> Iterator[None]:
         """The role for as long as it lacks this right."""
-        self.world.ask(grant.replace("GRANT ", "REVOKE ", 1).replace(" TO ", " FROM "))
+        self.table.ask(grant.replace("GRANT ", "REVOKE ", 1).replace(" TO ", " FROM "))
         try:
             yield
         finally:
-            self.world.ask(grant)
+            self.table.ask(grant)
 
 
 @contextmanager
-def role(world: PostgresWorld, part: Part) -> Iterator[Role]:
+def role(table: PostgresControlTable, part: Part) -> Iterator[Role]:
     """A role with its rights, gone afterwards."""
-    world.ask(_CLOSED)
-    made = Role(world, part)
+    table.ask(_CLOSED)
+    made = Role(table, part)
     try:
-        world.ask(made.script)
+        table.ask(made.script)
         yield made
     finally:
-        world.ask(f'DROP OWNED BY "{made.name}"')
-        world.ask(f'DROP ROLE "{made.name}"')
+        table.ask(f'DROP OWNED BY "{made.name}"')
+        table.ask(f'DROP ROLE "{made.name}"')
 
 
-def dispatch_everything(world: PostgresWorld, settings: Settings) -> None:
+def dispatch_everything(table: PostgresControlTable, settings: Settings) -> None:
     """Do all that a dispatcher ever does. Raises ProcessManagerError when it may not."""
     runs = InMemoryRuns(jobs=(1001,))
-    refused, new, repair = world.add(job_id=None), world.add(), world.add(previous=runs.failed_run(1001))
+    refused, new, repair = table.add(job_id=None), table.add(), table.add(previous=runs.failed_run(1001))
     with _dispatcher(settings) as dead:
         sent, *_ = dead.claim(steps.seen(dead))
         dead.intend([intent_committed(sent)])
-        world.die(dead)
+        table.die(dead)
     with _dispatcher(settings) as control:
         control.backlog()
         Dispatch(control, runs, settings).run()
-    assert [world.status(row) for row in (refused, new, repair)] == ["FAILED", "SCHEDULED", "SCHEDULED"]
+    assert [table.status(row) for row in (refused, new, repair)] == ["FAILED", "SCHEDULED", "SCHEDULED"]
     read_everything(settings)
     with closing(connect(settings)) as connection:
         assert redrive(connection, settings, [refused], "a test") == [refused]

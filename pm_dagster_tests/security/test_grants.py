@@ -16,7 +16,7 @@ from pm_dagster.ledger import grants
 from pm_dagster.ledger.connection import connect
 from pm_dagster.ledger.grants import Part
 from pm_dagster.ledger.migrate import initialise
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 from pm_dagster_tests.security.roles import Role, dispatch_everything, doctor_is_content, read_everything, role
 
 _COMMITTED = Path(__file__).parents[2] / "deploy" / "postgres" / "grants.sql"
@@ -34,19 +34,19 @@ def _as_role(who: Role, statement: str) -> None:
         connection.rollback()
 
 
-def test_the_dispatcher_may_do_its_work(database: PostgresWorld) -> None:
+def test_the_dispatcher_may_do_its_work(database: PostgresControlTable) -> None:
     with role(database, Part.DISPATCHER) as dispatcher:
         dispatch_everything(database, dispatcher.settings)
 
 
-def test_the_reader_may_read(database: PostgresWorld) -> None:
+def test_the_reader_may_read(database: PostgresControlTable) -> None:
     database.add()
     dispatch_everything(database, database.settings)
     with role(database, Part.READER) as reader:
         read_everything(reader.settings)
 
 
-def test_nothing_of_the_dispatchers_rights_can_be_left_out(database: PostgresWorld) -> None:
+def test_nothing_of_the_dispatchers_rights_can_be_left_out(database: PostgresControlTable) -> None:
     superfluous, unnoticed = [], []
     with role(database, Part.DISPATCHER) as dispatcher:
         for right in dispatcher.rights:
@@ -61,7 +61,7 @@ def test_nothing_of_the_dispatchers_rights_can_be_left_out(database: PostgresWor
     assert (superfluous, unnoticed) == ([], [])
 
 
-def test_nothing_of_the_readers_rights_can_be_left_out(database: PostgresWorld) -> None:
+def test_nothing_of_the_readers_rights_can_be_left_out(database: PostgresControlTable) -> None:
     database.add()
     superfluous = []
     with role(database, Part.READER) as reader:
@@ -83,7 +83,7 @@ def _works(work: Callable[[], None]) -> bool:
     return True
 
 
-def _others(database: PostgresWorld) -> list[str]:
+def _others(database: PostgresControlTable) -> list[str]:
     query = "SELECT attname FROM pg_attribute WHERE attrelid = 'mm_run_plc'::regclass AND attnum > 0"
     return [name for (name,) in database.ask(query) if name not in _OURS]
 
@@ -128,7 +128,7 @@ _WRITES = [
 
 
 @pytest.mark.parametrize("part", [Part.DISPATCHER, Part.READER])
-def test_a_role_may_do_no_more(database: PostgresWorld, part: Part) -> None:
+def test_a_role_may_do_no_more(database: PostgresControlTable, part: Part) -> None:
     statements = [*_CHANGES, *(_WRITES if part is Part.READER else ())]
     statements += [f"UPDATE public.mm_run_plc SET {name} = NULL" for name in _others(database)]  # noqa: S608 our names
     with role(database, part) as somebody:
@@ -152,14 +152,14 @@ def test_the_migrator_makes_the_ledger_and_touches_nothing_else(database_url: st
             cursor.execute("DROP ROLE the_migrator")
 
 
-def _rendered(database: PostgresWorld) -> str:
+def _rendered(database: PostgresControlTable) -> str:
     with closing(connect(database.settings)) as connection:
         parts = [grants.script(connection, database.settings, part, name) for part, name in _NAMES.items()]
     head = "-- Written by: pm grants --for PART --role NAME, for the default names. A test keeps it so.\n\n"
     return head + "\n".join(parts)
 
 
-def test_the_committed_script_is_what_the_command_prints(database: PostgresWorld) -> None:
+def test_the_committed_script_is_what_the_command_prints(database: PostgresControlTable) -> None:
     assert _COMMITTED.read_text(encoding="utf-8") == _rendered(database)
 
 
@@ -172,7 +172,7 @@ def test_the_committed_script_is_what_the_command_prints(database: PostgresWorld
         ("SELECT", ""),
     ],
 )
-def test_what_grants_cannot_do_is_said(database: PostgresWorld, change: str, words: str) -> None:
+def test_what_grants_cannot_do_is_said(database: PostgresControlTable, change: str, words: str) -> None:
     before = _rendered(database)
     database.ask(change)
     assert words in _rendered(database)
@@ -180,7 +180,7 @@ def test_what_grants_cannot_do_is_said(database: PostgresWorld, change: str, wor
 
 
 @pytest.mark.parametrize("name", ['x"; DROP TABLE mm_run_plc; --', "x\nDROP TABLE mm_run_plc;", "x'"])
-def test_a_name_can_be_no_statement(database: PostgresWorld, name: str) -> None:
+def test_a_name_can_be_no_statement(database: PostgresControlTable, name: str) -> None:
     with closing(connect(database.settings)) as connection:
         text = grants.script(connection, database.settings, Part.READER, name)
     quoted = '"' + name.replace('"', '""') + '"'

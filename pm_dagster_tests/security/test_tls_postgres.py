@@ -17,7 +17,7 @@ from pm_dagster.errors import ConfigurationError, ProcessManagerError
 from pm_dagster.ledger import server
 from pm_dagster.ledger.connection import connect
 from pm_dagster.ledger.connection_strings import connection_parameters
-from pm_dagster_tests.ledger.world import PostgresWorld
+from pm_dagster_tests.ledger.postgres_control_table import PostgresControlTable
 from pm_dagster_tests.security.tls_site import NAME, WRONG, contexts
 
 
@@ -93,6 +93,6 @@ def test_a_token_of_entra_id_goes_over_in_tls_only(
     assert connection_parameters(settings_from(where)).get("sslmode") == where.get("PM_POSTGRES_SSLMODE")
 
 
-def test_doctor_says_how_the_connection_is_protected(database: PostgresWorld) -> None:
+def test_doctor_says_how_the_connection_is_protected(database: PostgresControlTable) -> None:
     with closing(connect(database.settings)) as connection:
         assert server.server(connection).endswith("on this machine")

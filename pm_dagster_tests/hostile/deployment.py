@@ -31,7 +31,7 @@ VALUES (7, 'WAITING', %s, %s, %s, now()) RETURNING run_id
 
 
 @dataclass
-class HostileWorld:
+class HostileDeployment:
     """The owner's side of a database, and who dispatches from it."""
 
     database_url: str

@@ -28,7 +28,7 @@ def eventually(true: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-class PostgresWorld:
+class PostgresControlTable:
     """The owner's side of a database with a ledger, and the dispatchers on it."""
 
     def __init__(self, url: str) -> None:

@@ -102,7 +102,7 @@ class Cloud:
 
 
 @dataclass(kw_only=True)
-class World(Cloud):
+class Deployment(Cloud):
     """Workspace and database as well."""
 
     workspace: WorkspaceSite

@@ -1,4 +1,4 @@
-"""One world to break: a database, a workspace, the front between the dispatch and the database, the dispatches.
+"""One deployment to break: a database, a workspace, the front between the dispatch and the database, the dispatches.
 
 Put here: what a test does in it: add rows, start dispatches, let time pass, judge. Keep out: which faults and where.
 """
@@ -24,7 +24,7 @@ from pm_dagster_tests.chaos.oracle import Oracle, Verdict
 from pm_dagster_tests.chaos.wire import At, Rule, Then, When, WireFront
 from pm_dagster_tests.chaos.wire_messages import Target
 from pm_dagster_tests.database import fetched
-from pm_dagster_tests.ledger.world import eventually
+from pm_dagster_tests.ledger.postgres_control_table import eventually
 
 JOB = 1001
 #: Short pauses and no pacing: a test waits for nothing but the fault itself.
@@ -53,7 +53,7 @@ class Moment:
 
 
 @dataclass
-class ChaosWorld:
+class ChaosDeployment:
     """A database (its URL without the front), a workspace that is started, and a folder for what is written."""
 
     database_url: str
@@ -68,7 +68,7 @@ class ChaosWorld:
 
     @property
     def oracle(self) -> Oracle:
-        """The judge of this world."""
+        """The judge of this deployment."""
         return Oracle(self.database_url, self.workspace, [self.workspace.token, self.password])
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -172,13 +172,13 @@ class ChaosWorld:
         return sorted(file for file in self.folder.iterdir() if file.suffix in (".out", ".err"))
 
     def verdict(self, **allowed: Any) -> Verdict:  # noqa: ANN401 the options of Oracle.verdict
-        """Judge this world, which has come to rest."""
+        """Judge this deployment, which has come to rest."""
         return self.oracle.verdict(self.files(), **allowed)
 
 
 @contextmanager
-def chaos_world(database_url: str, folder: Path, target: Target | None = None) -> Iterator[ChaosWorld]:
-    """A world over a database that has ledger and audit; ``target`` as of WireFront, by default its Unix socket.
+def chaos_deployment(database_url: str, folder: Path, target: Target | None = None) -> Iterator[ChaosDeployment]:
+    """A deployment over a database that has ledger and audit; ``target`` as of WireFront, by default its Unix socket.
 
     At its end, whatever dispatch still runs is killed.
     """
@@ -190,11 +190,11 @@ def chaos_world(database_url: str, folder: Path, target: Target | None = None) -
     password = f"planted-{secrets.token_hex(12)}"
     with LocalWorkspace(token=f"dapi{secrets.token_hex(16)}") as workspace, WireFront(target or socket) as front:
         workspace.state.add_job("load", JOB, seconds=None, max_concurrent_runs=10_000)
-        world = ChaosWorld(database_url, workspace, front, folder, password)
+        deployment = ChaosDeployment(database_url, workspace, front, folder, password)
         try:
-            yield world
+            yield deployment
         finally:
-            world.release()
-            for process in world.started:
+            deployment.release()
+            for process in deployment.started:
                 process.kill()
                 process.process.join()
