@@ -119,8 +119,9 @@ chaos: setup  ## the long form of the proof; writes docs/proof.md
 	PROOF_RECORDS=$(CURDIR)/$(PROOF) $(BIN)/python -m pytest -n auto -k broken_variant pm_dagster_tests/model
 	$(BIN)/python -m pm_dagster_tests.chaos.report $(PROOF)
 
-bench: setup  ## measure how fast a dispatch is
-	$(BIN)/python -m pm_dagster_tests.bench
+bench: setup  ## measure how fast a dispatch is; CASES="limits mixed-*" measures only these
+	@mkdir -p build
+	@$(BIN)/python -m pm_dagster_tests.bench --json build/bench.json --plot build/bench.svg $(CASES)
 
 release-check: setup  ## build the wheel, look at it, and do the demo from it in an empty environment
 	$(BIN)/python -m pm_dagster_tests.release_check "$(abspath $(shell command -v $(UV)))"

@@ -1,1 +1,1 @@
-"""Measurements, run by ``make bench``. Nothing here is a test."""
+"""Measurements, run by ``make bench``; the tests here see only that they work."""

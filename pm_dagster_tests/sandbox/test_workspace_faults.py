@@ -52,6 +52,19 @@ def test_each_kind_before_and_after_the_effect(workspace: LocalWorkspace, kind: 
     assert post(workspace).json()["run_id"]
 
 
+def test_a_hang_may_vary(workspace: LocalWorkspace) -> None:
+    workspace.faults.add("run-now", "hang", seconds=0.15, jitter=0.15, count=12)
+    took = []
+    for _ in range(12):
+        began = time.monotonic()
+        assert post(workspace).status_code == 200
+        took.append(time.monotonic() - began)
+    # Twelve of them within 60 ms of one another: chance makes that one time in a million.
+    assert max(took) - min(took) > 0.06
+    with pytest.raises(TypeError, match="seconds and jitter are numbers"):
+        workspace.faults.add("run-now", "hang", jitter="0.1")
+
+
 def test_hang(workspace: LocalWorkspace) -> None:
     workspace.faults.add("run-now", "hang", "after", seconds=0.4)
     with pytest.raises(requests.exceptions.ReadTimeout):

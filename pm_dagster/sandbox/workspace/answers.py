@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import struct
 from dataclasses import dataclass, field, replace
@@ -87,7 +88,7 @@ def throttled(retry_after: int | str | None) -> Answer:
 async def broken(fault: Fault, answer: Answer | None) -> Answer | None:
     """What the fault makes of the answer; None: go on as if nothing had happened."""
     if fault.kind == "hang":
-        await asyncio.sleep(fault.seconds)
+        await asyncio.sleep(max(0.0, fault.seconds + random.uniform(-fault.jitter, fault.jitter)))  # noqa: S311 no secret
         return Answer(0, b"", cut="fin") if fault.drop else None
     if fault.kind in ("reset", "fin"):
         return Answer(0, b"", cut=fault.kind)

@@ -21,8 +21,9 @@ class Fault:
     """One rule. It lets ``skip`` matching requests pass, then hits ``count`` (None: for ever).
 
     ``endpoint`` is a name such as ``run-now`` or ``runs/repair``, or a pattern with ``*``; ``match`` a piece of text
-    that path or body must contain. ``hang`` waits ``seconds`` and then goes on as if nothing had happened, or cuts
-    the connection when ``drop`` is set; before the effect, going on means that the effect comes late.
+    that path or body must contain. ``hang`` waits ``seconds``, up to ``jitter`` more or less by chance. It then goes on
+    as if nothing had happened, or cuts the connection when ``drop`` is set; before the effect, going on means that the
+    effect comes late.
     """
 
     endpoint: str
@@ -34,6 +35,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     body: str | None = None
     seconds: float = 1.0
+    jitter: float = 0.0
     drop: bool = False
     match: str = ""
     skip: int = 0
@@ -53,9 +55,14 @@ class Fault:
 
     def _check_types(self) -> None:
         # The fields may come from JSON, where nobody checked them.
-        skip, count, seconds = cast("tuple[object, object, object]", (self.skip, self.count, self.seconds))
-        if not isinstance(skip, int) or not isinstance(count, int | None) or not isinstance(seconds, int | float):
-            raise TypeError("skip and count are whole numbers, seconds is a number; only count may be null")
+        skip, count = cast("tuple[object, object]", (self.skip, self.count))
+        times: list[object] = [self.seconds, self.jitter]
+        if (
+            not isinstance(skip, int)
+            or not isinstance(count, int | None)
+            or not all(isinstance(each, int | float) for each in times)
+        ):
+            raise TypeError("skip and count are whole numbers, seconds and jitter are numbers; only count may be null")
         texts: list[object] = [self.message, self.code, self.match, *self.headers.values()]
         if not all(isinstance(each, str) for each in texts):
             raise TypeError("message, code, match and headers are texts")

@@ -1,0 +1,249 @@
+"""Cases about the dispatch itself: how near it comes to what the API's latency, concurrency and limits allow."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import requests
+
+from pm_dagster_tests.bench.frame import Case, Figure
+from pm_dagster_tests.bench.place import (
+    AT_THE_LIMITS,
+    JOB,
+    LIMITS,
+    OTHERS_JOB,
+    UNPACED,
+    Deployment,
+    Place,
+    report_of,
+    seconds_of,
+    span,
+    throttled,
+    variables_of,
+)
+
+_LATENCY, _JITTER = 0.1, 0.06
+_LOOPED_ROWS = 36
+
+
+def _mixed(place: Place, workers: int) -> Mapping[str, float]:
+    """A dispatch without pacing beside the arithmetic, a thread pool and a loop of the same calls."""
+    new, repair = place.size(1000, 40), place.size(200, 8)
+    at = partial(place.deployment, new, repair, latency=_LATENCY)
+    with at() as deployment:
+        settings = deployment.settings(concurrency=workers, **UNPACED)
+        took = seconds_of(lambda: deployment.dispatch(settings))
+    with at() as deployment:
+        pool = deployment.pool(workers)
+    with at() as deployment:
+        looped = deployment.sequential(place.size(_LOOPED_ROWS, 6)) * (new + repair)
+    # A repair needs two calls.
+    ideal = (new + 2 * repair) * _LATENCY / workers
+    return {
+        "dispatch": took,
+        "ms a row": 1000 * took / (new + repair),
+        "thread pool": pool,
+        "share of the ideal": ideal / took,
+        "of the thread pool": took / pool,
+        "sequential loop is slower by": looped / took,
+    }
+
+
+def _mixed_case(workers: int, least: float) -> Case:
+    return Case(
+        f"mixed-{workers}",
+        f"1,000 new rows and 200 repairs without limits, {workers} calls in flight, answers after 100 ms;"
+        " beside calls x latency / workers, a thread pool around the bare SDK, and a loop of single calls, each with a"
+        " connection of its own (36 rows, scaled)",
+        f"at least {least:g} of what latency and concurrency allow, within 1.15 x of the thread pool",
+        (
+            Figure("share of the ideal", least=least),
+            Figure("of the thread pool", most=1.15),
+            Figure("sequential loop is slower by"),
+            Figure("dispatch", "s"),
+            Figure("ms a row", "ms"),
+            Figure("thread pool", "s"),
+        ),
+        lambda place: _mixed(place, workers),
+    )
+
+
+def _limited(place: Place, rates: Mapping[str, float], jitter: float) -> Mapping[str, float]:
+    """A dispatch under the limits of a workspace; the reference is rows / rate of the slower branch."""
+    new, repair = place.size(300, 20), place.size(75, 5)
+    with place.deployment(new, repair, latency=_LATENCY, jitter=jitter, limits=LIMITS) as deployment:
+        settings = deployment.settings(**rates)
+        took = seconds_of(lambda: deployment.dispatch(settings))
+        limit = max(new / settings.rate_run_now, repair / settings.rate_repair)
+        return {"dispatch": took, "limit": limit, "of the limit": took / limit, "429": throttled(deployment.calls())}
+
+
+def _lower(place: Place) -> Mapping[str, float]:
+    """The workspace takes half of what we believe."""
+    new = place.size(200, 20)
+    with place.deployment(new, latency=_LATENCY, limits={**LIMITS, "run-now": 10.0}) as deployment:
+        took = seconds_of(lambda: deployment.dispatch(deployment.settings(**AT_THE_LIMITS)))
+        limit = new / 10.0
+        return {"dispatch": took, "limit": limit, "of the limit": took / limit, "429": throttled(deployment.calls())}
+
+
+@contextmanager
+def _another_client(place: Place, rate: float, begins: float, ends: float) -> Iterator[None]:
+    """Another client starts runs at this rate, from and to these seconds after the block began."""
+    over = threading.Event()
+    began = time.monotonic()
+
+    def work() -> None:
+        at = began + begins
+        while at < began + ends and not over.wait(max(0.0, at - time.monotonic())):
+            place.post("run-now", {"job_id": OTHERS_JOB, "job_parameters": {}})
+            at += 1 / rate
+
+    threads = [threading.Thread(target=work, daemon=True)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _shared(place: Place) -> Mapping[str, float]:
+    """Another client takes half of run-now's budget for ten seconds and gives it back."""
+    new, begins, ends = place.size(300, 20), place.size(3, 0), place.size(13, 1)
+    with place.deployment(new, latency=_LATENCY, limits=LIMITS) as deployment:
+        with _another_client(place, 10.0, begins, ends):
+            took = seconds_of(lambda: deployment.dispatch(deployment.settings(**AT_THE_LIMITS)))
+        others = [call for call in deployment.calls(OTHERS_JOB) if call.status == requests.codes.ok]
+        limit = (new + len(others)) / LIMITS["run-now"]
+        return {
+            "dispatch": took,
+            "limit": limit,
+            "of the limit": took / limit,
+            "429": throttled(deployment.calls(JOB)),
+            "429 of the other": throttled(deployment.calls(OTHERS_JOB)),
+        }
+
+
+def _together(place: Place, count: int) -> Mapping[str, float]:
+    """Several ``pm dispatch`` that start together; the time is that of the calls, from the first to the last."""
+    new, repair = place.size(300, 20), place.size(75, 5)
+    with place.deployment(new, repair, latency=_LATENCY, limits=LIMITS) as deployment:
+        rates = variables_of(AT_THE_LIMITS)
+        command = ("-m", "pm_dagster.cli", "dispatch", "--json")
+        reports = [report_of(each) for each in [deployment.start(*command, **rates) for _ in range(count)]]
+        deployment.demand_all_scheduled()
+        calls = deployment.calls()
+        limit = max(new / LIMITS["run-now"], repair / LIMITS["runs/repair"])
+        return {
+            "calls span": span(calls),
+            "limit": limit,
+            "of the limit": span(calls) / limit,
+            "429": throttled(calls),
+            "% of calls 429": 100 * throttled(calls) / len(calls),
+            "dispatchers without a row": sum(report["scheduled"] == 0 for report in reports),
+        }
+
+
+def _together_case(count: int, word: str) -> Case:
+    return Case(
+        word,
+        f"{count} `pm dispatch` that start together: 300 new rows and 75 repairs, PM_RATE_* equal to the limits,"
+        " answers after 100 ms; beside rows / limit",
+        "one budget for all: within 1.1 x of the limit, less than 0.5 % of the calls answered 429; each finds rows",
+        (
+            Figure("of the limit", most=1.1),
+            Figure("% of calls 429", most=0.5),
+            Figure("dispatchers without a row", most=0),
+            Figure("calls span", "s"),
+            Figure("limit", "s"),
+            Figure("429"),
+        ),
+        lambda place: _together(place, count),
+    )
+
+
+def _database(place: Place) -> Mapping[str, float]:
+    """What Postgres does for a row: time and transactions in one pass, messages in another, which logs them."""
+    new, repair = place.size(1000, 40), place.size(200, 8)
+    rows = new + repair
+
+    def worked(deployment: Deployment) -> None:
+        deployment.dispatch(deployment.settings(**UNPACED))
+
+    with place.deployment(new, repair, latency=_LATENCY) as deployment:
+        before = place.statistics(deployment)
+        took = seconds_of(lambda: worked(deployment))
+        after = place.statistics(deployment)
+    with place.deployment(new, repair, latency=_LATENCY) as deployment, place.statements_logged() as count:
+        worked(deployment)
+        statements = count()
+    return {
+        "server time": (after[1] - before[1]) / rows,
+        "transactions": (after[0] - before[0]) / rows,
+        "messages": statements / rows,
+        "dispatch": took,
+    }
+
+
+def _limits_case(
+    name: str, told: str, aim: str, figures: tuple[Figure, ...], measure: Callable[[Place], Mapping[str, float]]
+) -> Case:
+    return Case(name, told, aim, (*figures, Figure("dispatch", "s"), Figure("limit", "s")), measure)
+
+
+CASES: tuple[Case, ...] = (
+    _mixed_case(16, 0.93),
+    _mixed_case(32, 0.92),
+    _limits_case(
+        "limits",
+        "300 new rows and 75 repairs under the limits of a workspace, PM_RATE_* equal to them, answers after 40 to 160"
+        " ms; beside rows / limit",
+        "15.8 s where 15 s is the limit (1.053 x), no call answered 429",
+        (Figure("of the limit", most=1.053), Figure("429", most=0)),
+        lambda place: _limited(place, AT_THE_LIMITS, _JITTER),
+    ),
+    _limits_case(
+        "defaults",
+        "the same rows under the same limits with the default PM_RATE_*; beside rows / PM_RATE_*",
+        "the limit of those rates and 3 %, no call answered 429",
+        (Figure("of the limit", most=1.03), Figure("429", most=0)),
+        lambda place: _limited(place, {}, _JITTER),
+    ),
+    _limits_case(
+        "lower",
+        "200 new rows, PM_RATE_RUN_NOW=20 where the workspace takes 10 a second; beside rows / 10",
+        "within 1.15 x of the limit; every row is scheduled",
+        (Figure("of the limit", most=1.15), Figure("429")),
+        _lower,
+    ),
+    _limits_case(
+        "shared",
+        "300 new rows, PM_RATE_RUN_NOW=20 equal to the limit; another client takes 10 a second from second 3 to 13;"
+        " beside (rows + runs that the other got) / 20",
+        "within 1.15 x of the limit; every row is scheduled",
+        (Figure("of the limit", most=1.15), Figure("429"), Figure("429 of the other")),
+        _shared,
+    ),
+    _together_case(2, "two"),
+    _together_case(4, "four"),
+    Case(
+        "database",
+        "what Postgres does for one of 1,000 new rows and 200 repairs without limits, 16 calls in flight: milliseconds"
+        " in which sessions work (pg_stat_database), transactions, statements that arrive",
+        "at most 1 ms, 0.3 transactions, 2 messages",
+        (
+            Figure("server time", "ms", most=1.0),
+            Figure("transactions", most=0.3),
+            Figure("messages", most=2.0),
+            Figure("dispatch", "s"),
+        ),
+        _database,
+    ),
+)

@@ -1,0 +1,207 @@
+"""Cases about whole processes: a dispatch through Dagster, and what a start costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pm_dagster.config.settings import Settings
+from pm_dagster_tests.bench.frame import Case, Figure
+from pm_dagster_tests.bench.place import LIMITS, UNPACED, Deployment, Place, Ran, span, throttled, variables_of
+
+_LATENCY = 0.1
+_PM = ("-m", "pm_dagster.cli", "dispatch", "--json")
+_DAGSTER = ("-m", "dagster", "job", "execute")
+_OURS = (*_DAGSTER, "-m", "pm_dagster.definitions", "-j", "process_manager")
+_EMPTY = (*_DAGSTER, "-m", "pm_dagster_tests.bench.empty_job", "-j", "empty")
+#: The least that starts a run: nothing is read, nothing is written down.
+_BARE = """
+import sys
+from databricks.sdk import WorkspaceClient
+WorkspaceClient().jobs.run_now(int(sys.argv[1]), job_parameters={"RUN_ID": "1"})
+"""
+#: Loads a module and says how much memory that took at most, in KiB; 0 where the system does not tell.
+_LOAD = """
+import sys, importlib, pathlib
+importlib.import_module(sys.argv[1])
+status = pathlib.Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.exists() else []
+print(next((line.split()[1] for line in lines if line.startswith("VmHWM")), 0))
+"""
+
+
+def _warm_dagster(place: Place) -> None:
+    """Not measured: bytecode is written, and Dagster makes its database."""
+
+    def work() -> None:
+        with place.deployment(0) as deployment:
+            deployment.run(*_EMPTY)
+            deployment.run("-c", _LOAD, "pm_dagster.definitions")
+
+    place.once("dagster", work)
+
+
+def _through_dagster(deployment: Deployment, **variables: str) -> Ran:
+    ran = deployment.run(*_OURS, **variables)
+    deployment.demand_all_scheduled()
+    return ran
+
+
+def _dagster_limits(place: Place) -> Mapping[str, float]:
+    """Both branches under the limits, at the default rates."""
+    new, repair = place.size(300, 20), place.size(75, 5)
+    with place.deployment(new, repair, latency=_LATENCY, limits=LIMITS) as deployment:
+        ran = _through_dagster(deployment)
+        calls = deployment.calls()
+    rates = Settings()
+    limit = max(new / rates.rate_run_now, repair / rates.rate_repair)
+    workspace = max(new / LIMITS["run-now"], repair / LIMITS["runs/repair"])
+    first = {name: min(call.began for call in calls if call.endpoint == name) for name in ("run-now", "runs/repair")}
+    return {
+        "calls span": span(calls),
+        "limit": limit,
+        "of the limit": span(calls) / limit,
+        "of the workspace's limit": span(calls) / workspace,
+        "first repair after first new run": first["runs/repair"] - first["run-now"],
+        "429": throttled(calls),
+        "process": ran.seconds,
+    }
+
+
+def _dagster_mixed(place: Place) -> Mapping[str, float]:
+    """The mixed batch without pacing, beside ``pm dispatch`` of the same and an empty job."""
+    new, repair = place.size(1000, 20), place.size(200, 4)
+    rates = variables_of(UNPACED)
+    _warm_dagster(place)
+    with place.deployment(new, repair, latency=_LATENCY) as deployment:
+        empty = deployment.run(*_EMPTY)
+        ours = _through_dagster(deployment, **rates)
+    with place.deployment(new, repair, latency=_LATENCY) as deployment:
+        pm = deployment.run(*_PM, **rates)
+        deployment.demand_all_scheduled()
+    return {
+        "through Dagster": ours.seconds,
+        "pm dispatch": pm.seconds,
+        "empty job": empty.seconds,
+        "of pm dispatch and an empty job": ours.seconds / (pm.seconds + empty.seconds),
+    }
+
+
+def _dagster_row(place: Place) -> Mapping[str, float]:
+    """One row beside an empty job."""
+    _warm_dagster(place)
+    with place.deployment(1) as deployment:
+        empty = deployment.run(*_EMPTY)
+        ours = _through_dagster(deployment)
+    return {
+        "through Dagster": ours.seconds,
+        "empty job": empty.seconds,
+        "of the empty job": ours.seconds / empty.seconds,
+        "CPU through Dagster": ours.cpu_seconds,
+        "CPU of the empty job": empty.cpu_seconds,
+        "CPU, of the empty job": ours.cpu_seconds / empty.cpu_seconds,
+    }
+
+
+def _cold(place: Place) -> Mapping[str, float]:
+    """``pm dispatch`` of one row in a new process, beside a script that starts a run by the SDK."""
+    with place.deployment(1) as deployment:
+        place.once("pm", lambda: deployment.run("-m", "pm_dagster.cli", "plan"))
+        bare = deployment.run("-c", _BARE, str(deployment.work[0][0]))
+        ran = deployment.run(*_PM)
+        deployment.demand_all_scheduled()
+    return {
+        "pm dispatch": ran.seconds,
+        "CPU": ran.cpu_seconds,
+        "bare script": bare.seconds,
+        "of the bare script": ran.seconds / bare.seconds,
+    }
+
+
+def _import(place: Place) -> Mapping[str, float]:
+    """The code location is loaded in a new process, beside dagster alone."""
+    _warm_dagster(place)
+    with place.deployment(0) as deployment:
+        bare = deployment.run("-c", _LOAD, "dagster")
+        ran = deployment.run("-c", _LOAD, "pm_dagster.definitions")
+    return {
+        "CPU": ran.cpu_seconds,
+        "memory": int(ran.out) / 1024,
+        "seconds": ran.seconds,
+        "CPU of dagster alone": bare.cpu_seconds,
+        "CPU, of dagster alone": ran.cpu_seconds / bare.cpu_seconds,
+    }
+
+
+CASES: tuple[Case, ...] = (
+    Case(
+        "dagster-limits",
+        "300 new rows and 75 repairs through Dagster under the limits of a workspace at the default PM_RATE_*, answers"
+        " after 100 ms: seconds from the first call to the last; beside rows / PM_RATE_*",
+        "within 1.1 x of the limit; both branches are at work at once",
+        (
+            Figure("of the limit", most=1.1),
+            Figure("of the workspace's limit"),
+            Figure("first repair after first new run", "s"),
+            Figure("429", most=0),
+            Figure("calls span", "s"),
+            Figure("limit", "s"),
+            Figure("process", "s"),
+        ),
+        _dagster_limits,
+    ),
+    Case(
+        "dagster-mixed",
+        "1,000 new rows and 200 repairs without limits through Dagster, 16 calls in flight, answers after 100 ms;"
+        " beside `pm dispatch` of the same and an empty Dagster job",
+        "as long as both together (5 % for the measurement)",
+        (
+            Figure("of pm dispatch and an empty job", most=1.05),
+            Figure("through Dagster", "s"),
+            Figure("pm dispatch", "s"),
+            Figure("empty job", "s"),
+        ),
+        _dagster_mixed,
+    ),
+    Case(
+        "dagster-row",
+        "one row through Dagster in a new process (`dagster job execute`); beside an empty job of two assets",
+        "at most 1.4 x the empty job",
+        (
+            Figure("of the empty job", most=1.4),
+            Figure("CPU, of the empty job"),
+            Figure("through Dagster", "s"),
+            Figure("empty job", "s"),
+            Figure("CPU through Dagster", "s"),
+            Figure("CPU of the empty job", "s"),
+        ),
+        _dagster_row,
+        trials=3,
+    ),
+    Case(
+        "cold",
+        "`pm dispatch` of one row in a new process; beside a script that starts one run by the SDK",
+        "at most 0.9 s",
+        (
+            Figure("pm dispatch", "s", most=0.9),
+            Figure("CPU", "s"),
+            Figure("bare script", "s"),
+            Figure("of the bare script"),
+        ),
+        _cold,
+        trials=5,
+    ),
+    Case(
+        "import",
+        "the code location is loaded in a new process; beside `import dagster`",
+        "at most 1.5 CPU seconds and 117 MiB",
+        (
+            Figure("CPU", "s", most=1.5),
+            Figure("memory", "MiB", most=117),
+            Figure("seconds", "s"),
+            Figure("CPU of dagster alone", "s"),
+            Figure("CPU, of dagster alone"),
+        ),
+        _import,
+        trials=3,
+    ),
+)
