@@ -14,7 +14,7 @@ import click
 from pm_dagster.config.settings import Settings, settings_from
 
 if TYPE_CHECKING:
-    from databricks.sdk import WorkspaceClient
+    from databricks.sdk.core import Config
     from psycopg2.extensions import connection as Connection  # noqa: N812
 
     from pm_dagster.databricks.runs import SdkRuns
@@ -81,18 +81,18 @@ def workspace_runs(of: Settings) -> SdkRuns:
     """The Jobs API of the configured workspace, with the credentials of this moment; raises as ``settings``."""
     from pm_dagster.config.credentials import WORKSPACE, resolved  # noqa: PLC0415
 
-    return runs_of(client(resolved(invocation().environment, WORKSPACE).environment, of), of)
+    return runs_of(workspace(resolved(invocation().environment, WORKSPACE).environment, of), of)
 
 
-def client(environment: Mapping[str, str], of: Settings) -> WorkspaceClient:
-    """The workspace, signed in to as these variables say."""
-    from pm_dagster.databricks.sign_in import workspace_client  # noqa: PLC0415
+def workspace(environment: Mapping[str, str], of: Settings) -> Config:
+    """Host and credentials of the workspace, signed in to as these variables say."""
+    from pm_dagster.databricks.sign_in import signed_in  # noqa: PLC0415
 
-    return workspace_client(environment, of)
+    return signed_in(environment, of)
 
 
-def runs_of(workspace: WorkspaceClient, of: Settings) -> SdkRuns:
+def runs_of(config: Config, of: Settings) -> SdkRuns:
     """The Jobs API of a workspace that is signed in to."""
     from pm_dagster.databricks.runs import SdkRuns  # noqa: PLC0415
 
-    return SdkRuns(workspace, of)
+    return SdkRuns(config, of)

@@ -295,10 +295,10 @@ def _workspace(environment: Mapping[str, str], settings: Settings, *, rows_reada
     runs: list[SdkRuns] = []
 
     def token() -> str:
-        client = connections.client(environment, settings)
-        runs.append(connections.runs_of(client, settings))
-        who, way = runs[0].check(), client.config.auth_type
-        return f"signed in to {client.config.host} as {who} by {way}, with databricks-sdk {sdk_version()}"
+        workspace = connections.workspace(environment, settings)
+        runs.append(connections.runs_of(workspace, settings))
+        who, way = runs[0].check(), workspace.auth_type
+        return f"signed in to {workspace.host} as {who} by {way}, with databricks-sdk {sdk_version()}"
 
     finding = _check("workspace", remedy, token)
     if not finding.ok or not rows_readable:

@@ -18,7 +18,7 @@ from pm_dagster.config.credentials import resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.databricks.sign_in import workspace_client
+from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.report import Report, ReportRow, report_line
 from pm_dagster.dispatch.service import Dispatch
@@ -92,7 +92,7 @@ def _run(options: Options, given: Mapping[str, str], began: float) -> None:
     report_file = ReportFile(options.report) if options.report else None
     environment = resolved(given).environment
     settings = settings_from(environment)
-    runs = SdkRuns(workspace_client(environment, settings), settings)
+    runs = SdkRuns(signed_in(environment, settings), settings)
     where, rows = _read_by_spark(options, settings)
     # What came before the dispatch counts towards the job's time limit too.
     remaining = max(1.0, settings.deadline_seconds - (time.monotonic() - began))

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
-from databricks.sdk import WorkspaceClient
+from databricks.sdk.core import Config
 from databricks.sdk.service.jobs import JobsAPI, Run
 
 from pm_dagster.config.settings import Settings
@@ -42,7 +42,7 @@ _ANY_JOBS = ("/api/2.1/jobs/list", {"limit": 1})
 
 
 class JobsService:
-    """The Jobs API of one workspace. ``client`` brings host and credentials; thread-safe.
+    """The Jobs API of one workspace. ``config`` has host and credentials; thread-safe.
 
     Raises Defect when the calls do not fit the SDK that is installed: they are rehearsed once in each process, and only
     ``http`` of the rehearsal is given.
@@ -50,12 +50,12 @@ class JobsService:
 
     _rehearsed: ClassVar[set[type]] = set()
 
-    def __init__(self, client: WorkspaceClient, settings: Settings, http: Http | None = None) -> None:
-        self._config = client.config
-        self._http = OneAttempt(client.config, settings.http_timeout_seconds) if http is None else http
+    def __init__(self, config: Config, settings: Settings, http: Http | None = None) -> None:
+        self._config = config
+        self._http = OneAttempt(config, settings.http_timeout_seconds) if http is None else http
         self._jobs = _jobs_api(self._http)
         if http is None and type(self) not in self._rehearsed:
-            type(self)(client, settings, Canned(client.config)).rehearse()
+            type(self)(config, settings, Canned(config)).rehearse()
             self._rehearsed.add(type(self))
 
     def rehearse(self) -> None:

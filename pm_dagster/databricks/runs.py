@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from databricks.sdk import WorkspaceClient
+from databricks.sdk.core import Config
 from databricks.sdk.service.jobs import QueueSettings
 
 from pm_dagster.config.settings import Settings
@@ -22,11 +22,11 @@ from pm_dagster.errors import WorkspaceUnavailable
 
 
 class SdkRuns(JobsService):
-    """See ``pm_dagster.dispatch.ports.DatabricksRuns``. ``client`` brings host and credentials; thread-safe."""
+    """See ``pm_dagster.dispatch.ports.DatabricksRuns``. ``config`` has host and credentials; thread-safe."""
 
-    def __init__(self, client: WorkspaceClient, settings: Settings, http: Http | None = None) -> None:
+    def __init__(self, config: Config, settings: Settings, http: Http | None = None) -> None:
         self._queue = QueueSettings(enabled=True) if settings.queue else None
-        super().__init__(client, settings, http)
+        super().__init__(config, settings, http)
 
     def rehearse(self) -> None:
         """See ``sdk_check``."""

@@ -1,4 +1,4 @@
-"""Signing in to the workspace: a client from environment variables, the same for Dagster, ``pm`` and the cluster.
+"""Signing in to the workspace by environment variables, the same for Dagster, ``pm`` and the cluster.
 
 Which way the variables describe, what contradicts what, what makes a host usable, and what a failed sign-in means. The
 ways themselves are the SDK's and those of ``credentials_strategies``. References to secrets are replaced in the
@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
 from pm_dagster.config.masking import scrubbed
@@ -101,8 +100,8 @@ def _is_scheme_and_host(url: str) -> bool:
     return bool(usable) and not (parts.query or parts.fragment or parts.path.strip("/") or "@" in parts.netloc)
 
 
-def workspace_client(environment: Mapping[str, str], settings: Settings) -> WorkspaceClient:
-    """A client that signs in as the variables say; makes no call for a personal access token.
+def signed_in(environment: Mapping[str, str], settings: Settings) -> Config:
+    """The SDK's configuration, which signs in as the variables say; a personal access token makes no call.
 
     Args:
         environment: ``DATABRICKS_*`` and ``ARM_*`` variables, without references to secrets.
@@ -111,15 +110,6 @@ def workspace_client(environment: Mapping[str, str], settings: Settings) -> Work
     Raises:
         ConfigurationError: Host or credentials are missing or contradict each other.
         WorkspaceUnavailable: The workspace does not say how to sign in.
-    """
-    return WorkspaceClient(config=signed_in(environment, settings))
-
-
-def signed_in(environment: Mapping[str, str], settings: Settings) -> Config:
-    """The SDK's configuration, with host and credentials from these variables.
-
-    Raises ConfigurationError when host or credentials are missing or contradict each other, WorkspaceUnavailable when
-    the workspace does not say how to sign in.
     """
     host = environment.get("DATABRICKS_HOST")
     if host or not _finds_host(environment):

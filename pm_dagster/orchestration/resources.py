@@ -10,31 +10,26 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
-from dagster_databricks import DatabricksClientResource
-from databricks.sdk import WorkspaceClient
-from databricks.sdk.core import Config
-from databricks.sdk.credentials_provider import CredentialsStrategy
 from pydantic import Field
 
 from pm_dagster.config.credentials import DATABASE, WORKSPACE, resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
-from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
-from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
 from pm_dagster.dispatch.service import Dispatch
-from pm_dagster.errors import ConfigurationError, ProcessManagerError
+from pm_dagster.errors import ProcessManagerError
 from pm_dagster.launcher.deployed_job import DeployedJobs
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.orchestration import names
 
+if TYPE_CHECKING:
+    from databricks.sdk import WorkspaceClient
+
 #: What a second set of variables replaces as a whole: no part of one database or workspace completes another.
 _REPLACED = ("PM_", "PG", "DATABRICKS_", "ARM_")
-_MESSAGE_LIMIT = 500
 _PREFIX_DESCRIPTION = (
     "A prefix of the environment variables that this resource reads. With SECOND_ it reads SECOND_PM_SCHEMA instead of "
     "PM_SCHEMA. Use it for a second control table or workspace in one code location. When it is empty, the resource "
@@ -186,7 +181,7 @@ class WorkspaceResource(dg.ConfigurableResource["WorkspaceResource"]):
         """The variables that this workspace is read from, as they are at this moment."""
         return environment_of(self.variable_prefix)
 
-    def client(self, settings: Settings) -> WorkspaceClient:
+    def client(self, settings: Settings) -> "WorkspaceClient":
         """Sign in with the credentials of this moment.
 
         Raises:
@@ -194,46 +189,21 @@ class WorkspaceResource(dg.ConfigurableResource["WorkspaceResource"]):
             WorkspaceUnavailable: Signing in gets no answer.
             Unavailable: A credential cannot be looked up now.
         """
-        config = signed_in(resolved(self.environment(), WORKSPACE).environment, settings)
-        try:
-            with databricks_client_resource(config).process_config_and_initialize_cm() as resource:
-                client: WorkspaceClient = resource.get_client().workspace_client
-        except ValueError as error:
-            # The SDK also looks at the variables of this process when it does not need them.
-            message = scrubbed(str(error)).splitlines()[0][:_MESSAGE_LIMIT]
-            raise ConfigurationError(f"the workspace credentials cannot be used: {message}") from None
-        return client
+        from pm_dagster.orchestration.databricks_client import workspace_client  # noqa: PLC0415 see the module
+
+        return workspace_client(resolved(self.environment(), WORKSPACE).environment, settings)
 
     def runs(self, settings: Settings) -> DatabricksRuns:
         """The runs of the workspace. Raises as ``client``."""
-        return SdkRuns(self.client(settings), settings)
+        from pm_dagster.databricks.runs import SdkRuns  # noqa: PLC0415 as above
+
+        return SdkRuns(self.client(settings).config, settings)
 
     def deployed_jobs(self, settings: Settings) -> DeployedJobs:
         """The deployed jobs of the workspace. Raises as ``client``."""
-        return SdkDeployedJobs(self.client(settings), settings)
+        from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs  # noqa: PLC0415 as above
 
-
-class _SignedIn(CredentialsStrategy):
-    """Signs requests as an SDK configuration does that is signed in already.
-
-    dagster-databricks' own fields know three ways to sign in; this one carries all of ours.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-
-    def auth_type(self) -> str:
-        """The name of the way to sign in."""
-        return str(self._config.auth_type)
-
-    def __call__(self, cfg: Config) -> Callable[[], dict[str, str]]:  # noqa: ARG002 the SDK's signature
-        """What makes the headers of a request."""
-        return self._config.authenticate
-
-
-def databricks_client_resource(config: Config) -> DatabricksClientResource:
-    """dagster-databricks' resource for a workspace that is signed in to; no field of it holds a secret."""
-    return DatabricksClientResource(host=config.host, credentials_strategy=_SignedIn(config))
+        return SdkDeployedJobs(self.client(settings).config, settings)
 
 
 class DispatchSession:

@@ -122,7 +122,7 @@ class Deployment:
         """One dispatch in this process; every row has to come out of it SCHEDULED."""
         control = PostgresControlPlane(settings, "bench")
         try:
-            report = Dispatch(control, SdkRuns(self.client(settings.concurrency), settings), settings).run()
+            report = Dispatch(control, SdkRuns(self.client(settings.concurrency).config, settings), settings).run()
         finally:
             control.end()
         self.demand_all_scheduled()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 
 from pm_dagster_tests.cli.shell import JOB, UNKNOWN_JOB, Shell
@@ -119,3 +121,22 @@ def test_table_for_people(shell: Shell) -> None:
     assert done.returncode == 0
     assert "1 read, 1 scheduled" in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
+
+
+def test_a_dispatch_imports_no_more_of_the_libraries_than_it_uses(shell: Shell) -> None:
+    shell.add(1)
+    heavy = ("aiohttp", "alembic", "azure", "dagster", "numpy", "pandas", "pyspark", "sqlalchemy")
+    services = ("catalog", "dashboards", "ml", "settings", "sql", "workspace")
+    code = (
+        "import sys; sys.argv = ['pm', 'dispatch']\n"
+        "from pm_dagster.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        f"names = [*{heavy}, *('databricks.sdk.service.' + name for name in {services})]\n"
+        "print('IMPORTED', [name for name in names if name in sys.modules], code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=shell.environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "IMPORTED [] 0"
+    assert shell.statuses() == {"SCHEDULED": 1}

@@ -14,7 +14,7 @@ from pm_dagster.config.credentials import resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import settings_from
 from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.databricks.sign_in import workspace_client
+from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.dispatch.report import Report
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.ledger.control_plane import PostgresControlPlane
@@ -44,7 +44,7 @@ def _dispatch(variables: Mapping[str, str]) -> Report:
     settings = settings_from(environment)
     control = PostgresControlPlane(settings, "one of two")
     try:
-        return Dispatch(control, SdkRuns(workspace_client(environment, settings), settings), settings).run()
+        return Dispatch(control, SdkRuns(signed_in(environment, settings), settings), settings).run()
     finally:
         control.end()
 

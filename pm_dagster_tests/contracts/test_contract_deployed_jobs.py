@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
@@ -54,8 +53,8 @@ class LocalBench:
         workspace.switches.cancel_seconds = 0.0
         workspace.state.add_job(NAME, job_id=JOB, seconds=None, max_concurrent_runs=1, queue=False)
         workspace.state.add_job("queueing", job_id=QUEUEING_JOB, seconds=None, max_concurrent_runs=1, queue=True)
-        client = WorkspaceClient(config=Config(host=workspace.host, token=workspace.token))
-        self.jobs: DeployedJobs = SdkDeployedJobs(client, Settings())
+        config = Config(host=workspace.host, token=workspace.token)
+        self.jobs: DeployedJobs = SdkDeployedJobs(config, Settings())
 
     def add_job(self, name: str) -> int:
         """Another job."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
@@ -38,8 +37,8 @@ class LocalBench:
     def __init__(self, workspace: LocalWorkspace) -> None:
         self.workspace = workspace
         workspace.state.add_job("job", job_id=JOB, seconds=None, max_concurrent_runs=10)
-        client = WorkspaceClient(config=Config(host=workspace.host, token=workspace.token))
-        self.runs: DatabricksRuns = SdkRuns(client, Settings())
+        config = Config(host=workspace.host, token=workspace.token)
+        self.runs: DatabricksRuns = SdkRuns(config, Settings())
 
     def failed_run(self, repairs: int = 0) -> int:
         """A run that failed, after so many repairs."""

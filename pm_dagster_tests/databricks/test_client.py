@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.sign_in import check_host, workspace_client
+from pm_dagster.databricks.sign_in import check_host, signed_in
 from pm_dagster.errors import ConfigurationError, WorkspaceUnavailable
 
 
@@ -56,15 +56,15 @@ def test_more_than_a_host_is_refused(host: str) -> None:
 def test_a_token_does_not_travel_in_clear(host: str) -> None:
     environment = {"DATABRICKS_HOST": host, "DATABRICKS_TOKEN": "a-token"}
     with pytest.raises(ConfigurationError, match="anybody on the way can read our token"):
-        workspace_client(environment, Settings())
-    assert workspace_client(environment, Settings(allow_http=True)).config.host == host
+        signed_in(environment, Settings())
+    assert signed_in(environment, Settings(allow_http=True)).host == host
 
 
 def test_a_profile_does_not_get_around_that(tmp_path: Path) -> None:
     (tmp_path / "profiles").write_text("[team]\nhost = http://10.0.0.1\ntoken = a-token\n")
     environment = {"DATABRICKS_CONFIG_PROFILE": "team", "DATABRICKS_CONFIG_FILE": str(tmp_path / "profiles")}
     with pytest.raises(ConfigurationError, match="anybody on the way can read our token"):
-        workspace_client(environment, Settings())
+        signed_in(environment, Settings())
 
 
 def test_a_workspace_that_does_not_answer_is_noticed_at_once_by_every_way() -> None:
@@ -74,15 +74,15 @@ def test_a_workspace_that_does_not_answer_is_noticed_at_once_by_every_way() -> N
         "DATABRICKS_CLIENT_SECRET": "made-up-secret",
     }
     with pytest.raises(WorkspaceUnavailable, match="cannot connect"):
-        workspace_client(environment, Settings())
+        signed_in(environment, Settings())
 
 
-def test_a_token_makes_a_client_without_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_signs_in_without_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"DATABRICKS_HOST": "https://adb-1.2.azuredatabricks.net", "DATABRICKS_TOKEN": "a-token"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    client = workspace_client(environment, Settings())
-    assert client.config.host == "https://adb-1.2.azuredatabricks.net"
+    config = signed_in(environment, Settings())
+    assert config.host == "https://adb-1.2.azuredatabricks.net"
 
 
 def test_contradicting_credentials_are_refused_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +95,6 @@ def test_contradicting_credentials_are_refused_without_their_values(monkeypatch:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match="set DATABRICKS_AUTH_TYPE to one of pat, oauth-m2m") as caught:
-        workspace_client(environment, Settings())
+        signed_in(environment, Settings())
     assert "first-secret" not in str(caught.value)
     assert "second-secret" not in str(caught.value)

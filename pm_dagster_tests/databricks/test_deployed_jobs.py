@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from databricks.sdk import WorkspaceClient
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
@@ -19,7 +18,7 @@ ME = "/api/2.0/preview/scim/v2/Me"
 
 
 def jobs(server: TinyServer) -> SdkDeployedJobs:
-    return SdkDeployedJobs(WorkspaceClient(config=server.config()), Settings(http_timeout_seconds=30.0))
+    return SdkDeployedJobs(server.config(), Settings(http_timeout_seconds=30.0))
 
 
 def run(**more: Any) -> Reply:  # noqa: ANN401

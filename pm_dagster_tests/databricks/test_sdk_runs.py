@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
@@ -35,7 +34,7 @@ def test_a_new_run_sends_its_token_parameters_and_queueing(server: TinyServer) -
 
 def test_queueing_can_be_left_to_the_job(server: TinyServer) -> None:
     server.replies(json_reply(run_id=1))
-    SdkRuns(WorkspaceClient(config=server.config()), Settings(queue=False)).start(1, {}, "t")
+    SdkRuns(server.config(), Settings(queue=False)).start(1, {}, "t")
     assert "queue" not in server.asked[0].body
 
 
@@ -236,7 +235,7 @@ def test_a_lost_run_is_found_by_its_parameters(server: TinyServer) -> None:
     ],
 )
 def test_the_page_of_a_run_is_linked_without_a_call(host: str, expected: str) -> None:
-    runs = SdkRuns(WorkspaceClient(config=Config(host=host, token="t0ken")), Settings())
+    runs = SdkRuns(Config(host=host, token="t0ken"), Settings())
     assert runs.page_url(1, 2) == expected
 
 

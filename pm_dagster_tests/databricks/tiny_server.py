@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
@@ -74,7 +73,7 @@ class TinyServer:
 
     def runs(self, timeout: float = 30.0) -> SdkRuns:
         """The adapter on this server."""
-        return SdkRuns(WorkspaceClient(config=self.config()), Settings(http_timeout_seconds=timeout))
+        return SdkRuns(self.config(), Settings(http_timeout_seconds=timeout))
 
 
 def _fields(content: bytes, kind: str) -> Mapping[str, object]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg2
-from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 from psycopg2 import sql
 
@@ -52,10 +51,10 @@ class HostileDeployment:
     def dispatch(self, **changes: Any) -> Report:  # noqa: ANN401 as above
         """One whole pass, with these settings changed."""
         settings = self.settings(**changes)
-        client = WorkspaceClient(config=Config(host=self.workspace.host, token=self.workspace.token))
+        config = Config(host=self.workspace.host, token=self.workspace.token)
         control = PostgresControlPlane(settings, actor="test")
         try:
-            return Dispatch(control, SdkRuns(client, settings), settings).run()
+            return Dispatch(control, SdkRuns(config, settings), settings).run()
         finally:
             control.end()
 

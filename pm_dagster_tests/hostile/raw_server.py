@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
@@ -37,8 +36,8 @@ class RawServer:
 
     def runs(self, timeout: float = 30.0) -> SdkRuns:
         """The adapter on this server."""
-        client = WorkspaceClient(config=Config(host=self.host, token=TOKEN))
-        return SdkRuns(client, Settings(http_timeout_seconds=timeout))
+        config = Config(host=self.host, token=TOKEN)
+        return SdkRuns(config, Settings(http_timeout_seconds=timeout))
 
 
 def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:

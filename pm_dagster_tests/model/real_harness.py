@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import psycopg2
-from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
@@ -46,8 +45,8 @@ class RealServers:
     def __init__(self, url: str, workspace: LocalWorkspace) -> None:
         self.settings = replace(SETTINGS, postgres_url=url, allow_http=True)
         self.workspace = workspace
-        client = WorkspaceClient(config=Config(host=workspace.host, token=workspace.token))
-        self.jobs_api = SdkRuns(client, self.settings)
+        config = Config(host=workspace.host, token=workspace.token)
+        self.jobs_api = SdkRuns(config, self.settings)
         self.connection = psycopg2.connect(url)
         self.connection.autocommit = True
 

@@ -10,7 +10,8 @@ import pytest
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.sign_in import signed_in
-from pm_dagster.orchestration.resources import ControlTableResource, WorkspaceResource, databricks_client_resource
+from pm_dagster.orchestration.databricks_client import databricks_client_resource
+from pm_dagster.orchestration.resources import ControlTableResource, WorkspaceResource
 
 _HOST = "https://adb-1.2.azuredatabricks.net"
 _PAT = {"DATABRICKS_TOKEN": "dapi-made-up"}

@@ -10,7 +10,7 @@ import pytest
 from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.sign_in import workspace_client
+from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.databricks.transport import OneAttempt
 from pm_dagster.errors import ConfigurationError, ProcessManagerError, WorkspaceUnavailable
 from pm_dagster_tests.security.tls_site import NAME, WRONG, tls_server
@@ -50,7 +50,7 @@ def test_a_call(tmp_path: Path, wrong: str) -> None:
 def test_signing_in_by_a_client_secret(tmp_path: Path, wrong: str) -> None:
     environment = {"DATABRICKS_CLIENT_ID": "an-id", "DATABRICKS_CLIENT_SECRET": TOKEN}
     with tls_server(tmp_path, wrong) as server, pytest.raises(ProcessManagerError, match=WRONG[wrong][1]) as caught:
-        workspace_client({**environment, "DATABRICKS_HOST": server.url}, Settings(http_timeout_seconds=5))
+        signed_in({**environment, "DATABRICKS_HOST": server.url}, Settings(http_timeout_seconds=5))
     assert server.heard == []
     assert "TLS" in str(caught.value)
     assert NAME in str(caught.value)

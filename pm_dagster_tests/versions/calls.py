@@ -12,7 +12,7 @@ sys.path.insert(0, sys.argv[1])
 from pm_dagster.config.settings import settings_from
 from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs
 from pm_dagster.databricks.sdk_check import sdk_version
-from pm_dagster.databricks.sign_in import workspace_client
+from pm_dagster.databricks.sign_in import signed_in
 from pm_dagster.errors import Refused
 
 
@@ -25,7 +25,7 @@ def _ended(jobs: SdkDeployedJobs, run_id: int) -> str | None:
 
 def _tell(job_id: int) -> dict[str, object]:
     settings = settings_from(os.environ)
-    jobs = SdkDeployedJobs(workspace_client(os.environ, settings), settings)
+    jobs = SdkDeployedJobs(signed_in(os.environ, settings), settings)
     (deployed,) = jobs.find_jobs("ingest")
     run_id = jobs.start(deployed.job_id, "a token")
     again = jobs.start(deployed.job_id, "a token")

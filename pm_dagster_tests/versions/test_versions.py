@@ -98,7 +98,7 @@ def test_our_own_calls_are_led_to_their_workspace(name: str) -> None:
     program = (
         "import os; from pm_dagster.config.settings import Settings; from pm_dagster.databricks.sign_in import *;"
         "from pm_dagster.databricks.runs import SdkRuns;"
-        "print(SdkRuns(workspace_client(os.environ, Settings()), Settings()).check())"
+        "print(SdkRuns(signed_in(os.environ, Settings()), Settings()).check())"
     )
     with tiny_server() as server:
         server.replies(json_reply(userName="somebody"))
