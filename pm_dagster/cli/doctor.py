@@ -72,7 +72,7 @@ _WORKSPACE_PLACES = ("DATABRICKS_HOST", "DATABRICKS_CONFIG_PROFILE")
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: its name, whether it is green, what was found, and what to do when it is red."""
+    """One check: its name, whether it is green, what was found, and what to do when it is red or warns."""
 
     check: str
     ok: bool
@@ -114,7 +114,7 @@ def _print(findings: list[Finding]) -> None:
     for finding in findings:
         mark = text("green ", "green") if finding.ok else text("RED   ", "bold red")
         out.print(mark + text(f"{finding.check}: ", "bold") + text(finding.found))
-        if not finding.ok and finding.remedy:
+        if finding.remedy:
             out.print(text(f"      -> {finding.remedy}"))
     red = sum(not finding.ok for finding in findings)
     out.print()
@@ -194,7 +194,7 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
     begin_again(connection)
     # Whatever else is red, a missing right may be why.
     if all(finding.ok for finding in findings if finding.check in _SHOWS_THE_NAMES):
-        findings.append(_privileges(connection, settings))
+        findings += [_privileges(connection, settings), _index(connection, settings)]
     if all(finding.ok for finding in findings):
         findings.append(_check("rows that wait", "correct each row as it says", _takeable(settings)))
     if all(finding.ok for finding in findings):
@@ -204,6 +204,20 @@ def _in_database(connection: Connection, settings: Settings) -> list[Finding]:
     findings.append(_parameters(settings))
     mode = server.liveness(connection, settings)
     return [*findings, Finding("liveness", ok=True, found=mode)]
+
+
+def _index(connection: Connection, settings: Settings) -> Finding:
+    """Whether the rows that wait are found without reading the others; an owner may do without, so it is never red."""
+    from pm_dagster.ledger import index_advice  # noqa: PLC0415
+
+    statement = index_advice.proposed_index(connection, settings)
+    if statement is None:
+        return Finding("index", ok=True, found=f"none is missing on {settings.control_table}")
+    found = (
+        f"WARNING: no index on {settings.control_table} finds the rows that wait, so each look at them reads the whole"
+        " table"
+    )
+    return Finding("index", ok=True, found=found, remedy=f"have the owner of the table run: {statement}")
 
 
 def _closing(settings: Settings) -> str:

@@ -30,7 +30,7 @@ from pm_dagster.dispatch.model import EntryState
 from pm_dagster.dispatch.ports import Event
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.ledger import ledger_sql
-from pm_dagster.ledger.connection import LOCAL_TIMEOUTS, named_cursor, named_rows, translate
+from pm_dagster.ledger.connection import LOCAL_SETTINGS, named_cursor, named_rows, translate
 from pm_dagster.ledger.control_table_sql import ControlTableStatements
 from pm_dagster.ledger.layout import read_layout, statuses_refused
 from pm_dagster.ledger.ledger_sql import as_json, storable
@@ -131,7 +131,7 @@ class Closing:
         existing = {row.run_id for row in self._run(self._statements.existing, run_ids=run_ids)}
         failed = self._write([self._row_write(entry) for entry in due if _to_write(entry, found.get(entry.run_id))])
         closable = [entry for entry in due if entry.run_id not in failed and _closable(entry, found, existing)]
-        self._cursor.execute(LOCAL_TIMEOUTS)
+        self._cursor.execute(LOCAL_SETTINGS)
         self._run(ledger_sql.CLOSE_ENTRIES, entry_ids=[entry.entry_id for entry in closable])
         self._put_off([entry for entry in due if entry.run_id in failed], failed)
         for entry in closable:

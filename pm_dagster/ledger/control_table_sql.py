@@ -79,14 +79,14 @@ ORDER BY e.entry_id"""
 #: Whether the control table itself says that row ``v`` of the view waits: by this comparison every write is guarded.
 _WAITS = "EXISTS (SELECT 1 FROM {table} w WHERE w.{run_id} = v.{run_id} AND w.{status} = %(waiting)s)"
 _LOCKED_FOR_US, _AS_THEY_ARE = sql.SQL("FOR NO KEY UPDATE OF t SKIP LOCKED"), sql.SQL("")
-_BESIDE = sql.SQL("LEFT JOIN")
 #: A numeric may be too long, broken or NaN.
 _WHOLE = """coalesce(
     v.{run_id} BETWEEN -9223372036854775808 AND 9223372036854775807 AND v.{run_id} = trunc(v.{run_id}), false)"""
-#: An entry of row ``v`` that stands against taking it: a dispatch works on it, or is to come back to it.
-_TAKEN = """EXISTS (
+#: No entry of row ``v`` stands against taking it: no dispatch works on it, or is to come back to it. The planner makes
+#: a join of a plain NOT EXISTS, and a nested loop of that while it believes that hardly any entry is open.
+_NOT_TAKEN = """(EXISTS (
     SELECT 1 FROM {ledger}.entry e
-    WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id} AND e.open AND NOT {claimable})"""
+    WHERE e.control_table = %(control_table)s AND e.run_id = v.{run_id} AND e.open AND NOT {claimable})) IS NOT TRUE"""
 #: What ``untakeable`` decides by. The row that waits is shown, if there are several of one id.
 _FACTS = """
 SELECT v.{run_id} AS run_id, {has_place} AS has_place, coalesce(t.found, false) AS in_table, t.said::text AS status,
@@ -244,18 +244,27 @@ class ControlTableStatements:
     def _free(self) -> sql.Composed:
         """Rows ``v`` of the view that a dispatch may take: view and table say so, and nobody has them.
 
-        This is the one condition for what waits; only the row's lock is left to be had.
+        This is the one condition for what waits; only the row's lock is left to be had. ``t`` is joined by ``_joined``.
         """
         return self._build(
-            "{said} AND {has_place} AND {waits} AND NOT {taken}",
+            "{said} AND {has_place} AND {waits} AND {not_taken}",
             said=self._build("v.{view_status} = %(waiting)s") if self._layout.view_has_status else sql.SQL("true"),
             has_place=self._has_place(),
-            waits=self._build(_WAITS),
-            taken=self._taken(),
+            waits=self._build("t.{run_id} IS NOT NULL") if self._layout.one_row_per_id else self._build(_WAITS),
+            not_taken=self._not_taken(),
         )
 
-    def _taken(self) -> sql.Composed:
-        return self._build(_TAKEN, claimable=sql.SQL(CLAIMABLE))
+    def _joined(self) -> sql.Composed:
+        """The join of the table's row ``t`` to row ``v`` of the view, for ``_free``.
+
+        Where a key keeps the table to one row an id, only its rows that wait are joined: few, and found by the owner's
+        index on the status. Without a key all rows of the id count, those that do not wait beside the one that does.
+        """
+        waits = self._build("AND t.{status} = %(waiting)s") if self._layout.one_row_per_id else sql.SQL("")
+        return self._build("JOIN {table} t ON t.{run_id} = v.{run_id} {waits}", waits=waits)
+
+    def _not_taken(self) -> sql.Composed:
+        return self._build(_NOT_TAKEN, claimable=sql.SQL(CLAIMABLE))
 
     def _order(self) -> sql.Composed:
         column = self._settings.column_order
@@ -286,8 +295,11 @@ class ControlTableStatements:
             zone=sql.Literal(zone),
         )
 
-    def _rows(self, *, whole: bool = True, join: sql.SQL = _BESIDE) -> sql.Composed:
-        """The view's rows as ``raw_row`` reads them, to be followed by a condition; if not ``whole``, less values."""
+    def _rows(self, *, whole: bool = True, beside: sql.Composable | None = None) -> sql.Composed:
+        """The view's rows as ``raw_row`` reads them, to be followed by a condition; if not ``whole``, less values.
+
+        ``beside`` joins the table's row ``t``; all rows of the view are kept without it.
+        """
         columns = [self._settings.column_job_id, self._settings.column_job_run_id]
         columns += [column for _, column in self._settings.job_parameters]
         # Named by us: the same column of the view may stand for several of ours.
@@ -302,9 +314,9 @@ class ControlTableStatements:
         return self._build(
             """
             SELECT v.{run_id} AS run_id, t.{run_id} IS NOT NULL AS in_table, {columns}
-            FROM {view} v {join} {table} t ON t.{run_id} = v.{run_id}""",
+            FROM {view} v {beside}""",
             columns=sql.SQL(", ").join([order, *(values if whole else [])]),
-            join=join,
+            beside=beside or self._build("LEFT JOIN {table} t ON t.{run_id} = v.{run_id}"),
         )
 
     def _oldest(self, rows: sql.Composable, more: sql.Composable) -> sql.Composed:
@@ -331,7 +343,7 @@ class ControlTableStatements:
             SELECT * FROM oldest
             UNION ALL (
                 {rows} WHERE {said} AND NOT {has_place} AND %(limit)s > 0 LIMIT {most})""",
-            oldest=self._oldest(self._rows(whole=whole), sql.SQL("")),
+            oldest=self._oldest(self._rows(whole=whole, beside=self._joined()), sql.SQL("")),
             rows=self._rows(whole=whole),
             said=self._said(),
             has_place=self._has_place(),
@@ -344,7 +356,7 @@ class ControlTableStatements:
             "WITH {alive} {oldest} {lock}",
             lock=lock,
             oldest=self._oldest(
-                self._rows(whole=whole, join=sql.SQL("JOIN")),
+                self._rows(whole=whole, beside=self._joined()),
                 self._build(
                     "AND NOT EXISTS (SELECT 1 FROM unnest(%(seen)s::bigint[]) AS s(run_id) WHERE s.run_id = v.{run_id})"
                 ),
@@ -354,8 +366,9 @@ class ControlTableStatements:
     def _candidates(self, lock: sql.SQL) -> sql.Composed:
         """Ids of free rows, in no order; with a lock only of those that can be locked so."""
         return self._build(
-            "WITH {alive} SELECT t.{run_id} AS run_id FROM {view} v JOIN {table} t ON t.{run_id} = v.{run_id}"
+            "WITH {alive} SELECT t.{run_id} AS run_id FROM {view} v {joined}"
             " WHERE t.{status} = %(waiting)s AND {free} LIMIT %(limit)s {lock}",
+            joined=self._joined(),
             free=self._free(),
             lock=lock,
         )
@@ -372,12 +385,12 @@ class ControlTableStatements:
     def _not_takeable(self) -> sql.Composed:
         """Rows ``v`` that the view shows as waiting, that no dispatch works on, and that none can take."""
         return self._build(
-            "{shown} AND NOT ({said} AND {has_place} AND {waits}) AND NOT {taken}",
+            "{shown} AND NOT ({said} AND {has_place} AND {waits}) AND {not_taken}",
             shown=self._shown(),
             said=self._said(),
             has_place=self._has_place(),
             waits=self._build(_WAITS),
-            taken=self._taken(),
+            not_taken=self._not_taken(),
         )
 
     def _untakeable(self) -> sql.Composed:
@@ -395,7 +408,7 @@ class ControlTableStatements:
             """
             WITH {alive}, free AS (
                 SELECT count(*) AS rows, {age} AS oldest
-                FROM {view} v LEFT JOIN {table} t ON t.{run_id} = v.{run_id}
+                FROM {view} v {joined}
                 WHERE {free}),
             stuck AS (SELECT count(*) AS rows FROM {view} v WHERE {not_takeable}),
             held AS (
@@ -411,6 +424,7 @@ class ControlTableStatements:
             FROM free, held, stuck""",
             not_takeable=self._not_takeable(),
             age=age if self._layout.order_is_time else sql.SQL("NULL::double precision"),
+            joined=self._joined(),
             free=self._free(),
             left_behind=self._build(_LEFT_BEHIND),
         )

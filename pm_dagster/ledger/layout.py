@@ -224,6 +224,17 @@ JOIN pg_catalog.pg_class p ON p.oid = parts.relid
 LEFT JOIN pg_catalog.pg_am m ON m.oid = p.relam
 WHERE n.nspname = %s AND c.relname = %s
 """
+#: A unique index of a table says nothing of the tables that inherit from it, one of a partitioned table holds for all.
+_ONE_ROW_PER_ID = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = %s
+    JOIN pg_catalog.pg_index i ON i.indrelid = c.oid
+    WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND i.indisvalid AND i.indimmediate
+      AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum
+      AND (c.relkind = 'p' OR c.relkind = 'r' AND NOT EXISTS (
+          SELECT FROM pg_catalog.pg_inherits h WHERE h.inhparent = c.oid)))
+"""
 _INTEGERS = frozenset({"smallint", "integer", "bigint", "numeric"})
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "r": "a table", "p": "a table"}
 _TIMES = frozenset({"timestamp without time zone", "timestamp with time zone", "date"})
@@ -240,6 +251,8 @@ class Layout:
     view_has_status: bool
     #: Whether the table tells the versions of its rows (``xmin``): a view or a foreign table does not.
     has_row_versions: bool = False
+    #: Whether a key of the table keeps it from holding two rows of one run id.
+    one_row_per_id: bool = False
 
     def writable(self, column: str) -> Column | None:
         """The table's column, None where the table has none of this name, or computes it itself."""
@@ -275,13 +288,19 @@ def read_layout(connection: Connection, settings: Settings) -> Layout:
     check_written(settings, table)
     _demand_time_zone(connection, settings)
     order = _order(settings, view, table)
-    versions = _has_row_versions(connection, settings)
-    return Layout(view, table, *order, settings.column_status in view, versions)
+    versions, one = _has_row_versions(connection, settings), _has_one_row_per_id(connection, settings)
+    return Layout(view, table, *order, settings.column_status in view, versions, one)
 
 
 def _has_row_versions(connection: Connection, settings: Settings) -> bool:
     with translated(), connection.cursor() as cursor:
         cursor.execute(_ROW_VERSIONS, (settings.schema, settings.run_table))
+        return bool((cursor.fetchone() or (False,))[0])
+
+
+def _has_one_row_per_id(connection: Connection, settings: Settings) -> bool:
+    with translated(), connection.cursor() as cursor:
+        cursor.execute(_ONE_ROW_PER_ID, (settings.column_run_id, settings.schema, settings.run_table))
         return bool((cursor.fetchone() or (False,))[0])
 
 

@@ -18,11 +18,11 @@ from pm_dagster.dispatch.in_doubt import is_in_doubt, rescued
 from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, TokenSubject
 from pm_dagster.dispatch.ports import Change, Closed, Event
 from pm_dagster.dispatch.waiting_job import Branch, RefusedRow, WaitingJob
-from pm_dagster.ledger.connection import LOCAL_TIMEOUTS
+from pm_dagster.ledger.connection import LOCAL_SETTINGS
 from pm_dagster.ledger.schema import LEDGER_SCHEMA, LOCK_CLASS, RUN_LOCK_CLASS
 
 #: Gives no row when the write of this number is committed. Waits for one whose connection broke while it was being so.
-BEGIN_WRITE = f"""{LOCAL_TIMEOUTS};
+BEGIN_WRITE = f"""{LOCAL_SETTINGS};
 UPDATE {LEDGER_SCHEMA}.dispatcher SET writes = %(number)s, seen_at = clock_timestamp()
 WHERE dispatcher_id = %(me)s AND writes < %(number)s RETURNING writes"""
 

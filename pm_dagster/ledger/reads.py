@@ -20,8 +20,11 @@ from pm_dagster.ledger.waiting_rows import reading_view
 Row = dict[str, Any]
 
 _STATES = """
-SELECT state, open, count(*) AS entries FROM {ledger}.entry WHERE control_table = %(table)s
-GROUP BY state, open ORDER BY open DESC, state
+SELECT state, true AS open, count(*) AS entries FROM {ledger}.entry WHERE control_table = %(table)s AND open
+GROUP BY state
+UNION ALL
+SELECT state, false AS open, count(*) AS entries FROM {ledger}.entry WHERE control_table = %(table)s AND NOT open
+GROUP BY state ORDER BY open DESC, state
 """
 _DISPATCHERS = (
     """
@@ -35,13 +38,15 @@ FROM {ledger}.dispatcher d ORDER BY d.dispatcher_id DESC LIMIT %(limit)s
 )
 _QUARANTINED = """
 SELECT * FROM (
-    SELECT DISTINCT ON (e.run_id) e.run_id, e.generation, e.branch, e.state, e.job_id, e.reason,
+    SELECT {once} e.run_id, e.generation, e.branch, e.state, e.job_id, e.reason,
            e.open, e.updated_at, t.{status}::text AS control_status
     FROM {ledger}.entry e LEFT JOIN {table} t ON t.{run_id} = e.run_id
-    WHERE e.control_table = %(table)s
-    ORDER BY e.run_id, e.generation DESC
+    WHERE e.control_table = %(table)s AND e.state = 'QUARANTINED' AND NOT EXISTS (
+        SELECT 1 FROM {ledger}.entry n
+        WHERE n.control_table = e.control_table AND n.run_id = e.run_id AND n.generation > e.generation)
+    {by_id}
 ) latest
-WHERE state = 'QUARANTINED' AND (open OR control_status = %(failed)s)
+WHERE open OR control_status = %(failed)s
 ORDER BY updated_at DESC LIMIT %(limit)s
 """
 _ENTRIES = (
@@ -77,7 +82,11 @@ def quarantined(connection: Connection, settings: Settings, limit: int = 20) -> 
         "failed": settings.status_failed,
         "limit": limit,
     }
+    # Only without a key can the table hold several rows of the id. With one, the newest are read and no more.
+    one = read_layout(connection, settings).one_row_per_id
     query = SQL(_QUARANTINED).format(
+        once=SQL("" if one else "DISTINCT ON (e.run_id)"),
+        by_id=SQL("" if one else "ORDER BY e.run_id"),
         ledger=quoted(LEDGER_SCHEMA),
         table=quoted(settings.schema, settings.run_table),
         run_id=quoted(settings.column_run_id),

@@ -23,7 +23,7 @@ from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, Proce
 from pm_dagster.ledger import ledger_sql
 from pm_dagster.ledger import location as whereabouts
 from pm_dagster.ledger.connection import (
-    LOCAL_TIMEOUTS,
+    LOCAL_SETTINGS,
     DatabaseIsReadOnly,
     connect,
     longest_transaction,
@@ -227,7 +227,7 @@ class Session:
             if number is not None or self._registers:
                 self._register(connection)
             with connection, named_cursor(connection) as cursor:
-                begin = LOCAL_TIMEOUTS if number is None else ledger_sql.BEGIN_WRITE
+                begin = LOCAL_SETTINGS if number is None else ledger_sql.BEGIN_WRITE
                 cursor.execute(begin, self.names | {"number": number})
                 return work(cursor)
 
@@ -249,7 +249,7 @@ class Session:
 
     def _read_what_it_leads_to(self, connection: Connection) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(LOCAL_TIMEOUTS)
+            cursor.execute(LOCAL_SETTINGS)
             check_ledger(connection)
             self._layout = read_layout(connection, self.settings)
             self._statements = ControlTableStatements(self.settings, self._layout)
@@ -297,7 +297,7 @@ class Session:
         if self.question:
             raise ConfigurationError(self.question)
         with connection, connection.cursor() as cursor:
-            cursor.execute(LOCAL_TIMEOUTS)
+            cursor.execute(LOCAL_SETTINGS)
             demand_writable(connection)
             if self._layout is not None:
                 demand_rights(connection, self.settings, self._layout)

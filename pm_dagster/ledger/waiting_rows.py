@@ -28,7 +28,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, untakeable
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable
-from pm_dagster.ledger.connection import LOCAL_TIMEOUTS, STATEMENT_SECONDS, named_rows, translate
+from pm_dagster.ledger.connection import LOCAL_SETTINGS, STATEMENT_SECONDS, named_rows, translate
 from pm_dagster.ledger.control_table_sql import ControlTableStatements, parameter_names
 from pm_dagster.ledger.session import Session
 
@@ -43,6 +43,7 @@ _SETTINGS = (
     "TimeZone",
     "bytea_output",
     "extra_float_digits",
+    "jit",
     "lc_monetary",
     "lock_timeout",
     "statement_timeout",
@@ -63,7 +64,7 @@ _MOST_TRIED = 1000
 def reading_view(cursor: Cursor, settings: Settings) -> Iterator[None]:
     """Give what is inside PM_VIEW_TIMEOUT_SECONDS, and name the view when it is broken off.
 
-    Inside a transaction, of which a statement has begun with ``LOCAL_TIMEOUTS``. Raises ControlPlaneUnavailable: the
+    Inside a transaction, of which a statement has begun with ``LOCAL_SETTINGS``. Raises ControlPlaneUnavailable: the
     next try may find fewer rows, a faster plan, or no lock.
     """
     limit = settings.view_timeout_seconds
@@ -75,7 +76,7 @@ def reading_view(cursor: Cursor, settings: Settings) -> Iterator[None]:
     except (errors.QueryCanceled, errors.LockNotAvailable) as error:
         raise _broken_off(error, settings, time.monotonic() - began) from None
     if limit != STATEMENT_SECONDS:
-        cursor.execute(LOCAL_TIMEOUTS)
+        cursor.execute(LOCAL_SETTINGS)
 
 
 def _broken_off(error: psycopg2.Error, settings: Settings, seconds: float) -> ControlPlaneUnavailable:

@@ -18,6 +18,7 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.errors import ConfigurationError
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
+from pm_dagster.ledger.schema import LEDGER_VERSION
 from pm_dagster.orchestration.automation import _tick
 from pm_dagster.orchestration.resources import ControlTable
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
@@ -102,7 +103,7 @@ def test_a_copy_gets_an_identity_of_its_own_and_runs_its_rows_for_itself(
     for again in (("init", "--copy"), ("init", "--copy"), ("init",), ("init", "--moved")):
         assert copy.pm(*again).returncode == 0
         assert _identity(copy) == answered
-    assert shell.json("init") == {"before": "0003", "after": "0003", "answered": False, "question": ""}
+    assert shell.json("init") == {"before": LEDGER_VERSION, "after": LEDGER_VERSION, "answered": False, "question": ""}
 
 
 def test_a_moved_ledger_goes_on_with_its_identity(shell: Shell, copied: Callable[[], Shell]) -> None:

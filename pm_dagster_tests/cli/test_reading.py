@@ -138,6 +138,25 @@ def test_doctor_green_and_red(shell: Shell) -> None:
     assert [c["check"] for c in checks if not c["ok"]] == ["jobs of the waiting rows"]
 
 
+def test_doctor_proposes_an_index_and_stays_green(shell: Shell) -> None:
+    """The owner may do without; it is shown to people too, with the statement as it can be run."""
+    (check,) = [c for c in shell.json("doctor")["checks"] if c["check"] == "index"]
+    assert check == {"check": "index", "ok": True, "found": "none is missing on public.mm_run_plc", "remedy": ""}
+    shell.sql("DROP INDEX mm_run_plc_waiting_ix")
+    shell.sql("INSERT INTO mm_run_plc (run_sttus_name) SELECT 'SUCCEEDED' FROM generate_series(1, 11000)")
+    shell.sql("ANALYZE mm_run_plc")
+    (check,) = [c for c in shell.json("doctor")["checks"] if c["check"] == "index"]
+    assert check["ok"]
+    assert check["found"].startswith("WARNING: no index on public.mm_run_plc finds the rows that wait")
+    statement = (
+        'CREATE INDEX CONCURRENTLY ON "public"."mm_run_plc" ("rgstr_file_time", "run_id")'
+        " WHERE \"run_sttus_name\" = 'WAITING'"
+    )
+    assert check["remedy"] == f"have the owner of the table run: {statement}"
+    assert statement in " ".join(shell.pm("doctor").stdout.split())
+    assert shell.sql("SELECT count(*) FROM pg_indexes WHERE tablename = 'mm_run_plc'") == [(1,)]
+
+
 def test_doctor_names_what_is_wrong(bare_shell: Shell) -> None:
     def red(**more: str) -> list[str]:
         checks = bare_shell.json_and_code(1, "doctor", **more)["checks"]

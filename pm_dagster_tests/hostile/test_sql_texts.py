@@ -20,6 +20,7 @@ _EXECUTES = frozenset({"execute", "executemany", "mogrify", "SQL", "copy_expert"
 #: Where texts are made that begin like statements, each with its reason.
 _MADE = {
     "ledger/grants.py",  # printed for the owner, never run; names are quoted by the driver; a missing right, for people
+    "ledger/index_advice.py",  # printed for the owner, never run; names and the word for waiting quoted by the driver
     "ledger/migrations/versions/0002_writes.py",  # the ledger's schema, a constant, is put in
 }
 _STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|SET|CREATE|ALTER|DROP|LOCK|COPY|DO|CALL)\s")

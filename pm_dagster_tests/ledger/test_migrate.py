@@ -38,6 +38,9 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(table: PostgresCont
     table.add()
     entry = claim_one(table.dispatcher())
     table.leave()
+    table.ask(
+        "DROP INDEX process_manager.entry_closed, process_manager.entry_refused, process_manager.entry_dispatcher"
+    )
     table.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN writes")
     table.ask("ALTER TABLE process_manager.dispatcher DROP COLUMN seen_at")
     table.ask("DROP INDEX process_manager.dispatcher_actor, process_manager.entry_run, process_manager.entry_previous")
