@@ -171,7 +171,7 @@ def _together_case(count: int, word: str) -> Case:
 
 def _database(place: Place) -> Mapping[str, float]:
     """What Postgres does for a row: time and transactions in one pass, messages in another, which logs them."""
-    new, repair = place.size(1000, 40), place.size(200, 8)
+    new, repair = place.size(500, 40), place.size(100, 8)
     rows = new + repair
 
     def worked(deployment: Deployment) -> None:
@@ -235,7 +235,7 @@ CASES: tuple[Case, ...] = (
     _together_case(4, "four"),
     Case(
         "database",
-        "what Postgres does for one of 1,000 new rows and 200 repairs without limits, 16 calls in flight: milliseconds"
+        "what Postgres does for one of 500 new rows and 100 repairs without limits, 16 calls in flight: milliseconds"
         " in which sessions work (pg_stat_database), transactions, statements that arrive",
         "at most 1 ms, 0.3 transactions, 2 messages",
         (

@@ -33,6 +33,7 @@ from pm_dagster.dispatch.report import Report
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
+from pm_dagster.orchestration import names
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.processes import Children, answers, free_port
 
@@ -53,6 +54,7 @@ INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, fi
 _VALUES = "(7, 'WAITING', %s, %s, 'file.csv', now() - interval '1 hour' + %s * interval '1 millisecond')"
 _STATISTICS = "SELECT xact_commit + xact_rollback, active_time FROM pg_stat_database WHERE datname = %s"
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
+_DEPLOYED = Path(__file__).parents[2] / "deploy" / "dagster-local" / "dagster.yaml"
 _DAGSTER_YAML = "telemetry:\n  enabled: false\n"
 
 
@@ -133,6 +135,23 @@ class Deployment:
         found = self.sql("SELECT run_sttus_name, count(*) FROM mm_run_plc GROUP BY 1")
         if found != [("SCHEDULED", len(self.work))]:
             raise RuntimeError(f"{len(self.work)} rows were to be SCHEDULED; the control table has {found}")
+
+    def insert(self) -> int:
+        """A row that waits for a new run; gives its id."""
+        with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
+            execute_values(cursor, _INSERT + " RETURNING run_id", [(JOB, None, 0)], template=_VALUES)
+            ((run_id,),) = cursor.fetchall()
+        self.work.append((JOB, None))
+        return int(run_id)
+
+    def wait_until_scheduled(self) -> None:
+        """Wait until no row is WAITING. Raises RuntimeError when that takes too long."""
+        end = time.monotonic() + _LONGEST_SECONDS
+        while self.sql("SELECT FROM mm_run_plc WHERE run_sttus_name = 'WAITING' LIMIT 1"):
+            if time.monotonic() > end:
+                raise RuntimeError("rows still wait")
+            time.sleep(0.2)
+        self.demand_all_scheduled()
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         """What a query gives."""
@@ -322,6 +341,18 @@ class Place:
                 cursor.execute(_STATISTICS, (name,))
                 transactions, active = cursor.fetchone() or (0, 0.0)
                 return int(transactions), float(active)
+
+    @contextmanager
+    def daemon(self, deployment: Deployment) -> Iterator[None]:
+        """Dagster's daemon with the sensor on, as it is deployed on one machine."""
+        with tempfile.TemporaryDirectory(prefix="daemon-", dir=self._folder) as home:
+            (Path(home) / "dagster.yaml").write_text(_DEPLOYED.read_text())
+            variables = {**deployment.variables, "DAGSTER_HOME": home}
+            definitions = ("-m", "pm_dagster.definitions")
+            deployment.run("-m", "dagster", "sensor", "start", names.SENSOR, *definitions, DAGSTER_HOME=home)
+            with Children(variables, Path(home) / "logs") as children:
+                children.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", *definitions])
+                yield
 
     @contextmanager
     def statements_logged(self) -> Iterator[Callable[[], int]]:

@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-_WIDE, _ROW, _LEFT, _BARS, _TOP = 900, 30, 130, 420, 64
+_WIDE, _ROW, _LEFT, _BARS, _TOP = 960, 30, 130, 420, 64
 #: The right edge of the bars, as a multiple of the aim; what is beyond is cut there, and its number says so.
 _MOST = 3.0
 _REACHED, _MISSED, _INK, _FAINT = "#2f7d5b", "#c2622d", "#1f2328", "#d0d7de"

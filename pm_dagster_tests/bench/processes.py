@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+import statistics
+import time
 from collections.abc import Mapping
 
 from pm_dagster.config.settings import Settings
@@ -9,6 +13,7 @@ from pm_dagster_tests.bench.frame import Case, Figure
 from pm_dagster_tests.bench.place import LIMITS, UNPACED, Deployment, Place, Ran, span, throttled, variables_of
 
 _LATENCY = 0.1
+_BETWEEN_ROWS_SECONDS = 0.5
 _PM = ("-m", "pm_dagster.cli", "dispatch", "--json")
 _DAGSTER = ("-m", "dagster", "job", "execute")
 _OURS = (*_DAGSTER, "-m", "pm_dagster.definitions", "-j", "process_manager")
@@ -132,6 +137,46 @@ def _import(place: Place) -> Mapping[str, float]:
     }
 
 
+def _latency(place: Place) -> Mapping[str, float]:
+    """How long a row waits for its call: alone, and while others keep coming."""
+    inserted: dict[int, float] = {}
+
+    def insert() -> int:
+        run_id = deployment.insert()
+        inserted[run_id] = time.time()
+        return run_id
+
+    with place.deployment(0, latency=_LATENCY) as deployment, place.daemon(deployment):
+        insert()
+        # The daemon's own start is not measured.
+        deployment.wait_until_scheduled()
+        alone = []
+        for number in range(place.size(3, 1)):
+            # The run that dispatched the last row has to end; and no row in step with the sensor.
+            time.sleep(place.size(4, 1) + 1.3 * number)
+            alone.append(insert())
+            deployment.wait_until_scheduled()
+        stream = []
+        for _ in range(place.size(30, 4)):
+            stream.append(insert())
+            time.sleep(_BETWEEN_ROWS_SECONDS)
+        deployment.wait_until_scheduled()
+        sent = {
+            int(json.loads(call.body)["job_parameters"]["RUN_ID"]): call.began
+            for call in deployment.calls()
+            if call.endpoint == "run-now"
+        }
+    took = {run_id: sent[run_id] - at for run_id, at in inserted.items()}
+    # The first third comes to a deployment that is idle.
+    warm = sorted(took[run_id] for run_id in stream[len(stream) // 3 :])
+    return {
+        "alone, median": statistics.median(took[run_id] for run_id in alone),
+        "alone, longest": max(took[run_id] for run_id in alone),
+        "others coming, median": statistics.median(warm),
+        "others coming, 95 %": warm[math.ceil(0.95 * len(warm)) - 1],
+    }
+
+
 CASES: tuple[Case, ...] = (
     Case(
         "dagster-limits",
@@ -189,6 +234,19 @@ CASES: tuple[Case, ...] = (
         ),
         _cold,
         trials=5,
+    ),
+    Case(
+        "latency",
+        "from the commit of a row to its run-now, with Dagster's daemon and the sensor: rows that come alone, and rows"
+        " that come every half second",
+        "alone at most 5 s (median) and 10 s (95 %, here the longest); while others come at most 1.5 s (95 %)",
+        (
+            Figure("alone, median", "s", most=5.0),
+            Figure("alone, longest", "s", most=10.0),
+            Figure("others coming, 95 %", "s", most=1.5),
+            Figure("others coming, median", "s"),
+        ),
+        _latency,
     ),
     Case(
         "import",
