@@ -10,6 +10,7 @@ from functools import partial
 
 import requests
 
+from pm_dagster_tests.bench.big_database import Size, make, measured
 from pm_dagster_tests.bench.frame import Case, Figure
 from pm_dagster_tests.bench.place import (
     AT_THE_LIMITS,
@@ -192,6 +193,19 @@ def _database(place: Place) -> Mapping[str, float]:
     }
 
 
+def _big(place: Place) -> Mapping[str, float]:
+    """What is read in a database as it is after years, beside one with a thousandth of its history."""
+    waiting = place.size(10_000, 200)
+    history = place.size(1_000_000, 2_000)
+    big = place.kept("big", lambda url: make(url, Size(history=history, waiting=waiting)))
+    young = place.kept("young", lambda url: make(url, Size(history=history // 1000, waiting=waiting, dispatchers=10)))
+    with measured(big) as one:
+        tick, read, status = one.milliseconds("backlog"), one.milliseconds("waiting", limit=1000), one.status()
+    with measured(young) as one:
+        young_tick = one.milliseconds("backlog")
+    return {"tick": tick, "waiting(1000)": read, "status": status, "tick, of a young database": tick / young_tick}
+
+
 def _limits_case(
     name: str, told: str, aim: str, figures: tuple[Figure, ...], measure: Callable[[Place], Mapping[str, float]]
 ) -> Case:
@@ -245,5 +259,18 @@ CASES: tuple[Case, ...] = (
             Figure("dispatch", "s"),
         ),
         _database,
+    ),
+    Case(
+        "big",
+        "what the server takes to read with 10,000 waiting rows, 1,000,000 finished ones and their closed entries,"
+        " with the owner's index on the status; beside a database with a thousandth of that history",
+        "the sensor's tick at most 10 ms, the ledger's part of `pm status` at most 200 ms",
+        (
+            Figure("tick", "ms", most=10.0),
+            Figure("status", "ms", most=200.0),
+            Figure("waiting(1000)", "ms"),
+            Figure("tick, of a young database"),
+        ),
+        _big,
     ),
 )

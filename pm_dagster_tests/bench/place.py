@@ -251,6 +251,7 @@ class Place:
         self.quick = quick
         self._names = (f"bench_{number}" for number in itertools.count())
         self._done: set[str] = set()
+        self._kept: dict[str, Settings] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -341,6 +342,12 @@ class Place:
                 cursor.execute(_STATISTICS, (name,))
                 transactions, active = cursor.fetchone() or (0, 0.0)
                 return int(transactions), float(active)
+
+    def kept(self, name: str, fill: Callable[[str], Settings]) -> Settings:
+        """A database that is filled once and stays for later trials; gives what ``fill`` gives for its URL."""
+        if name not in self._kept:
+            self._kept[name] = fill(self._server.create_database(name))
+        return self._kept[name]
 
     @contextmanager
     def daemon(self, deployment: Deployment) -> Iterator[None]:
