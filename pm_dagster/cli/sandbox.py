@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -100,15 +102,20 @@ def _print_demo(told: list[Told], seconds: float, folder: Path) -> None:
 def up(folder: Path, port: int, *, quiet_rows: bool) -> None:
     """Start the sandbox with the Dagster UI and daemon, and add waiting jobs until Ctrl-C."""
     from pm_dagster.sandbox.place import Place  # noqa: PLC0415
-    from pm_dagster.sandbox.processes import Children, free_port  # noqa: PLC0415
+    from pm_dagster.sandbox.processes import Children, answers, free_port  # noqa: PLC0415
 
     _end_on_signal()
     place = Place(folder)
     try:
-        with place.opened() as sandbox, Children(sandbox.environment, place.logs) as children:
+        # The path of a socket may have 107 bytes at most, and only we may connect to it.
+        with (
+            TemporaryDirectory(prefix="pm-sandbox-") as sockets,
+            place.opened() as sandbox,
+            Children(sandbox.environment, place.logs) as children,
+        ):
             web = free_port(port)
-            _start_dagster(children, web)
-            _wait_for(children, web)
+            _start_dagster(place, children, web, Path(sockets) / "code")
+            _wait_for(children, "webserver", lambda: answers(web))
             _announce(place, sandbox, web)
             _keep_going(sandbox, children, trickle=not quiet_rows)
     except KeyboardInterrupt:
@@ -124,27 +131,29 @@ def _end_on_signal() -> None:
         signal.signal(number, end)
 
 
-def _start_dagster(children: Children, port: int) -> None:
-    module = ["-m", "pm_dagster.definitions"]
+def _start_dagster(place: Place, children: Children, port: int, socket: Path) -> None:
+    """One code server, and whoever needs the code location asks it."""
+    workspace = ["-w", str(place.write_dagster_workspace(socket))]
     web = ["-h", "127.0.0.1", "-p", str(port)]
     python = [sys.executable, "-m"]
+    module = ["-m", "pm_dagster.definitions"]
+    children.start("code-server", [*python, "dagster", "api", "grpc", "--socket", str(socket), *module])
+    _wait_for(children, "code-server", socket.exists)
     # A deployment turns the sensor on by hand; whoever starts a sandbox wants to see it work. It comes first and alone:
     # it makes the tables of a new instance, which two processes at once may leave half made.
-    children.run("sensor", [*python, "dagster", "sensor", "start", SENSOR, *module])
-    children.start("webserver", [*python, "pm_dagster.sandbox.webserver", *web, *module])
-    children.start("daemon", [*python, "dagster._daemon", "run", *module])
+    children.run("sensor", [*python, "dagster", "sensor", "start", SENSOR, *workspace])
+    children.start("webserver", [*python, "pm_dagster.sandbox.webserver", *web, *workspace])
+    children.start("daemon", [*python, "dagster._daemon", "run", *workspace])
 
 
-def _wait_for(children: Children, port: int) -> None:
-    from pm_dagster.sandbox.processes import answers  # noqa: PLC0415
-
+def _wait_for(children: Children, name: str, is_up: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _START_SECONDS
-    while not answers(port):
-        name = children.ended()
-        if name is not None:
-            raise ProcessManagerError(f"Dagster's {name} ended; see {children.log_of(name)}")
+    while not is_up():
+        ended = children.ended()
+        if ended is not None:
+            raise ProcessManagerError(f"Dagster's {ended} ended; see {children.log_of(ended)}")
         if time.monotonic() > deadline:
-            raise ProcessManagerError(f"Dagster's UI did not start; see {children.log_of('webserver')}")
+            raise ProcessManagerError(f"Dagster's {name} did not start; see {children.log_of(name)}")
         time.sleep(0.2)
 
 

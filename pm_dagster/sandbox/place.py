@@ -134,6 +134,15 @@ class Place:
             with shown(self.folder, workspace, postgres.tcp_url):
                 yield Open(settings, workspace, environment)
 
+    def write_dagster_workspace(self, socket: Path) -> Path:
+        """Write the file that leads Dagster's processes to the code server at this socket; gives its path."""
+        file = self.folder / "workspace.yaml"
+        # The location's name is that of the top-level workspace.yaml, by which Dagster knows the sensor again. JSON is
+        # YAML, whatever is in the path.
+        location = {"socket": str(socket), "location_name": "pm_dagster.definitions"}
+        file.write_text(json.dumps({"load_from": [{"grpc_server": location}]}))
+        return file
+
     def reset(self) -> bool:
         """End whoever has the sandbox open, stop its database, remove its data; False if there was none."""
         if not (self.folder / "lock").exists():

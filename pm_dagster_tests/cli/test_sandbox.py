@@ -61,7 +61,7 @@ def test_up_ends_with_all_its_children(tmp_path: Path) -> None:
             said += line
         assert f'eval "$(pm sandbox env --dir {folder})"' in said
         assert "export DATABRICKS_HOST=http://127.0.0.1:" in _sandbox("env", folder=folder).stdout
-        assert _with_home(folder)
+        assert len(_code_servers(folder)) == 1
         busy = _sandbox("demo", folder=folder)
         assert busy.returncode == 1
         assert "in use" in busy.stderr
@@ -106,6 +106,11 @@ def test_a_folder_that_the_shell_would_read_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "choose another" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def _code_servers(folder: Path) -> list[bytes]:
+    commands = [Path("/proc", number, "cmdline").read_bytes().split(b"\0") for number in _with_home(folder)]
+    return [b" ".join(command) for command in commands if command[1:5] == [b"-m", b"dagster", b"api", b"grpc"]]
 
 
 def _with_home(folder: Path) -> list[str]:
