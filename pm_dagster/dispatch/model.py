@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -360,6 +361,19 @@ _CALL_OF: dict[type, Call] = {
 }
 
 
+@dataclass(eq=False)
+class CallStart:
+    """The start of one call, as the rate limiter counts it.
+
+    Attributes:
+        at: When the call left, in monotonic seconds.
+        throttled: Whether its answer was 429.
+    """
+
+    at: float
+    throttled: bool = False
+
+
 @dataclass
 class Work:
     """One row in the worker's memory: its entry and the call to make next.
@@ -373,6 +387,7 @@ class Work:
         probing: Whether its call goes out alone, to find out whether the workspace takes calls at all.
         seen: The run as it was last looked up.
         restarts: How often the row was corrected in this dispatch before anything was sent.
+        start: When its last call started, and whether that was throttled.
     """
 
     entry: Entry
@@ -383,6 +398,7 @@ class Work:
     probing: bool = False
     seen: RunSnapshot | None = None
     restarts: int = 0
+    start: CallStart = field(default_factory=lambda: CallStart(-math.inf))
 
     @property
     def call(self) -> Call:

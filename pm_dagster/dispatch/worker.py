@@ -200,8 +200,9 @@ class CallQueue:
             while queue and len(taken) < room:
                 if queue[0][0] > self._clock() or self._limiter.delay(call) > 0:
                     break
-                self._limiter.take(call)
-                taken.append(heapq.heappop(queue)[2])
+                work = heapq.heappop(queue)[2]
+                work.start = self._limiter.take(call)
+                taken.append(work)
         return taken
 
     def probe(self, avoid: Callable[[Work], bool]) -> list[Work]:
@@ -212,11 +213,12 @@ class CallQueue:
         if not ready:
             return []
         item = min(ready, key=lambda item: (avoid(item[2]), item[0], item[1]))
-        queue = self._due[item[2].call]
+        work = item[2]
+        queue = self._due[work.call]
         queue.remove(item)
         heapq.heapify(queue)
-        self._limiter.take(item[2].call)
-        return [item[2]]
+        work.start = self._limiter.take(work.call)
+        return [work]
 
     def set_aside(self, calls: Sequence[Call]) -> list[Work]:
         """Take out all rows that wait for these calls, due or not."""
@@ -383,6 +385,7 @@ class Worker:
                     continue
                 work.entry = intended[work.entry.entry_id]
                 _log.debug("intent committed", extra=_about(work))
+            self._limiter.sent(work.start)
             self._in_flight[pool.submit(attempt, work, self._runs, self._clock)] = work
 
     def _begin_again(self, works: list[Work]) -> None:
@@ -475,8 +478,8 @@ class Worker:
         """What the rules are to know; a 429 slows its endpoint down."""
         pause = 0.0
         if isinstance(error, Throttled):
-            pause = self._limiter.throttle(work.call, error.retry_after)
-            _log.warning("throttled", extra=_about(work, pause=pause))
+            pause = self._limiter.throttle(work.call, error.retry_after, work.start)
+            _log.warning("throttled", extra=_about(work, pause=pause, rate=self._limiter.rate(work.call)))
         return Facts(
             throttle_pause=pause,
             seconds_left=self._limits.deadline - self._clock(),

@@ -1,0 +1,264 @@
+"""The rate limiter against simulated servers: how long a batch takes beside what the limit allows, and how many 429s.
+
+``python -m pm_dagster_tests.bench.rate_simulation`` prints the table. All randomness is seeded: the same each time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from pm_dagster.dispatch.model import Call, CallStart
+from pm_dagster.dispatch.rate_limiter import RateLimiter
+
+#: Seconds from the start of a call to the workspace's count of it, at least, and from there back.
+_THERE, _BACK = 0.025, 0.05
+#: Seconds by which each way may take longer.
+JITTER = 0.06
+_CONCURRENCY = 32
+_LONGEST = 400.0
+
+
+class Server(Protocol):
+    """How a workspace counts."""
+
+    def allow(self, now: float, limit: float) -> bool:
+        """Whether a call at this moment gets through a limit of so many calls per second."""
+
+
+class FixedWindow:
+    """So many calls in each second of a clock that nobody knows."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self._offset = chance.random()
+        self._second, self._count = -1, 0
+
+    def allow(self, now: float, limit: float) -> bool:
+        """Count the call if there is room."""
+        second = math.floor(now + self._offset)
+        if second != self._second:
+            self._second, self._count = second, 0
+        if self._count >= limit:
+            return False
+        self._count += 1
+        return True
+
+
+class SlidingWindow:
+    """So many calls in the second that just passed."""
+
+    def __init__(self, _: random.Random) -> None:
+        self._allowed: deque[float] = deque()
+
+    def allow(self, now: float, limit: float) -> bool:
+        """Count the call if there is room."""
+        while self._allowed and self._allowed[0] <= now - 1:
+            self._allowed.popleft()
+        if len(self._allowed) >= limit:
+            return False
+        self._allowed.append(now)
+        return True
+
+
+class TokenBucket:
+    """A bucket of so many seconds of the limit, full at first."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._tokens, self._at = math.inf, 0.0
+
+    def allow(self, now: float, limit: float) -> bool:
+        """Take a token if there is one."""
+        self._tokens = min(max(1.0, limit * self._seconds), self._tokens + (now - self._at) * limit)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+SERVERS: Mapping[str, Callable[[random.Random], Server]] = {
+    "fixed window": FixedWindow,
+    "sliding window": SlidingWindow,
+    "bucket of 2 s": lambda _: TokenBucket(2.0),
+    "bucket of 1 s": lambda _: TokenBucket(1.0),
+    "bucket of 0.5 s": lambda _: TokenBucket(0.5),
+    "bucket of 0.1 s": lambda _: TokenBucket(0.1),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One batch.
+
+    Attributes:
+        call: The endpoint.
+        rate: The configured rate in calls per second.
+        limit: What the workspace allows, in calls per second.
+        rows: How many calls have to get through.
+        others: Another client's calls per second, by the second; they count whether they get through or not.
+        others_total: How many calls the other client takes from the budget, for the ideal.
+        retry_after: What a 429 says; None for nothing.
+        round: Seconds from one look of the deciding thread to its next: commits, on a busy machine.
+    """
+
+    call: Call
+    rate: float
+    limit: float
+    rows: int
+    others: Callable[[float], float] = lambda _now: 0.0
+    others_total: float = 0.0
+    retry_after: float | None = 1.0
+    round: float = 0.0
+
+    @property
+    def ideal(self) -> float:
+        """Seconds by arithmetic."""
+        return (self.rows + self.others_total) / min(self.rate, self.limit)
+
+
+def _half(now: float) -> float:
+    return 10.0 if 8 <= now < 20 else 0.0
+
+
+CASES: Mapping[str, Case] = {
+    "20 of 20": Case(Call.RUN_NOW, 20, 20, 300),
+    "20 of 20, busy": Case(Call.RUN_NOW, 20, 20, 300, round=0.08),
+    "18 of 20": Case(Call.RUN_NOW, 18, 20, 300),
+    "18 of 20, busy": Case(Call.RUN_NOW, 18, 20, 300, round=0.08),
+    "5 of 5": Case(Call.REPAIR, 5, 5, 75),
+    "4.5 of 5": Case(Call.REPAIR, 4.5, 5, 75),
+    "90 of 100": Case(Call.GET_RUN, 90, 100, 1350),
+    "10, believed 20": Case(Call.RUN_NOW, 20, 10, 300),
+    "10, believed 18": Case(Call.RUN_NOW, 18, 10, 600),
+    "half is taken and given back": Case(Call.RUN_NOW, 20, 20, 600, _half, 120),
+}
+
+
+@dataclass
+class Result:
+    """What came of a batch.
+
+    Attributes:
+        seconds: Until the last call had its answer.
+        throttled: How many answers were 429.
+        through: When the calls that got through had started, by the second.
+    """
+
+    seconds: float
+    throttled: int
+    through: dict[int, int]
+
+
+@dataclass
+class _Batch:
+    case: Case
+    server: Server
+    chance: random.Random
+
+    def __post_init__(self) -> None:
+        self.now = 0.0
+        self.limiter = RateLimiter({self.case.call: self.case.rate}, lambda: self.now)
+        self._order = itertools.count()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._waiting, self._in_flight, self._wake_at, self._busy_until = self.case.rows, 0, -1.0, -1.0
+        self._left = self.case.rows
+        self.result = Result(0.0, 0, {})
+
+    def run(self) -> Result:
+        self._others()
+        self._send()
+        while self._left and self._events and self.now < _LONGEST:
+            self.now, _, happen = heapq.heappop(self._events)
+            happen()
+        if self._left:
+            self.result.seconds = math.inf
+        return self.result
+
+    def _at(self, moment: float, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (moment, next(self._order), happen))
+
+    def _others(self) -> None:
+        moment = 0.0
+        while moment < _LONGEST / 4:
+            rate = self.case.others(moment)
+            if rate:
+                self._at(moment, lambda: _none(self.server.allow(self.now, self.case.limit)))
+            moment += 1 / rate if rate else 0.05
+
+    def _send(self) -> None:
+        limiter, call = self.limiter, self.case.call
+        if self.now < self._busy_until:
+            self._wake(self._busy_until)
+            return
+        while self._waiting and self._in_flight < _CONCURRENCY and limiter.delay(call) <= 0:
+            start = limiter.take(call)
+            self._waiting -= 1
+            self._in_flight += 1
+            self._at(self.now + _THERE + self.chance.random() * JITTER, partial(self._arrive, start))
+        self._busy_until = self.now + self.case.round
+        if self._waiting and self._in_flight < _CONCURRENCY:
+            # A loop wakes a little late.
+            self._wake(self.now + max(self.case.round, limiter.delay(call)) + self.chance.random() * 0.002)
+
+    def _wake(self, moment: float) -> None:
+        if self._wake_at <= self.now or moment < self._wake_at:
+            self._wake_at = moment
+            self._at(moment, self._send)
+
+    def _arrive(self, start: CallStart) -> None:
+        allowed = self.server.allow(self.now, self.case.limit)
+        back = self.now + _BACK + self.chance.random() * JITTER
+        self._at(back, partial(self._answered, start, allowed=allowed))
+
+    def _answered(self, start: CallStart, *, allowed: bool) -> None:
+        self._in_flight -= 1
+        if allowed:
+            self._left -= 1
+            self.result.seconds = self.now
+            second = int(start.at)
+            self.result.through[second] = self.result.through.get(second, 0) + 1
+        else:
+            self.result.throttled += 1
+            self._waiting += 1
+            self.limiter.throttle(self.case.call, self.case.retry_after, start)
+        self._send()
+
+
+def _none(_: object) -> None:
+    return None
+
+
+def simulate(case: Case, server: str, seed: int) -> Result:
+    """One batch against one kind of server."""
+    chance = random.Random(seed)  # noqa: S311  # jitter, no secret
+    return _Batch(case, SERVERS[server](chance), chance).run()
+
+
+def measure(case: Case, server: str, seeds: int = 8) -> tuple[float, float]:
+    """The mean ratio to the ideal and the mean number of 429s."""
+    results = [simulate(case, server, seed) for seed in range(seeds)]
+    return sum(r.seconds for r in results) / seeds / case.ideal, sum(r.throttled for r in results) / seeds
+
+
+def main() -> None:
+    """Print the table."""
+    lines = [f"| server | {' | '.join(CASES)} |", f"| --- |{' --- |' * len(CASES)}"]
+    for server in SERVERS:
+        cells = [measure(case, server) for case in CASES.values()]
+        lines.append(
+            f"| {server} | " + " | ".join(f"{ratio:.2f} ({throttled:.1f})" for ratio, throttled in cells) + " |"
+        )
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
