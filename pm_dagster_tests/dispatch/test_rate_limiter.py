@@ -295,8 +295,8 @@ def test_the_limit_is_used_without_a_429(case: str, server: str) -> None:
 @pytest.mark.parametrize("case", ["10, believed 20", "10, believed 18", "half is taken and given back"])
 @pytest.mark.parametrize("server", ["fixed window", "sliding window", "bucket of 2 s", "bucket of 1 s"])
 def test_a_limit_that_is_lower_is_learnt(case: str, server: str) -> None:
-    ratio, throttled = measure(CASES[case], server)
-    assert ratio <= 1.16
+    ratio, throttled = measure(CASES[case], server, seeds=4)
+    assert ratio <= 1.18
     assert throttled <= 25
 
 
