@@ -81,6 +81,9 @@ def test_a_fresh_run_that_is_sent_again_stays_one(table: ControlTable) -> None:
     control.intend([intent_committed(sent)])
     (again,) = control.resume([entry.entry_id])
     assert (sent.fresh_run, again.fresh_run) == (True, True)
+    # The ledger remembers it, also when the entry that comes in was read before.
+    control.intend([replace(again, fresh_run=False)])
+    assert [entry.fresh_run for entry in control.resume([entry.entry_id])] == [True]
 
 
 def test_what_was_intended_before_a_refusal_binds_no_later_claim(table: ControlTable) -> None:
