@@ -17,6 +17,7 @@ from pm_dagster.dispatch.model import (
     EntryState,
     FindRun,
     Hold,
+    KnownRun,
     LookUp,
     Quarantine,
     RepairRun,
@@ -110,6 +111,27 @@ def test_a_succeeded_run_is_closed_as_such() -> None:
     decided = after_look_up(REPAIR, run("TERMINATED", "SUCCESS"), POLICY)
     assert isinstance(decided, Adopt)
     assert decided.succeeded
+
+
+@pytest.mark.parametrize(
+    ("entry", "unresolved", "decided"),
+    [
+        (REPAIR, True, Defer),
+        (REPAIR, False, RepairRun),
+        # Both are in doubt: if each waited for the other, neither would ever be repaired.
+        (SENT, True, RepairRun),
+    ],
+)
+def test_a_run_that_another_row_may_be_repairing_unseen_is_not_repaired_beside_it(
+    entry: Entry,
+    *,
+    unresolved: bool,
+    decided: type[Decision],
+) -> None:
+    other = KnownRun(7, 2, POLICY.control_table, 11, 1, unresolved=unresolved)
+    answer = Answer(FAILED, None, 0.0)
+    decision = decide(Work(entry, LookUp()), answer, Facts(known={7: [other]}), POLICY)
+    assert isinstance(decision, decided)
 
 
 def test_a_history_that_lags_is_read_again_later() -> None:
