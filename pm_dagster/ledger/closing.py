@@ -153,6 +153,25 @@ class Closing:
         self._cursor.execute("ROLLBACK TO SAVEPOINT rehearsal")
         return failed
 
+    def refused(self, runs: Mapping[int, int | None]) -> dict[int, str]:
+        """Why the control table would not take SCHEDULED, by the ids of the rows whose closing it refuses.
+
+        ``runs`` has the rows, locked by this transaction, with the run that each of them names. Raises TooSlow when
+        they take too long together: then nothing of the transaction may be kept, and ``refused_by_sample`` is to be
+        asked in another.
+        """
+        return self.rehearse(_writes(self._settings.status_scheduled, runs), _LONGEST_REHEARSAL_SECONDS)
+
+    def refused_by_sample(self, runs: Mapping[int, int | None]) -> dict[int, str]:
+        """The same for a slow table: one row has all the time that a row may take, and what it says goes for all."""
+        # Another one each time, so that a single slow row does not keep back the others for ever.
+        row = random.choice(list(runs))  # noqa: S311 no secret
+        sample = _writes(self._settings.status_scheduled, {row: runs[row]})
+        failed = self.rehearse(sample, self._settings.row_seconds, alone=True)
+        if not failed:
+            return {}
+        return {each: failed[row] if each == row else f"tried with row {row}: {failed[row]}" for each in runs}
+
     def _run(self, statement: Any, **names: object) -> list[Any]:  # noqa: ANN401 text or composed
         self._cursor.execute(statement, {**self._names, **names})
         return named_rows(self._cursor) if self._cursor.description is not None else []
@@ -277,39 +296,6 @@ def _closable(entry: Due, found: Mapping[int, Seen], existing: set[int]) -> bool
     if entry.run_id in found:
         return True
     return entry.run_id not in existing and entry.state == EntryState.ACCEPTED.value
-
-
-def refused_rows(
-    cursor: Cursor,
-    statements: ControlTableStatements,
-    settings: Settings,
-    names: Mapping[str, Any],
-    runs: Mapping[int, int | None],
-) -> dict[int, str]:
-    """Why the control table would not take SCHEDULED, by the ids of the rows whose closing it refuses.
-
-    ``runs`` has the rows, locked by this transaction, with the run that each of them names. Raises TooSlow when they
-    take too long together: then nothing of the transaction may be kept, and ``refused_sample`` is to be asked.
-    """
-    closing = Closing(cursor, statements, settings, names)
-    return closing.rehearse(_writes(settings.status_scheduled, runs), _LONGEST_REHEARSAL_SECONDS)
-
-
-def refused_sample(
-    cursor: Cursor,
-    statements: ControlTableStatements,
-    settings: Settings,
-    names: Mapping[str, Any],
-    runs: Mapping[int, int | None],
-) -> dict[int, str]:
-    """The same for a slow table: one row has all the time that a row may take, and what it says goes for all."""
-    # Another one each time, so that a single slow row does not keep back the others for ever.
-    row = random.choice(list(runs))  # noqa: S311 no secret
-    closing = Closing(cursor, statements, settings, names)
-    failed = closing.rehearse(_writes(settings.status_scheduled, {row: runs[row]}), settings.row_seconds, alone=True)
-    if not failed:
-        return {}
-    return {each: failed[row] if each == row else f"tried with row {row}: {failed[row]}" for each in runs}
 
 
 def rehearse_all(connection: Connection, settings: Settings, run_ids: list[int]) -> tuple[bool, str]:

@@ -24,7 +24,7 @@ from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
 from pm_dagster.ledger import ledger_sql
-from pm_dagster.ledger.closing import Closing, TooSlow, refused_rows, refused_sample
+from pm_dagster.ledger.closing import Closing, TooSlow
 from pm_dagster.ledger.connection import named_rows
 from pm_dagster.ledger.ledger_sql import (
     as_json,
@@ -183,9 +183,9 @@ class PostgresControlPlane:
         if not self._settings.rehearse:
             _log.info("rehearsal skipped", extra=fields(rows=len(entries)))
             return {}
-        ask = refused_sample if self._slow_table else refused_rows
+        closing = Closing(cursor, self._session.statements, self._settings, self._names())
         runs = {entry.run_id: entry.previous_run_id for entry in entries}
-        refused = ask(cursor, self._session.statements, self._settings, self._names(), runs)
+        refused = closing.refused_by_sample(runs) if self._slow_table else closing.refused(runs)
         if not refused:
             return {}
         pause = self._settings.settle_seconds * _PAUSES_OF_THE_REFUSED

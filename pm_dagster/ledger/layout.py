@@ -288,19 +288,14 @@ def read_layout(connection: Connection, settings: Settings) -> Layout:
     check_written(settings, table)
     _demand_time_zone(connection, settings)
     order = _order(settings, view, table)
-    versions, one = _has_row_versions(connection, settings), _has_one_row_per_id(connection, settings)
+    versions = _is_true(connection, _ROW_VERSIONS, settings.schema, settings.run_table)
+    one = _is_true(connection, _ONE_ROW_PER_ID, settings.column_run_id, settings.schema, settings.run_table)
     return Layout(view, table, *order, settings.column_status in view, versions, one)
 
 
-def _has_row_versions(connection: Connection, settings: Settings) -> bool:
+def _is_true(connection: Connection, statement: str, *values: str) -> bool:
     with translated(), connection.cursor() as cursor:
-        cursor.execute(_ROW_VERSIONS, (settings.schema, settings.run_table))
-        return bool((cursor.fetchone() or (False,))[0])
-
-
-def _has_one_row_per_id(connection: Connection, settings: Settings) -> bool:
-    with translated(), connection.cursor() as cursor:
-        cursor.execute(_ONE_ROW_PER_ID, (settings.column_run_id, settings.schema, settings.run_table))
+        cursor.execute(statement, values)
         return bool((cursor.fetchone() or (False,))[0])
 
 

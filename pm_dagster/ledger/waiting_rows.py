@@ -289,8 +289,11 @@ def _reader(cursor: Cursor, type_: int) -> Callable[[str | None], object]:
     return lambda text: None if text is None else cast(text.encode(codec), cursor)
 
 
-class Locks:
-    """Tries to lock within a transaction of ``cursor``. ``names`` are the parameters that statements share."""
+class _Questions:
+    """Questions about the owner's rows within a transaction of ``cursor``.
+
+    ``names`` are the parameters that statements share.
+    """
 
     def __init__(
         self, cursor: Cursor, statements: ControlTableStatements, settings: Settings, names: Mapping[str, Any]
@@ -299,6 +302,10 @@ class Locks:
         self._statements = statements
         self._settings = settings
         self._names = names
+
+
+class Locks(_Questions):
+    """Tries to lock rows, and gives the locks back."""
 
     @cached_property
     def _may(self) -> tuple[bool, bool]:
@@ -366,17 +373,12 @@ class Locks:
         return found
 
 
-class UntakeableRows:
-    """Finds them within a transaction of ``cursor``."""
+class UntakeableRows(_Questions):
+    """Finds the rows that no dispatch can take as they are."""
 
-    def __init__(
-        self, cursor: Cursor, statements: ControlTableStatements, settings: Settings, names: Mapping[str, Any]
-    ) -> None:
-        self._cursor = cursor
-        self._statements = statements
-        self._settings = settings
-        self._names = names
-        self._locks = Locks(cursor, statements, settings, names)
+    @cached_property
+    def _locks(self) -> Locks:
+        return Locks(self._cursor, self._statements, self._settings, self._names)
 
     def found(self, limit: int) -> list[Untakeable]:
         """All of them, at most ``limit``."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.cli.shell import JOB, Shell
+from pm_dagster_tests.cli.shell import Shell, workspace_with_a_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,5 @@ def shell(ledger_url: str, workspace: LocalWorkspace) -> Shell:
 @pytest.fixture
 def workspace() -> Iterator[LocalWorkspace]:
     """A workspace with one job."""
-    with LocalWorkspace() as running:
-        running.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+    with workspace_with_a_job() as running:
         yield running

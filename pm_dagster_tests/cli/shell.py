@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,14 @@ _INSERT = """
 INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, file_name, rgstr_file_time)
 VALUES (7, 'WAITING', %s, %s, 'file.csv', now()) RETURNING run_id
 """
+
+
+@contextmanager
+def workspace_with_a_job() -> Iterator[LocalWorkspace]:
+    """A workspace whose one job takes half a minute a run, and as many runs as a test starts."""
+    with LocalWorkspace() as running:
+        running.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+        yield running
 
 
 @dataclass

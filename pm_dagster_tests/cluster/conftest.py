@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.cli.shell import JOB
+from pm_dagster_tests.cli.shell import workspace_with_a_job
 from pm_dagster_tests.cluster.program import ClusterProgram
 
 
@@ -26,6 +26,5 @@ def program(ledger_url: str, workspace: LocalWorkspace) -> ClusterProgram:
 @pytest.fixture
 def workspace() -> Iterator[LocalWorkspace]:
     """A workspace with one job."""
-    with LocalWorkspace() as running:
-        running.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+    with workspace_with_a_job() as running:
         yield running

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.cli.shell import JOB, Shell
+from pm_dagster_tests.cli.shell import Shell, workspace_with_a_job
 
 ROLE = "a dispatcher's role"
 
 
 @pytest.mark.slow
 def test_what_is_printed_is_enough_for_every_command(ledger_url: str) -> None:
-    with LocalWorkspace() as workspace:
-        workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+    with workspace_with_a_job() as workspace:
         shell = Shell(ledger_url, workspace)
         shell.sql(f'CREATE ROLE "{ROLE}" LOGIN')
         try:

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pm_dagster.sandbox.workspace import LocalWorkspace
-from pm_dagster_tests.cli.shell import JOB
+from pm_dagster_tests.cli.shell import workspace_with_a_job
 from pm_dagster_tests.cluster.program import ClusterProgram
 from pm_dagster_tests.versions.place import NAMES, folder
 
@@ -26,8 +25,7 @@ def version(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def program(version: str, ledger_url: str) -> Iterator[ClusterProgram]:
     """A program whose processes find that version before the locked one."""
-    with LocalWorkspace() as workspace:
-        workspace.state.add_job("ingest", job_id=JOB, seconds=30.0, max_concurrent_runs=1000)
+    with workspace_with_a_job() as workspace:
         workspace.state.add_job("forbidden", job_id=FORBIDDEN)
         workspace.state.forbid(FORBIDDEN)
         yield ClusterProgram(ledger_url, workspace, {"PYTHONPATH": str(folder(version))})
