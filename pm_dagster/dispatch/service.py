@@ -36,7 +36,7 @@ from pm_dagster.dispatch.rate_limiter import RateLimiter
 from pm_dagster.dispatch.report import Report, report_rows, unsent_rows
 from pm_dagster.dispatch.rules import Policy, first_step
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key, sort_rows, within
-from pm_dagster.dispatch.worker import Limits, Sent, Worker
+from pm_dagster.dispatch.worker import Feed, Limits, Sent, Worker
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.logs import fields
 
@@ -296,10 +296,10 @@ class Dispatch:
         works = [Work(entry, first_step(entry)) for entry in _unanswered(entries)]
         return self._work(works, prepare_only=True)
 
-    def _work(self, works: list[Work], *, prepare_only: bool = False) -> Sent:
+    def _work(self, works: list[Work], *, prepare_only: bool = False, feed: Feed | None = None) -> Sent:
         for work in works:
             self._untouched.pop(work.entry.entry_id, None)
-        worker = self._worker()
+        worker = self._worker(feed)
         try:
             return worker.send(works, prepare_only=prepare_only)
         finally:
@@ -397,7 +397,7 @@ class Dispatch:
     def _over(self) -> bool:
         return self._stop.is_set() or self._clock() >= self._began + self._settings.deadline_seconds
 
-    def _worker(self) -> Worker:
+    def _worker(self, feed: Feed | None = None) -> Worker:
         limits = Limits(self._settings.concurrency, self._began + self._settings.deadline_seconds)
         return Worker(
             self.control,
@@ -410,6 +410,7 @@ class Dispatch:
             stop=self._stop,
             clock=self._clock,
             on_outcome=self._on_outcome,
+            feed=feed,
         )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Protocol
 
 from pm_dagster.dispatch.circuit_breaker import BreakerState, CircuitBreaker, RefusalBreaker
 from pm_dagster.dispatch.in_doubt import TO_SEND, answer_lost, intent_committed, is_lost
@@ -181,9 +182,9 @@ class CallQueue:
         self._due: dict[Call, list[tuple[float, int, Work]]] = {call: [] for call in Call}
         self._order = itertools.count()
 
-    def __bool__(self) -> bool:
-        """True while any row waits."""
-        return any(self._due.values())
+    def __len__(self) -> int:
+        """How many rows wait."""
+        return sum(map(len, self._due.values()))
 
     def __iter__(self) -> Iterator[Work]:
         """The rows that wait, in no order."""
@@ -233,6 +234,33 @@ class CallQueue:
         return max(0.0, min(moments, default=float("inf")))
 
 
+# ---- where rows come from
+
+
+class Feed(Protocol):
+    """Gives a stretch of sending further rows while it goes on; the deciding thread asks between two rounds."""
+
+    @property
+    def delay(self) -> float:
+        """Seconds until it may have further rows; infinite once it has none any more."""
+
+    def take(self, waiting: int) -> Sequence[Work]:
+        """The rows that join now, each with its first call; ``waiting`` rows still wait for theirs.
+
+        It may write to the ledger, for no other thread does meanwhile. What it raises ends the sending.
+        """
+
+
+class NoFeed:
+    """A feed without rows: the stretch of sending ends with the rows that it began with."""
+
+    delay = float("inf")
+
+    def take(self, waiting: int) -> Sequence[Work]:  # noqa: ARG002 the protocol's
+        """No rows."""
+        return ()
+
+
 # ---- the loop
 
 
@@ -256,7 +284,9 @@ class Worker:
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         on_outcome: Callable[[RowOutcome], None] = lambda _outcome: None,
+        feed: Feed | None = None,
     ) -> None:
+        self._feed = feed or NoFeed()
         self._ledger = LedgerWriter(control, stop, clock)
         self._runs = runs
         self._policy = policy
@@ -329,6 +359,9 @@ class Worker:
                 self._sent.prepared += self._queue.set_aside((Call.RUN_NOW, Call.REPAIR))
             if not self._ending() and self._refusals.exhausted:
                 self._failure = self._refusals.error
+            if not self._ending() and self._feed.delay <= 0:
+                for work in self._feed.take(len(self._queue)):
+                    self._take_step(work, work.step, 0.0)
             if not self._ending():
                 self._submit(pool, self._next())
             if not self._in_flight and (self._ending() or self._nothing_in_time()):
@@ -340,8 +373,8 @@ class Worker:
         return self._failure is not None or self._stop.is_set() or self._clock() >= self._limits.deadline
 
     def _nothing_in_time(self) -> bool:
-        """Whether no row waits, or none whose call may be made before the deadline: a long Retry-After is no wait."""
-        return self._queue.delay > self._limits.deadline - self._clock()
+        """Whether no row waits or may still come, or none before the deadline: a long Retry-After is no wait."""
+        return min(self._queue.delay, self._feed.delay) > self._limits.deadline - self._clock()
 
     # ---- making calls
 
@@ -407,7 +440,7 @@ class Worker:
     def _pause(self) -> float:
         if self._ending() or self._room() <= 0:
             return min(_LONGEST_WAIT, self._delay() or _LONGEST_WAIT)
-        return min(_LONGEST_WAIT, self._queue.delay)
+        return min(_LONGEST_WAIT, self._queue.delay, self._feed.delay)
 
     # ---- taking answers in
 
