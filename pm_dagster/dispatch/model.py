@@ -366,12 +366,17 @@ class CallStart:
     """The start of one call, as the rate limiter counts it.
 
     Attributes:
-        at: When the call left, in monotonic seconds.
+        at: When the call left, in monotonic seconds; infinite while it has not left.
         throttled: Whether its answer was 429.
     """
 
-    at: float
+    at: float = math.inf
     throttled: bool = False
+
+    @property
+    def left(self) -> bool:
+        """Whether the call has left."""
+        return self.at < math.inf
 
 
 @dataclass

@@ -29,6 +29,9 @@ without a rate pauses for at least one second, for nothing else holds it back.
 
 The numbers, the simulations that chose them and what was worse: ``docs/adr/0046-window-and-ceiling.md``.
 
+**Calls that wait for a free thread.** A call that may start and has not left yet counts as one that starts at each
+moment anew. So what leaves together after a stall is no more than what may start together.
+
 The limiter neither sleeps nor calls: the worker asks how long to wait.
 """
 
@@ -77,7 +80,7 @@ class _Pace:
     Attributes:
         rate: The configured rate; 0 for none.
         limit: What the workspace is believed to allow, at least ``rate``.
-        starts: The last calls that started, the oldest first.
+        starts: The last calls that started or may start, the oldest first.
         paused_until: No call starts before.
         ceiling: What the last 429 taught; None while nothing but ``rate`` counts.
         held_from: When the ceiling's time begins: the end of the pause.
@@ -119,18 +122,22 @@ class _Pace:
         if not self.starts:
             return -math.inf
         rate = self.rate_at(now)
-        last, window = self.starts[-1].at, _window(rate)
+        last, window = self._moment(1, now), _window(rate)
         if self.even:
             return last + 1 / rate + _MARGIN / window
         together = max(1, int(window * _TOGETHER))
         moments = [last]
         if len(self.starts) >= together:
-            moments.append(self.starts[-together].at + together / (rate * _BURST))
+            moments.append(self._moment(together, now) + together / (rate * _BURST))
         believed = self.limit if self.ceiling is None else rate
         for size, seconds in ((window, window / rate), (_window(believed), _window(believed) / believed + _MARGIN)):
             if len(self.starts) >= size:
-                moments.append(self.starts[-size].at + seconds)
+                moments.append(self._moment(size, now) + seconds)
         return max(moments)
+
+    def _moment(self, back: int, now: float) -> float:
+        """When the call that is so many starts back left; now, at the earliest, for one that has not left."""
+        return min(self.starts[-back].at, now)
 
     def got_through(self) -> int:
         """How many calls of the second before the 429 were not throttled, as far as their answers are known."""
@@ -184,16 +191,22 @@ class RateLimiter:
         return self._paces[call].rate_at(self._clock())
 
     def take(self, call: Call) -> CallStart:
-        """Note that a call starts now; what is returned belongs to ``sent`` and ``throttle``."""
-        start = CallStart(self._clock())
+        """Note that a call may start; what is returned belongs to ``sent`` or ``withdraw``, and to ``throttle``."""
+        start = CallStart()
         pace = self._paces[call]
         if pace.rate:
             pace.starts.append(start)
         return start
 
     def sent(self, start: CallStart) -> None:
-        """Note that the call leaves now: a commit may have come between."""
+        """Note that the call leaves now. For the thread that makes the call, whichever it is."""
         start.at = self._clock()
+
+    def withdraw(self, call: Call, start: CallStart) -> None:
+        """Forget a call that may not start any more and has not left."""
+        pace = self._paces[call]
+        if start in pace.starts:
+            pace.starts.remove(start)
 
     def throttle(self, call: Call, retry_after: float | None, start: CallStart) -> float:
         """Take in a 429.

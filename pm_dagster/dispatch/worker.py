@@ -415,6 +415,7 @@ class Worker:
         for work in works:
             if work.changes_workspace:
                 if work.entry.entry_id not in granted:
+                    self._limiter.withdraw(work.call, work.start)
                     continue
                 work.entry = intended[work.entry.entry_id]
                 _log.debug("intent committed", extra=_about(work))

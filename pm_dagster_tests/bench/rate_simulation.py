@@ -201,6 +201,7 @@ class _Batch:
             return
         while self._waiting and self._in_flight < _CONCURRENCY and limiter.delay(call) <= 0:
             start = limiter.take(call)
+            limiter.sent(start)
             self._waiting -= 1
             self._in_flight += 1
             self._at(self.now + _THERE + self.chance.random() * JITTER, partial(self._arrive, start))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
+from collections import deque
 
 import pytest
 
@@ -22,6 +25,13 @@ class Clock:
         return self.now
 
 
+def started(limiter: RateLimiter, call: Call) -> CallStart:
+    """A call that may start, and leaves at once."""
+    start = limiter.take(call)
+    limiter.sent(start)
+    return start
+
+
 def calls_during(
     limiter: RateLimiter, clock: Clock, seconds: float, step: float = 0.001, call: Call = Call.RUN_NOW
 ) -> list[float]:
@@ -37,7 +47,7 @@ def starts_during(
     end = clock.now + seconds
     while clock.now < end:
         while limiter.delay(call) <= 0:
-            starts.append(limiter.take(call))
+            starts.append(started(limiter, call))
         clock.now += step
     return starts
 
@@ -125,17 +135,70 @@ def test_a_call_counts_from_when_it_left() -> None:
     assert limiter.delay(Call.RUN_NOW) == pytest.approx(1.0)
 
 
+def test_a_call_that_waits_for_a_thread_counts_as_one_that_starts_now() -> None:
+    clock = Clock()
+    limiter = RateLimiter({Call.RUN_NOW: 2.0}, clock)
+    first, second = limiter.take(Call.RUN_NOW), limiter.take(Call.RUN_NOW)
+    for _ in range(3):
+        clock.now += 5.0
+        assert limiter.delay(Call.RUN_NOW) == pytest.approx(1.0)
+    limiter.sent(first)
+    clock.now += 0.4
+    assert limiter.delay(Call.RUN_NOW) == pytest.approx(0.6)
+    limiter.sent(second)
+    clock.now += 0.6
+    assert limiter.delay(Call.RUN_NOW) == pytest.approx(0.0)
+
+
+def test_a_call_that_is_withdrawn_does_not_count() -> None:
+    clock = Clock()
+    limiter = RateLimiter({Call.RUN_NOW: 1.0}, clock)
+    start = limiter.take(Call.RUN_NOW)
+    assert limiter.delay(Call.RUN_NOW) == pytest.approx(1.0)
+    limiter.withdraw(Call.RUN_NOW, start)
+    assert limiter.delay(Call.RUN_NOW) == 0
+    limiter.withdraw(Call.RUN_NOW, start)
+    RateLimiter({}, clock).withdraw(Call.REPAIR, CallStart())
+
+
+@pytest.mark.parametrize("rate", [20.0, 18.0, 5.0, 4.5, 100.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_calls_that_leave_together_after_a_stall_exceed_no_window(rate: float, seed: int) -> None:
+    """As a pool of threads that is stuck for a while, with calls in it that may start."""
+    chance = random.Random(seed)  # noqa: S311 no secret
+    clock = Clock()
+    limiter = RateLimiter({Call.RUN_NOW: rate}, clock)
+    waiting: deque[CallStart] = deque()
+    left: list[CallStart] = []
+    stuck_until = withdrawn = 0.0
+    while len(left) < 12 * rate:
+        while limiter.delay(Call.RUN_NOW) <= 0:
+            waiting.append(limiter.take(Call.RUN_NOW))
+        if chance.random() < 0.002:
+            stuck_until = clock.now + chance.random()
+        if waiting and chance.random() < 0.001:
+            limiter.withdraw(Call.RUN_NOW, waiting.pop())
+            withdrawn += 1
+        while waiting and clock.now >= stuck_until:
+            limiter.sent(waiting[0])
+            left.append(waiting.popleft())
+        clock.now += 0.001
+    assert withdrawn
+    assert most_in(math.floor(rate) / rate, [start.at for start in left]) <= math.floor(rate)
+    assert most_in(1 / rate, [start.at for start in left]) <= max(2, math.ceil(rate / 8) + 1)
+
+
 def test_a_rate_of_nothing_is_no_pacing() -> None:
     limiter = RateLimiter({}, Clock())
     for _ in range(1000):
         assert limiter.delay(Call.REPAIR) == 0
-        limiter.take(Call.REPAIR)
+        started(limiter, Call.REPAIR)
 
 
 def test_endpoints_do_not_slow_each_other() -> None:
     limiter = RateLimiter(dict.fromkeys(Call, 1.0), Clock())
-    limiter.take(Call.RUN_NOW)
-    limiter.throttle(Call.REPAIR, 30.0, limiter.take(Call.REPAIR))
+    started(limiter, Call.RUN_NOW)
+    limiter.throttle(Call.REPAIR, 30.0, started(limiter, Call.REPAIR))
     assert limiter.delay(Call.RUN_NOW) == pytest.approx(1.0)
     assert limiter.delay(Call.GET_RUN) == 0
 
@@ -144,7 +207,7 @@ def test_endpoints_do_not_slow_each_other() -> None:
 def test_a_429_pauses_for_as_long_as_it_says(retry_after: float | None, pause: float) -> None:
     clock = Clock()
     limiter = RateLimiter({Call.RUN_NOW: 10.0}, clock)
-    start = limiter.take(Call.RUN_NOW)
+    start = started(limiter, Call.RUN_NOW)
     clock.now += 2.0
     assert limiter.throttle(Call.RUN_NOW, retry_after, start) == pause
     assert limiter.delay(Call.RUN_NOW) == pause
@@ -156,7 +219,7 @@ def test_a_429_pauses_for_as_long_as_it_says(retry_after: float | None, pause: f
 def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
     clock = Clock()
     limiter = RateLimiter({Call.RUN_NOW: 10.0}, clock)
-    start = limiter.take(Call.RUN_NOW)
+    start = started(limiter, Call.RUN_NOW)
     limiter.throttle(Call.RUN_NOW, 30.0, start)
     limiter.throttle(Call.RUN_NOW, 1.0, start)
     assert limiter.delay(Call.RUN_NOW) == 30.0
@@ -165,7 +228,7 @@ def test_a_shorter_pause_does_not_end_a_longer_one() -> None:
 @pytest.mark.parametrize(("retry_after", "pause"), [(5.0, 5.0), (None, 1.0), (0.0, 1.0)])
 def test_a_pause_holds_without_pacing_too(retry_after: float | None, pause: float) -> None:
     limiter = RateLimiter({}, Clock())
-    assert limiter.throttle(Call.RUN_NOW, retry_after, limiter.take(Call.RUN_NOW)) == pause
+    assert limiter.throttle(Call.RUN_NOW, retry_after, started(limiter, Call.RUN_NOW)) == pause
     assert limiter.delay(Call.RUN_NOW) == pause
     assert limiter.rate(Call.RUN_NOW) == 0
 
@@ -273,7 +336,7 @@ def test_however_many_429s_it_never_stops() -> None:
     clock = Clock()
     limiter = RateLimiter({Call.RUN_NOW: 20.0}, clock)
     for _ in range(50):
-        limiter.throttle(Call.RUN_NOW, 0.0, limiter.take(Call.RUN_NOW))
+        limiter.throttle(Call.RUN_NOW, 0.0, started(limiter, Call.RUN_NOW))
         clock.now += 0.001
     assert limiter.rate(Call.RUN_NOW) == 1
     # One call a second, each with the margin.
