@@ -10,8 +10,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pm_dagster_tests.bench import dispatching, frame, plot, processes
 from pm_dagster_tests.bench.frame import Case, Result
@@ -23,7 +24,12 @@ CASES: tuple[Case, ...] = (*dispatching.CASES, *processes.CASES)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the cases, and print their figures."""
     parser = argparse.ArgumentParser(prog="pm_dagster_tests.bench", description="Measure how fast a dispatch is.")
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="names, which may hold *; all by default")
+    parser.add_argument(
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        help="names, which may hold *; by default all but those measured by name only",
+    )
     parser.add_argument("--list", action="store_true", help="list the cases and their aims, and measure nothing")
     parser.add_argument("--quick", action="store_true", help="small forms, once: to see that a case works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
@@ -34,27 +40,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     if given.list:
-        sys.stdout.write("".join(f"{case.name}\n    {case.what}\n    aim: {case.aim}\n" for case in cases))
+        listed = cases if given.cases else CASES
+        sys.stdout.write("".join(_listed(case) for case in listed))
         return
     # A call that is throttled is a figure here.
     logging.getLogger("pm_dagster").addHandler(logging.NullHandler())
     results = _measured(cases, quick=given.quick)
     found = frame.as_json(results, quick=given.quick)
+    _tell(results, found)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+    if given.plot:
+        given.plot.write_text(plot.svg(found))
+    if any(result.failed for result in results):
+        sys.exit(1)
+
+
+def _tell(results: Sequence[Result], found: Mapping[str, Any]) -> None:
     sys.stdout.write(frame.table(results))
     for result in results:
-        if result.reached is False:
+        if result.failed:
+            sys.stdout.write(f"{result.case.name} failed: {result.failed}\n")
+        elif result.reached is False:
             sys.stdout.write(f"{result.case.name}: the aim is not reached: {result.case.aim}\n")
-    if given.quick:
+    if found["quick"]:
         sys.stdout.write("Small forms, each once: these figures are no measurement.\n")
     elif found["busy"]:
         sys.stdout.write(
             f"The machine was busy (load {results[0].load:.1f}, {found['cores']} cores): measure again when it is"
             " idle.\n"
         )
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
-    if given.plot:
-        given.plot.write_text(plot.svg(found))
+
+
+def _listed(case: Case) -> str:
+    only = "    measured only when it is named\n" if case.named else ""
+    return f"{case.name}\n    {case.what}\n    aim: {case.aim}\n{only}"
 
 
 def _measured(cases: Sequence[Case], *, quick: bool) -> list[Result]:

@@ -31,12 +31,16 @@ class Figure:
         unit: Of its values; empty for ratios and counts.
         most: The aim: no trial is above.
         least: The aim: no trial is below.
+        measured: For a ratio: the name of the figure that was measured.
+        reference: The name of the figure that stands beside it, taken in the same trial.
     """
 
     name: str
     unit: str = ""
     most: float | None = None
     least: float | None = None
+    measured: str = ""
+    reference: str = ""
 
     @property
     def aim(self) -> str:
@@ -63,9 +67,12 @@ class Case:
         name: By which it is chosen.
         what: What is measured, and beside which reference.
         aim: What must be reached, in words.
-        figures: What ``measure`` gives, in the order of the table; the first one with an aim stands in the plot.
+        figures: What ``measure`` gives, in the order of the table; those with an aim stand in the picture.
         measure: One trial. Raises RuntimeError when the work itself was not done.
         trials: How often it is measured.
+        group: The heading under which it stands in the picture.
+        shares: Neighbours with the same name keep what they started (``Place.held``) until the last of them is done.
+        named: It is measured only when it is named.
     """
 
     name: str
@@ -74,6 +81,9 @@ class Case:
     figures: tuple[Figure, ...]
     measure: Callable[[Place], Mapping[str, float]]
     trials: int = 2
+    group: str = "A dispatch"
+    shares: str = ""
+    named: bool = False
 
 
 @dataclass
@@ -84,11 +94,13 @@ class Result:
         case: The case.
         trials: The figures of each trial, by name.
         load: The load of the machine (1 minute) before the first trial.
+        failed: Why the work of a trial was not done; then there are no figures.
     """
 
     case: Case
     trials: list[dict[str, float]] = field(default_factory=list)
     load: float = 0.0
+    failed: str = ""
 
     def values(self, figure: Figure) -> list[float]:
         """The figure in each trial."""
@@ -97,6 +109,8 @@ class Result:
     @property
     def reached(self) -> bool | None:
         """Whether all aims of the case are reached; None where it has none."""
+        if self.failed:
+            return False
         found = [figure.reached(self.values(figure)) for figure in self.case.figures if figure.aim]
         return all(found) if found else None
 
@@ -104,11 +118,13 @@ class Result:
         """The case and its figures, each with its values, their median and their spread (largest less smallest)."""
         return {
             "name": self.case.name,
+            "group": self.case.group,
             "what": self.case.what,
             "aim": self.case.aim,
             "reached": self.reached,
             "load": round(self.load, 2),
-            "figures": [self._figure(figure) for figure in self.case.figures],
+            "failed": self.failed,
+            "figures": [] if self.failed else [self._figure(figure) for figure in self.case.figures],
         }
 
     def _figure(self, figure: Figure) -> dict[str, Any]:
@@ -118,6 +134,8 @@ class Result:
             "unit": figure.unit,
             "most": figure.most,
             "least": figure.least,
+            "measured": figure.measured,
+            "reference": figure.reference,
             "reached": figure.reached(values),
             "values": [round(value, 4) for value in values],
             "median": round(statistics.median(values), 4),
@@ -126,7 +144,7 @@ class Result:
 
 
 def chosen(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
-    """The cases whose name fits one of ``names``, which may hold ``*``; all without names.
+    """The cases whose name fits one of ``names``, which may hold ``*``; without names all but those that want one.
 
     Raises:
         ValueError: A name fits no case.
@@ -134,15 +152,23 @@ def chosen(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
     for name in names:
         if not any(fnmatchcase(case.name, name) for case in cases):
             raise ValueError(f"no case is called {name}; there are {', '.join(case.name for case in cases)}")
-    return [case for case in cases if not names or any(fnmatchcase(case.name, name) for name in names)]
+    if not names:
+        return [case for case in cases if not case.named]
+    return [case for case in cases if any(fnmatchcase(case.name, name) for name in names)]
 
 
 def measure(cases: Sequence[Case], place: Place) -> Iterator[Result]:
     """Measure the cases, each as often as it says; once in the quick form."""
-    for case in cases:
+    for number, case in enumerate(cases):
         result = Result(case, load=os.getloadavg()[0])
-        for _ in range(1 if place.quick else case.trials):
-            result.trials.append(dict(case.measure(place)))
+        try:
+            for _ in range(1 if place.quick else case.trials):
+                result.trials.append(dict(case.measure(place)))
+        except Exception as error:  # noqa: BLE001 the other cases are worth their time
+            result.failed = f"{type(error).__name__}: {error}"
+        following = cases[number + 1].shares if number + 1 < len(cases) else ""
+        if not case.shares or following != case.shares:
+            place.release()
         yield result
 
 
@@ -171,6 +197,9 @@ def table(results: Sequence[Result]) -> str:
     """The results for people: a line for each figure, with its median and the range of its trials."""
     rows = [("case", "figure", "median", "range", "aim", "reached")]
     for result in results:
+        if result.failed:
+            rows.append((result.case.name, "failed", "", "", "", "no"))
+            continue
         for place, figure in enumerate(result.case.figures):
             values = result.values(figure)
             reached = figure.reached(values)

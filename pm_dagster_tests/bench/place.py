@@ -11,15 +11,15 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Self
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any, Self, TypeVar
 
 import psycopg2
 import requests
@@ -33,7 +33,6 @@ from pm_dagster.dispatch.report import Report
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
-from pm_dagster.orchestration import names
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.processes import Children, answers, free_port
 
@@ -43,6 +42,7 @@ JOB, OTHERS_JOB = 1001, 1002
 LIMITS: Mapping[str, float] = {"run-now": 20.0, "runs/repair": 5.0, "runs/get": 100.0}
 UNPACED: Mapping[str, float] = {"rate_run_now": 0.0, "rate_repair": 0.0, "rate_get_run": 0.0}
 AT_THE_LIMITS: Mapping[str, float] = {"rate_run_now": 20.0, "rate_repair": 5.0, "rate_get_run": 100.0}
+_Held = TypeVar("_Held")
 _TOKEN = "bench-token"
 _PARAMETERS = {"RUN_ID": "1", "CNTRT_ID": "7", "FILE_NAME": "file.csv"}
 _FIRST_RUN = 500_000
@@ -54,7 +54,6 @@ INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, fi
 _VALUES = "(7, 'WAITING', %s, %s, 'file.csv', now() - interval '1 hour' + %s * interval '1 millisecond')"
 _STATISTICS = "SELECT xact_commit + xact_rollback, active_time FROM pg_stat_database WHERE datname = %s"
 _SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s"
-_DEPLOYED = Path(__file__).parents[2] / "deploy" / "dagster-local" / "dagster.yaml"
 _DAGSTER_YAML = "telemetry:\n  enabled: false\n"
 
 
@@ -188,6 +187,25 @@ class Deployment:
             raise RuntimeError(f"{command} failed: {done.stderr[-2000:]}")
         return Ran(took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout)
 
+    def run_followed(self, *command: str, **variables: str) -> tuple[str, float]:
+        """Run Python to its end; gives its standard output and the most memory that it held, in MiB (0 off Linux).
+
+        Raises:
+            RuntimeError: It fails.
+        """
+        environment = {**self.variables, **variables}
+        with TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
+            process = subprocess.Popen([sys.executable, *command], env=environment, stdout=out, stderr=errors)
+            peak = 0.0
+            while process.poll() is None:
+                peak = max(peak, _peak_mib(process.pid))
+                time.sleep(0.02)
+            out.seek(0)
+            errors.seek(0)
+            if process.returncode != 0:
+                raise RuntimeError(f"{command} failed: {errors.read()[-2000:]}")
+            return out.read(), peak
+
     def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
         """Start Python with this command line; the caller reads its output and waits."""
         environment = {**self.variables, **variables}
@@ -252,11 +270,12 @@ class Place:
         self._names = (f"bench_{number}" for number in itertools.count())
         self._done: set[str] = set()
         self._kept: dict[str, Settings] = {}
-        self._stack = ExitStack()
+        self._held: dict[str, Any] = {}
+        self._stack, self._holding = ExitStack(), ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pm-bench-")))
+            self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="pm-bench-")))
             self._server = stack.enter_context(EmbeddedPostgres(self._folder / "pg"))
             environment = {**_own_environment(), "PM_SANDBOX_TOKEN": _TOKEN}
             children = stack.enter_context(Children(environment, self._folder))
@@ -275,7 +294,20 @@ class Place:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
         self._stack.close()
+
+    def held(self, name: str, start: Callable[[], AbstractContextManager[_Held]]) -> _Held:
+        """What ``start`` gives, started once and kept until ``release``."""
+        if name not in self._held:
+            self._held[name] = self._holding.enter_context(start())
+        found: _Held = self._held[name]
+        return found
+
+    def release(self) -> None:
+        """End all that is held."""
+        self._held.clear()
+        self._holding.close()
 
     def once(self, name: str, work: Callable[[], object]) -> None:
         """Do what is not measured and what later trials need no more; nothing in the quick form."""
@@ -350,18 +382,6 @@ class Place:
         return self._kept[name]
 
     @contextmanager
-    def daemon(self, deployment: Deployment) -> Iterator[None]:
-        """Dagster's daemon with the sensor on, as it is deployed on one machine."""
-        with tempfile.TemporaryDirectory(prefix="daemon-", dir=self._folder) as home:
-            (Path(home) / "dagster.yaml").write_text(_DEPLOYED.read_text())
-            variables = {**deployment.variables, "DAGSTER_HOME": home}
-            definitions = ("-m", "pm_dagster.definitions")
-            deployment.run("-m", "dagster", "sensor", "start", names.SENSOR, *definitions, DAGSTER_HOME=home)
-            with Children(variables, Path(home) / "logs") as children:
-                children.start("daemon", [sys.executable, "-m", "dagster._daemon", "run", *definitions])
-                yield
-
-    @contextmanager
     def statements_logged(self) -> Iterator[Callable[[], int]]:
         """The server logs each statement that arrives in the block; gives a function that counts them.
 
@@ -408,6 +428,9 @@ class Place:
             if rows:
                 execute_values(cursor, _INSERT, rows, template=_VALUES, page_size=1000)
         initialise(Settings(postgres_url=url))
+        with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+            # As a table that is older than a minute has been.
+            cursor.execute("ANALYZE")
 
     def _variables(self, url: str, rows: int) -> dict[str, str]:
         return {
@@ -435,6 +458,15 @@ def report_of(process: subprocess.Popen[str]) -> dict[str, Any]:
         raise RuntimeError(f"pm dispatch ended with {process.returncode}")
     found: dict[str, Any] = json.loads(out)
     return found
+
+
+def _peak_mib(process: int) -> float:
+    """The most memory that a process has held so far; 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0.0)
 
 
 def _own_environment() -> dict[str, str]:
