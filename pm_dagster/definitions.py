@@ -3,6 +3,7 @@
 Environment variables are read when a run needs them, so the code location loads without any.
 """
 
+import gc
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -65,3 +66,6 @@ def _resource(value: object) -> Any:  # noqa: ANN401 Dagster's own classes, and 
 
 
 defs = build_definitions()
+
+# What was imported and built meanwhile, as in ``orchestration``: it stays as long as the process.
+gc.freeze()

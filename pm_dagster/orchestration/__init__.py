@@ -14,3 +14,9 @@ Decisions about rows are in ``dispatch``, the database in ``ledger``, calls to t
 ``names``        the names and tags that operators see
 ===============  ======================================================================
 """
+
+import gc
+
+# Every process of Dagster imports this package, when Dagster itself is imported. What is imported stays, so the garbage
+# collector need not walk through it, again and again, while more is imported and a run goes on.
+gc.freeze()

@@ -26,7 +26,7 @@ from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.orchestration import names
 
 if TYPE_CHECKING:
-    from databricks.sdk import WorkspaceClient
+    from databricks.sdk.core import Config
 
 #: What a second set of variables replaces as a whole: no part of one database or workspace completes another.
 _REPLACED = ("PM_", "PG", "DATABRICKS_", "ARM_")
@@ -181,29 +181,29 @@ class WorkspaceResource(dg.ConfigurableResource["WorkspaceResource"]):
         """The variables that this workspace is read from, as they are at this moment."""
         return environment_of(self.variable_prefix)
 
-    def client(self, settings: Settings) -> "WorkspaceClient":
-        """Sign in with the credentials of this moment.
+    def signed_in(self, settings: Settings) -> "Config":
+        """The configuration of the client, signed in with the credentials of this moment.
 
         Raises:
             ConfigurationError: The variables do not say how to sign in.
             WorkspaceUnavailable: Signing in gets no answer.
             Unavailable: A credential cannot be looked up now.
         """
-        from pm_dagster.orchestration.databricks_client import workspace_client  # noqa: PLC0415 see the module
+        from pm_dagster.orchestration.databricks_client import workspace_config  # noqa: PLC0415 see the module
 
-        return workspace_client(resolved(self.environment(), WORKSPACE).environment, settings)
+        return workspace_config(resolved(self.environment(), WORKSPACE).environment, settings)
 
     def runs(self, settings: Settings) -> DatabricksRuns:
-        """The runs of the workspace. Raises as ``client``."""
+        """The runs of the workspace. Raises as ``signed_in``."""
         from pm_dagster.databricks.runs import SdkRuns  # noqa: PLC0415 as above
 
-        return SdkRuns(self.client(settings).config, settings)
+        return SdkRuns(self.signed_in(settings), settings)
 
     def deployed_jobs(self, settings: Settings) -> DeployedJobs:
-        """The deployed jobs of the workspace. Raises as ``client``."""
+        """The deployed jobs of the workspace. Raises as ``signed_in``."""
         from pm_dagster.databricks.deployed_jobs import SdkDeployedJobs  # noqa: PLC0415 as above
 
-        return SdkDeployedJobs(self.client(settings).config, settings)
+        return SdkDeployedJobs(self.signed_in(settings), settings)
 
 
 class DispatchSession:

@@ -9,8 +9,6 @@ import sys
 import pytest
 
 from pm_dagster.config.settings import Settings
-from pm_dagster.databricks.sign_in import signed_in
-from pm_dagster.orchestration.databricks_client import databricks_client_resource
 from pm_dagster.orchestration.resources import ControlTableResource, WorkspaceResource
 
 _HOST = "https://adb-1.2.azuredatabricks.net"
@@ -37,11 +35,6 @@ def test_a_token_signs_in_without_a_call(monkeypatch: pytest.MonkeyPatch, chosen
         monkeypatch.setenv(name, value)
     runs = WorkspaceResource().runs(Settings())
     assert runs.page_url(1, 2).startswith(_HOST)
-
-
-def test_the_resource_of_dagster_databricks_shows_no_secret() -> None:
-    config = signed_in({"DATABRICKS_HOST": _HOST, **_PAT}, Settings())
-    assert "made-up" not in repr(databricks_client_resource(config))
 
 
 def test_the_launchpad_overrides_the_deployment() -> None:

@@ -119,6 +119,33 @@ def test_our_own_calls_are_led_to_their_workspace(name: str) -> None:
     assert sent["x-databricks-org-id"] == sent["x-databricks-workspace-id"] == "4711"
 
 
+def test_a_run_of_dagster_signs_in_without_the_services(version: str) -> None:
+    """By copies of dagster-databricks' modules, also with versions that it does not allow itself."""
+    program = (
+        "import os, sys; from pm_dagster.config.settings import Settings;"
+        "from pm_dagster.databricks.runs import SdkRuns;"
+        "from pm_dagster.orchestration.databricks_client import workspace_config;"
+        "print(SdkRuns(workspace_config(os.environ, Settings()), Settings()).check(), 'pyspark' in sys.modules)"
+    )
+    with tiny_server() as server:
+        server.replies(json_reply(userName="somebody"))
+        variables = {"DATABRICKS_HOST": server.host, "DATABRICKS_TOKEN": "t0ken"}
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, **variables, "PYTHONPATH": f"{folder(version)}{os.pathsep}{ROOT}"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stdout.strip()) == (0, "somebody False"), done.stderr
+    # The newest asks the host about itself first.
+    *_, asked = server.asked
+    agent = {name.lower(): value for name, value in asked.headers.items()}["user-agent"]
+    assert "dagster-databricks/" in agent
+    assert f"databricks-sdk-py/{locked(version)}" in agent
+
+
 def test_the_calls_about_the_cluster_job(program: ClusterProgram, version: str) -> None:
     command = [sys.executable, str(Path(__file__).with_name("calls.py")), str(ROOT), str(JOB)]
     done = subprocess.run(command, env=program.environment(), capture_output=True, text=True, check=False, timeout=60)
