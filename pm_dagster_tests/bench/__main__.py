@@ -11,14 +11,15 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pm_dagster_tests.bench import dispatching, frame, plot, processes
+from pm_dagster_tests.bench import airflow, dispatching, frame, plot, processes
 from pm_dagster_tests.bench.frame import Case, Result
 from pm_dagster_tests.bench.place import Place
 
-CASES: tuple[Case, ...] = (*dispatching.CASES, *processes.CASES)
+CASES: tuple[Case, ...] = (*dispatching.CASES, *processes.CASES, *airflow.CASES)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,6 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the cases and their aims, and measure nothing")
     parser.add_argument("--quick", action="store_true", help="small forms, once: to see that a case works")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="run each case once under a profiler, and print where its time goes instead of figures",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them as SVG")
     given = parser.parse_args(arguments)
@@ -45,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     # A call that is throttled is a figure here.
     logging.getLogger("pm_dagster").addHandler(logging.NullHandler())
+    if given.profile:
+        _profile(cases, quick=given.quick)
+        return
     results = _measured(cases, quick=given.quick)
     found = frame.as_json(results, quick=given.quick)
     _tell(results, found)
@@ -70,6 +79,13 @@ def _tell(results: Sequence[Result], found: Mapping[str, Any]) -> None:
             f"The machine was busy (load {results[0].load:.1f}, {found['cores']} cores): measure again when it is"
             " idle.\n"
         )
+
+
+def _profile(cases: Sequence[Case], *, quick: bool) -> None:
+    with Place(quick=quick) as place:
+        for case in cases:
+            sys.stdout.write(f"{case.name}\n{place.profile(partial(case.measure, place))}\n")
+            place.release()
 
 
 def _listed(case: Case) -> str:

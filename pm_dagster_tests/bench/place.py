@@ -25,6 +25,7 @@ import psycopg2
 import requests
 from databricks.sdk import WorkspaceClient
 from databricks.sdk.core import Config
+from psycopg2 import sql
 from psycopg2.extras import execute_values
 
 from pm_dagster.config.settings import Settings
@@ -35,6 +36,7 @@ from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
 from pm_dagster.sandbox.processes import Children, answers, free_port
+from pm_dagster_tests.bench import profiling
 
 #: The job of the rows, and that of another client of the same workspace.
 JOB, OTHERS_JOB = 1001, 1002
@@ -43,7 +45,7 @@ LIMITS: Mapping[str, float] = {"run-now": 20.0, "runs/repair": 5.0, "runs/get": 
 UNPACED: Mapping[str, float] = {"rate_run_now": 0.0, "rate_repair": 0.0, "rate_get_run": 0.0}
 AT_THE_LIMITS: Mapping[str, float] = {"rate_run_now": 20.0, "rate_repair": 5.0, "rate_get_run": 100.0}
 _Held = TypeVar("_Held")
-_TOKEN = "bench-token"
+TOKEN = "bench-token"
 _PARAMETERS = {"RUN_ID": "1", "CNTRT_ID": "7", "FILE_NAME": "file.csv"}
 _FIRST_RUN = 500_000
 _LONGEST_SECONDS = 300.0
@@ -103,12 +105,14 @@ class Deployment:
         host: Of the workspace.
         work: The rows as (job, run to repair or None), in their order.
         variables: The environment of a process that works here.
+        profiles: Where profiles of the dispatches are left, if they are profiled.
     """
 
     url: str
     host: str
     work: list[tuple[int, int | None]]
     variables: dict[str, str] = field(repr=False)
+    profiles: Path | None = None
 
     def settings(self, **changes: Any) -> Settings:  # noqa: ANN401 the fields of Settings
         """Settings for this database that take all its rows."""
@@ -116,14 +120,16 @@ class Deployment:
 
     def client(self, connections: int) -> WorkspaceClient:
         """A client of the SDK that can hold so many connections."""
-        config: Any = Config(host=self.host, token=_TOKEN, auth_type="pat", max_connections_per_pool=connections)
+        config: Any = Config(host=self.host, token=TOKEN, auth_type="pat", max_connections_per_pool=connections)
         return WorkspaceClient(config=config)
 
     def dispatch(self, settings: Settings) -> Report:
         """One dispatch in this process; every row has to come out of it SCHEDULED."""
         control = PostgresControlPlane(settings, "bench")
+        runs = SdkRuns(self.client(settings.concurrency).config, settings)
+        work = Dispatch(control, runs, settings).run
         try:
-            report = Dispatch(control, SdkRuns(self.client(settings.concurrency).config, settings), settings).run()
+            report = profiling.profiled(work, self.profiles) if self.profiles else work()
         finally:
             control.end()
         self.demand_all_scheduled()
@@ -174,7 +180,7 @@ class Deployment:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, *command],
+            self._python(command, variables),
             env={**self.variables, **variables},
             capture_output=True,
             text=True,
@@ -195,7 +201,7 @@ class Deployment:
         """
         environment = {**self.variables, **variables}
         with TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
-            process = subprocess.Popen([sys.executable, *command], env=environment, stdout=out, stderr=errors)
+            process = subprocess.Popen(self._python(command, variables), env=environment, stdout=out, stderr=errors)
             peak = 0.0
             while process.poll() is None:
                 peak = max(peak, _peak_mib(process.pid))
@@ -209,7 +215,13 @@ class Deployment:
     def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
         """Start Python with this command line; the caller reads its output and waits."""
         environment = {**self.variables, **variables}
-        return subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(self._python(command, variables), env=environment, stdout=subprocess.PIPE, text=True)
+
+    def _python(self, command: Sequence[str], variables: Mapping[str, str]) -> list[str]:
+        """The command line; profiled where that is wanted, but not where most of the time goes into compiling."""
+        if self.profiles and "PYTHONPYCACHEPREFIX" not in variables:
+            command = profiling.command(self.profiles, command)
+        return [sys.executable, *command]
 
     # ---- references
 
@@ -271,13 +283,14 @@ class Place:
         self._done: set[str] = set()
         self._kept: dict[str, Settings] = {}
         self._held: dict[str, Any] = {}
+        self._profiles: Path | None = None
         self._stack, self._holding = ExitStack(), ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="pm-bench-")))
             self._server = stack.enter_context(EmbeddedPostgres(self._folder / "pg"))
-            environment = {**_own_environment(), "PM_SANDBOX_TOKEN": _TOKEN}
+            environment = {**_own_environment(), "PM_SANDBOX_TOKEN": TOKEN}
             children = stack.enter_context(Children(environment, self._folder))
             port = free_port(0)
             children.start("workspace", [sys.executable, "-m", "pm_dagster.sandbox.workspace", "--port", str(port)])
@@ -308,6 +321,20 @@ class Place:
         """End all that is held."""
         self._held.clear()
         self._holding.close()
+
+    def profile(self, work: Callable[[], object]) -> str:
+        """Do the work; gives where the time of its dispatches went, for people."""
+        log = self._folder / "pg" / "server.log"
+        began = log.stat().st_size
+        with TemporaryDirectory(prefix="profiles-", dir=self._folder) as profiles:
+            self._profiles = Path(profiles)
+            try:
+                work()
+            finally:
+                self._profiles = None
+            with log.open("rb") as file:
+                file.seek(began)
+                return profiling.report(Path(profiles), file.read().decode(errors="replace"))
 
     def once(self, name: str, work: Callable[[], object]) -> None:
         """Do what is not measured and what later trials need no more; nothing in the quick form."""
@@ -349,7 +376,11 @@ class Place:
         url = self._server.create_database(name)
         try:
             self._fill_database(url, work)
-            yield Deployment(url, self.host, work, self._variables(url, len(work)))
+            if self._profiles:
+                self._execute(
+                    sql.SQL("ALTER DATABASE {} SET log_min_duration_statement = 0").format(sql.Identifier(name))
+                )
+            yield Deployment(url, self.host, work, self._variables(url, len(work)), self._profiles)
         finally:
             self._server.drop_database(name)
 
@@ -375,10 +406,14 @@ class Place:
                 transactions, active = cursor.fetchone() or (0, 0.0)
                 return int(transactions), float(active)
 
+    def database(self) -> str:
+        """An empty database of its own, until the end; gives its URL."""
+        return self._server.create_database(next(self._names))
+
     def kept(self, name: str, fill: Callable[[str], Settings]) -> Settings:
         """A database that is filled once and stays for later trials; gives what ``fill`` gives for its URL."""
         if name not in self._kept:
-            self._kept[name] = fill(self._server.create_database(name))
+            self._kept[name] = fill(self.database())
         return self._kept[name]
 
     @contextmanager
@@ -402,11 +437,13 @@ class Place:
             self._set_log("none")
 
     def _set_log(self, value: str) -> None:
-        with closing(psycopg2.connect(self._server.url)) as connection:
+        self._execute(sql.SQL("ALTER SYSTEM SET log_statement = {}").format(sql.Literal(value)))
+        self._execute(sql.SQL("SELECT pg_reload_conf()"))
+
+    def _execute(self, statement: sql.Composable) -> None:
+        with closing(psycopg2.connect(self._server.url)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute("ALTER SYSTEM SET log_statement = %s", (value,))
-                cursor.execute("SELECT pg_reload_conf()")
+            cursor.execute(statement)
 
     def _fill_workspace(self, runs: Sequence[int]) -> None:
         self._steer("reset", {})
@@ -438,7 +475,7 @@ class Place:
             "PM_POSTGRES_URL": url,
             "PM_DISPATCH_LIMIT": str(max(1, rows)),
             "DATABRICKS_HOST": self.host,
-            "DATABRICKS_TOKEN": _TOKEN,
+            "DATABRICKS_TOKEN": TOKEN,
             "DAGSTER_HOME": str(self._folder / "dagster"),
         }
 
@@ -485,7 +522,7 @@ def _spread(new: int, repair: int) -> Iterator[int | None]:
 
 
 def _headers() -> dict[str, str]:
-    return {"Authorization": f"Bearer {_TOKEN}"}
+    return {"Authorization": f"Bearer {TOKEN}"}
 
 
 def _post(url: str, values: Mapping[str, object]) -> None:

@@ -29,15 +29,6 @@ class Servers:
     deployment: Deployment
     children: Children
 
-    def cpu_seconds(self) -> float:
-        """CPU seconds of the servers and all that they started, so far."""
-        ticks = os.sysconf("SC_CLK_TCK")
-        return sum(sum(map(int, _stat(process)[11:15])) for process in self._processes()) / ticks
-
-    def memory(self) -> float:
-        """Megabytes of memory (PSS: what is shared counts in parts) of the servers and all that they started."""
-        return sum(_pss_kib(process) for process in self._processes()) / 1024
-
     def wait_until_idle(self) -> None:
         """Wait until no dispatcher is at work. Raises RuntimeError when that takes too long."""
         end = time.monotonic() + _LONGEST_SECONDS
@@ -46,12 +37,24 @@ class Servers:
                 raise RuntimeError("a dispatcher does not end")
             time.sleep(0.2)
 
-    def _processes(self) -> list[int]:
-        parents = {int(each.name): _parent(int(each.name)) for each in Path("/proc").iterdir() if each.name.isdigit()}
-        found = [process.pid for process in self.children._running.values()]
-        for process in found:
-            found += [child for child, parent in parents.items() if parent == process]
-        return found
+
+def cpu_seconds(children: Children) -> float:
+    """CPU seconds of these processes and all that they started, so far."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    return sum(sum(map(int, _stat(process)[11:15])) for process in _processes(children)) / ticks
+
+
+def memory(children: Children) -> float:
+    """Megabytes of memory of these processes and all that they started (PSS: what is shared counts in parts)."""
+    return sum(_pss_kib(process) for process in _processes(children)) / 1024
+
+
+def _processes(children: Children) -> list[int]:
+    parents = {int(each.name): _parent(int(each.name)) for each in Path("/proc").iterdir() if each.name.isdigit()}
+    found = [process.pid for process in children._running.values()]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
 
 
 @contextmanager

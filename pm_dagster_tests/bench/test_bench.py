@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET  # what is read is our own
 import pytest
 
 from pm_dagster_tests.bench import __main__ as bench
-from pm_dagster_tests.bench import dispatching, frame, plot
+from pm_dagster_tests.bench import dispatching, frame
 from pm_dagster_tests.bench.__main__ import CASES, main
 from pm_dagster_tests.bench.frame import Case, Figure, Result
 from pm_dagster_tests.bench.place import Place, Request
@@ -151,9 +151,9 @@ def test_an_aim_is_reached_when_each_trial_reaches_it(values: list[float], reach
     assert Figure("share", least=0.9).reached([0.95, 0.89]) is False
 
 
-def test_the_picture_says_when_its_figures_are_no_measurement() -> None:
-    result = Result(_CASE, [{"ratio": 1.0, "seconds": 9.0}], load=1000.0)
-    assert "small form: no measurement" in plot.svg(frame.as_json([result], quick=True))
-    assert "the machine was busy" in plot.svg(frame.as_json([result], quick=False))
+def test_a_first_load_above_half_of_the_cores_is_a_busy_machine() -> None:
+    busy = Result(_CASE, [{"ratio": 1.0, "seconds": 9.0}], load=1000.0)
     idle = Result(_CASE, [{"ratio": 1.0, "seconds": 9.0}])
-    assert "busy" not in plot.svg(frame.as_json([idle], quick=False))
+    assert frame.busy([busy, idle])
+    assert not frame.busy([idle, busy])
+    assert not frame.busy([])
