@@ -43,11 +43,11 @@ class CallState(StrEnum):
 class CallEvent(StrEnum):
     """What happens to an entry's call."""
 
-    #: The intent is committed; the call follows at once.
+    #: The intent is committed; the call follows as soon as a thread is free.
     INTENT = "intent"
     #: The workspace took the call, and said which run or repair it is.
     ANSWER = "answer"
-    #: The workspace definitely did not take the call, and it is not made again at once.
+    #: The workspace definitely did not take the call, and it is not made again at once; or the call never left.
     REFUSAL = "refusal"
     #: No usable answer to a call that reached the workspace, or may have.
     LOSS = "loss"

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.dispatch.in_doubt import TO_CLOSE
 from pm_dagster.dispatch.model import Entry, KnownRun
-from pm_dagster.dispatch.ports import Change, Closed, ControlPlane
+from pm_dagster.dispatch.ports import Change, Closed, ControlPlane, Written
 from pm_dagster.errors import ControlPlaneUnavailable, ProcessManagerError
 from pm_dagster.logs import fields
 from pm_dagster.net.retry import Retry, retry
@@ -49,9 +49,14 @@ class LedgerWriter:
         self._answered: list[int] = []
         self._next_closing = clock() + _CLOSE_EVERY_SECONDS
 
-    def intend(self, entries: Sequence[Entry]) -> set[int]:
-        """Commit the intents of the entries' calls; returns the ids of the entries that may be sent now."""
-        return self._persist("commit intents", lambda: self._control.intend(entries)) if entries else set()
+    def write(self, changes: Sequence[Change], entries: Sequence[Entry]) -> Written:
+        """Write what was learned and commit the intents of the entries' calls, in one transaction."""
+        if not changes and not entries:
+            return Written(set(), set())
+        what = "record answers, commit intents"
+        written = self._persist(what, lambda: self._control.record_and_intend(changes, entries))
+        self._answered += [change.entry_id for change in changes if change.state in TO_CLOSE]
+        return written
 
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:
         """How the entries stand that could not be sent, as far as they are still ours."""
@@ -62,14 +67,6 @@ class LedgerWriter:
         if not databricks_run_ids:
             return []
         return self._persist("read known runs", lambda: self._control.known_runs(databricks_run_ids))
-
-    def record(self, changes: Sequence[Change]) -> set[int]:
-        """Write what was learned; returns the ids of the entries that may not take the run which they found."""
-        if not changes:
-            return set()
-        refused = self._persist("record answers", lambda: self._control.record(changes))
-        self._answered += [change.entry_id for change in changes if change.state in TO_CLOSE]
-        return refused
 
     def record_once(self, changes: Sequence[Change]) -> None:
         """Write what was learned when the sending is broken off: one try, and no error.

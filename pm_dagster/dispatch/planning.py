@@ -19,7 +19,7 @@ from pm_dagster.dispatch.model import (
     RunSnapshot,
     StartRun,
 )
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, SignOfLife
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, SignOfLife, Written
 from pm_dagster.dispatch.service import Claimed, Dispatch
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, row_key, sort_rows
@@ -198,6 +198,10 @@ class ReadOnlyControlPlane:
     def record(self, changes: Sequence[Change]) -> set[int]:  # noqa: ARG002 of the port
         """Nothing is written."""
         return set()
+
+    def record_and_intend(self, changes: Sequence[Change], entries: Sequence[Entry]) -> Written:  # noqa: ARG002 of the port
+        """Nothing is written, and nothing may be sent."""
+        return Written(set(), set())
 
     def close(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pm_dagster.dispatch.model import Call, Entry, EntryState, KnownRun, Outcome, RunSnapshot
 from pm_dagster.dispatch.untakeable import Untakeable
@@ -118,6 +118,18 @@ def taken_at_once(changes: Sequence[Change]) -> set[int]:
         elif change.found:
             taken.add(change.accepted_run_id)
     return late
+
+
+class Written(NamedTuple):
+    """What came of writing answers and intents together.
+
+    Attributes:
+        passed_over: The entries that may not take the run which they found, as ``ControlPlane.record`` gives them.
+        granted: The entries that may be sent now, as ``ControlPlane.intend`` gives them.
+    """
+
+    passed_over: set[int]
+    granted: set[int]
 
 
 @dataclass(frozen=True)
@@ -262,6 +274,9 @@ class ControlPlane(Protocol):
         Returns the ids of entries whose ``found`` run became another row's since ``known_runs`` was read. Their calls
         are in doubt as before.
         """
+
+    def record_and_intend(self, changes: Sequence[Change], entries: Sequence[Entry]) -> Written:
+        """``record`` and then ``intend``, in one transaction: all of it is done or nothing."""
 
     def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
         """Write the control table for entries that are ACCEPTED or QUARANTINED, and close them.

@@ -1,8 +1,19 @@
 """The loop of a dispatch: many calls in flight, one thread that decides.
 
-Threads of a pool make one HTTP attempt each (``attempt``). The thread that called ``send`` takes the next calls from
-the queue, commits their intents before they are made, asks ``rules`` what follows from each answer, and writes down
-together what came back together.
+Threads of a pool make one HTTP attempt each (``attempt``). The thread that called ``send`` goes round: it takes in the
+answers that came, asks ``rules`` what follows from each, takes the next calls from the queue, and commits answers and
+intents in one transaction. Then the calls may be made.
+
+**Calls ahead.** More calls are submitted than the pool has threads, so that a thread that gets free has its next call
+at once and does not wait for a round. A call ahead leaves only after a good answer: as long as an answer that failed is
+not decided, it is handed back instead. A stop request, the deadline, a failure that ends the sending, a circuit breaker
+that opens, and a 429 of the same endpoint withdraw what has not left. It is certain that nothing was sent for such a
+row, so its entry goes back to what it was before the intent, with an event that says why.
+
+A process that is killed leaves the intents of its calls ahead in the ledger. Nobody can tell them from calls that were
+made, so the rescuer resolves them in the same way: by the token, or by the run's history. A row that its owner corrects
+between intent and call is sent as it was, as if the call had left already; calls ahead make that time longer, by the
+time that a call waits for a free thread.
 """
 
 from __future__ import annotations
@@ -13,13 +24,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from pm_dagster.dispatch.circuit_breaker import BreakerState, CircuitBreaker, RefusalBreaker
-from pm_dagster.dispatch.in_doubt import TO_SEND, answer_lost, intent_committed, is_lost
+from pm_dagster.dispatch.in_doubt import TO_SEND, answer_lost, intent_committed, is_lost, released
 from pm_dagster.dispatch.ledger_writer import LedgerWriter
 from pm_dagster.dispatch.model import (
     Again,
@@ -28,6 +40,7 @@ from pm_dagster.dispatch.model import (
     Decision,
     Defer,
     Entry,
+    EntryState,
     FindRun,
     Hold,
     KnownRun,
@@ -68,6 +81,10 @@ _log = logging.getLogger(__name__)
 
 #: Longest sleep of the loop, so that stop requests and heartbeats are handled in time.
 _LONGEST_WAIT = 0.5
+#: So many calls more than there are threads are submitted, for each thread.
+_AHEAD = 1 / 4
+#: Answers are gathered for so long while calls ahead are left for the threads that get free.
+_GATHER_SECONDS = 0.025
 #: A row that is corrected this often within one dispatch is left for the next one.
 _MOST_RESTARTS = 10
 _MOST_TOLD = 5
@@ -119,6 +136,11 @@ class Limits:
 
     concurrency: int
     deadline: float
+
+    @property
+    def ahead(self) -> int:
+        """How many calls more are submitted than can be in flight; none where each call is to be decided by itself."""
+        return max(1, int(self.concurrency * _AHEAD)) if self.concurrency > 1 else 0
 
 
 # ---- one call
@@ -298,12 +320,22 @@ class Worker:
         self._clock = clock
         self._on_outcome = on_outcome
         self._queue = CallQueue(limiter, clock)
-        self._in_flight: dict[Future[Answer], Work] = {}
+        #: The calls that were submitted and whose answer was not taken in.
+        self._in_flight: dict[Future[Answer | None], Work] = {}
+        self._ended: SimpleQueue[Future[Answer | None]] = SimpleQueue()
+        #: The entries whose call failed, until that is decided. Written by the calling threads as well.
+        self._undecided: set[int] = set()
+        #: Calls ahead that were handed back; they are made or withdrawn.
+        self._handed_back: list[Work] = []
+        #: The endpoints that answered 429 since calls were last withdrawn.
+        self._throttled: set[Call] = set()
+        #: What was learned and is not written.
+        self._learned: list[Change] = []
         self._failure: ProcessManagerError | None = None
         self._sent = Sent()
         #: What the ledger knows of the runs that were just found, and what this dispatch took since.
         self._known: dict[int, list[KnownRun]] = {}
-        self._taken: list[KnownRun] = []
+        self._taken: dict[int, list[KnownRun]] = {}
         #: Runs that a search found, until the ledger has them as the row's.
         self._found: dict[int, tuple[Work, RowOutcome]] = {}
         self._broken_off = False
@@ -354,20 +386,35 @@ class Worker:
         return self._sent
 
     def _loop(self, pool: ThreadPoolExecutor, *, prepare_only: bool) -> None:
+        self._ask_feed()
         while True:
             if prepare_only:
                 self._sent.prepared += self._queue.set_aside((Call.RUN_NOW, Call.REPAIR))
             if not self._ending() and self._refusals.exhausted:
                 self._failure = self._refusals.error
-            if not self._ending() and self._feed.delay <= 0:
-                for work in self._feed.take(len(self._queue)):
-                    self._take_step(work, work.step, 0.0)
-            if not self._ending():
-                self._submit(pool, self._next())
+            self._withdraw()
+            # Their intents stand.
+            handed_back, self._handed_back = self._handed_back, []
+            for work in handed_back:
+                self._submit(pool, work)
+            self._write(pool, [] if self._ending() else self._next())
+            if self._limits.ahead:
+                # What may take long comes while the calls ahead are at their most.
+                self._ask_feed()
+                self._ledger.flush()
             if not self._in_flight and (self._ending() or self._nothing_in_time()):
                 return
             self._collect(self._pause())
-            self._ledger.flush()
+            if not self._limits.ahead:
+                # Each call is decided, written down and closed before the next one.
+                self._write(pool, [])
+                self._ledger.flush()
+                self._ask_feed()
+
+    def _ask_feed(self) -> None:
+        if not self._ending() and self._feed.delay <= 0:
+            for work in self._feed.take(len(self._queue)):
+                self._take_step(work, work.step, 0.0)
 
     def _ending(self) -> bool:
         return self._failure is not None or self._stop.is_set() or self._clock() >= self._limits.deadline
@@ -387,7 +434,8 @@ class Worker:
     def _room(self) -> int:
         if self._delay() > 0:
             return 0
-        return (1 if not self._all_closed() else self._limits.concurrency) - len(self._in_flight)
+        most = self._limits.concurrency + self._limits.ahead if self._all_closed() else 1
+        return most - len(self._in_flight) - len(self._handed_back)
 
     def _next(self) -> list[Work]:
         room = self._room()
@@ -408,10 +456,12 @@ class Worker:
         work.step = step
         self._queue.add(work, delay)
 
-    def _submit(self, pool: ThreadPoolExecutor, works: list[Work]) -> None:
+    def _write(self, pool: ThreadPoolExecutor, works: list[Work]) -> None:
+        """Write what was learned and the intents of these calls in one transaction, and let the calls go."""
+        learned, self._learned = _one_for_each_entry(self._learned), []
         intended = {work.entry.entry_id: _intended(work) for work in works if work.changes_workspace}
-        granted = self._ledger.intend(list(intended.values()))
-        self._begin_again([work for work in works if work.entry.entry_id in intended.keys() - granted])
+        passed_over, granted = self._ledger.write(learned, list(intended.values()))
+        self._settle_found(passed_over)
         for work in works:
             if work.changes_workspace:
                 if work.entry.entry_id not in granted:
@@ -419,8 +469,61 @@ class Worker:
                     continue
                 work.entry = intended[work.entry.entry_id]
                 _log.debug("intent committed", extra=_about(work))
-            self._limiter.sent(work.start)
-            self._in_flight[pool.submit(attempt, work, self._runs, self._clock)] = work
+            self._submit(pool, work)
+        self._begin_again([work for work in works if work.entry.entry_id in intended.keys() - granted])
+
+    def _submit(self, pool: ThreadPoolExecutor, work: Work) -> None:
+        ahead = len(self._in_flight) >= self._limits.concurrency
+        future = pool.submit(self._make, work, ahead=ahead)
+        self._in_flight[future] = work
+        future.add_done_callback(self._ended.put)
+
+    def _make(self, work: Work, *, ahead: bool) -> Answer | None:
+        """Make a call, in a thread of the pool; None when it may not leave: the sending ends, or a failure is open."""
+        if self._ending() or (ahead and self._undecided):
+            return None
+        self._limiter.sent(work.start)
+        answer = attempt(work, self._runs, self._clock)
+        if answer.error is not None:
+            self._undecided.add(work.entry.entry_id)
+        return answer
+
+    def _withdraw(self) -> None:
+        """Take back the calls that have not left and may not leave any more."""
+        throttled, self._throttled = self._throttled, set()
+        if self._ending():
+            why = "the dispatch ends"
+        elif self._delay() > 0 or not self._all_closed():
+            why = "a circuit breaker opened"
+        elif throttled:
+            why = "the workspace throttles"
+        else:
+            return
+
+        def concerned(work: Work) -> bool:
+            return self._ending() or not self._all_closed() or work.call in throttled
+
+        taken_back = [work for work in self._handed_back if concerned(work)]
+        self._handed_back = [work for work in self._handed_back if not concerned(work)]
+        for future, work in list(self._in_flight.items()):
+            # A single call is what finds out whether a breaker may close.
+            alone = work.probing and not self._ending()
+            if not work.start.left and not alone and concerned(work) and future.cancel():
+                del self._in_flight[future]
+                taken_back.append(work)
+        for work in taken_back:
+            self._take_back(work, why)
+
+    def _take_back(self, work: Work, why: str) -> None:
+        """Let a call that did not leave wait again, as if it had not been intended."""
+        self._limiter.withdraw(work.call, work.start)
+        if work.changes_workspace:
+            state = released(work.entry, EntryState.CLAIMED)
+            event = Event("not sent", f"{work.call.value} had not left: {why}")
+            self._learned.append(Change(work.entry.entry_id, (event,), state))
+            work.entry = replace(work.entry, state=state or work.entry.state)
+        self._take_step(work, work.step, 0.0)
+        _log.debug("call withdrawn", extra=_about(work, reason=why))
 
     def _begin_again(self, works: list[Work]) -> None:
         """Take up, as they are now, the rows that were corrected since they were claimed; the others are not ours."""
@@ -440,8 +543,15 @@ class Worker:
 
     def _pause(self) -> float:
         if self._ending() or self._room() <= 0:
-            return min(_LONGEST_WAIT, self._delay() or _LONGEST_WAIT)
-        return min(_LONGEST_WAIT, self._queue.delay, self._feed.delay)
+            pause = min(_LONGEST_WAIT, self._delay() or _LONGEST_WAIT)
+        else:
+            pause = min(_LONGEST_WAIT, self._queue.delay, self._feed.delay)
+        left = self._limits.deadline - self._clock()
+        return min(pause, left) if self._waiting_ahead() and left > 0 else pause
+
+    def _waiting_ahead(self) -> int:
+        """How many calls wait for a thread."""
+        return sum(not work.start.left for work in self._in_flight.values())
 
     # ---- taking answers in
 
@@ -449,13 +559,32 @@ class Worker:
         if not self._in_flight:
             self._stop.wait(pause)
             return
-        done, _ = wait(self._in_flight, timeout=pause, return_when=FIRST_COMPLETED)
-        refused = self._ledger.record(self._learn_all(done))
+        self._learned += self._learn_all(self._gather(pause))
+
+    def _gather(self, pause: float) -> list[Future[Answer | None]]:
+        """Wait for an answer, and for others that come soon after it while the threads have calls ahead to make."""
+        until = time.monotonic() + pause
+        found: list[Future[Answer | None]] = []
+        while True:
+            try:
+                found.append(self._ended.get(timeout=max(0.0, until - time.monotonic())))
+            except Empty:
+                break
+            if len(found) == 1:
+                until = time.monotonic() + _GATHER_SECONDS
+            if self._undecided or not self._waiting_ahead():
+                until = 0.0
+        # One that was withdrawn has ended as well.
+        return [future for future in found if future in self._in_flight]
+
+    def _settle_found(self, passed_over: set[int]) -> None:
+        """Let the rows leave whose run a search found, as far as the ledger has it as theirs."""
         found, self._found = self._found, {}
         for entry_id, (work, outcome) in found.items():
-            if entry_id in refused:
+            if entry_id in passed_over:
                 # The ledger knows whose it is by now, so the search looks on.
-                self._taken = [item for item in self._taken if item.entry_id != entry_id]
+                run_id = outcome.run_id or 0
+                self._taken[run_id] = [item for item in self._taken.get(run_id, []) if item.entry_id != entry_id]
                 self._take_step(work, work.step, 0.0)
                 _log.info("run passed over", extra=_about(work, run=outcome.run_id))
             else:
@@ -463,17 +592,31 @@ class Worker:
 
     def _salvage(self) -> None:
         """Await and record the calls in flight when the loop is broken from outside."""
-        done, _ = wait(self._in_flight)
         self._broken_off = True
+        not_sent = [future for future in list(self._in_flight) if future.cancel()]
+        for work in [*self._handed_back, *(self._in_flight.pop(future) for future in not_sent)]:
+            self._take_back(work, "the dispatch is broken off")
+        done, _ = wait(self._in_flight)
         _log.warning("sending broken off", extra=fields(in_flight=len(done)))
-        self._ledger.record_once(self._learn_all(done))
+        answers = self._learn_all([future for future in done if future.result() is not None])
+        self._ledger.record_once(_one_for_each_entry([*self._learned, *answers]))
 
-    def _learn_all(self, done: set[Future[Answer]]) -> list[Change]:
+    def _learn_all(self, done: Sequence[Future[Answer | None]]) -> list[Change]:
+        answers = {future: answer for future in done if (answer := future.result()) is not None}
         if not self._broken_off:
-            found = {run_id for future in done for run_id in runs_to_know(self._in_flight[future], future.result())}
-            self._known = _by_run([*self._taken, *self._ledger.known_runs(found)])
-        changes = [c for future in done for c in self._learn(self._in_flight.pop(future), future.result())]
-        return _one_for_each_entry(changes)
+            found = {run for future, answer in answers.items() for run in runs_to_know(self._in_flight[future], answer)}
+            known = self._ledger.known_runs(found)
+            told = found.union(each.value.run_id for each in answers.values() if isinstance(each.value, RunSnapshot))
+            self._known = {run_id: list(self._taken.get(run_id, ())) for run_id in told}
+            for item in known:
+                self._known[item.databricks_run_id].append(item)
+        self._handed_back += [self._in_flight.pop(future) for future in done if future not in answers]
+        changes = []
+        for future, answer in answers.items():
+            work = self._in_flight.pop(future)
+            changes += self._learn(work, answer)
+            self._undecided.discard(work.entry.entry_id)
+        return changes
 
     def _learn(self, work: Work, answer: Answer) -> list[Change]:
         """Decide what an answer means, queue what follows, and return what the ledger should know."""
@@ -512,6 +655,7 @@ class Worker:
         """What the rules are to know; a 429 slows its endpoint down."""
         pause = 0.0
         if isinstance(error, Throttled):
+            self._throttled.add(work.call)
             pause = self._limiter.throttle(work.call, error.retry_after, work.start)
             _log.warning("throttled", extra=_about(work, pause=pause, rate=self._limiter.rate(work.call)))
         return Facts(
@@ -575,7 +719,7 @@ class Worker:
         for held in self._refusals.release():
             decision = without_witness(held, witnesses, self._policy, blame=blame)
             changes.append(self._conclude(held.work, decision))
-        self._ledger.record(changes)
+        self._ledger.write(changes, [])
         self._failure = self._failure or error
 
     def _conclude(self, work: Work, decision: Quarantine | Defer) -> Change:
@@ -598,8 +742,8 @@ class Worker:
         entry = outcome.entry
         number, more = (entry.run_id, entry.generation), (outcome.repair_id, outcome.superseded)
         taken = KnownRun(run_id, entry.entry_id, self._policy.control_table, *number, *more)
-        self._taken.insert(0, taken)
-        self._known.setdefault(run_id, []).insert(0, taken)
+        for found in (self._taken, self._known):
+            found.setdefault(run_id, []).insert(0, taken)
 
     def _link(self, work: Work, outcome: RowOutcome) -> str | None:
         """The link to the run's page: the API's own where the run is of another job than the row names."""
@@ -625,14 +769,6 @@ def _one_for_each_entry(changes: Sequence[Change]) -> list[Change]:
         else:
             told[change.entry_id] = change
     return list(told.values())
-
-
-def _by_run(known: Sequence[KnownRun]) -> dict[int, list[KnownRun]]:
-    """What is known of each run, in the order given."""
-    found: dict[int, list[KnownRun]] = {}
-    for item in known:
-        found.setdefault(item.databricks_run_id, []).append(item)
-    return found
 
 
 def _intended(work: Work) -> Entry:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from psycopg2 import sql
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.in_doubt import is_in_doubt
 from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, idempotency_token
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, SignOfLife, taken_at_once
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, SignOfLife, Written, taken_at_once
 from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -34,7 +35,6 @@ from pm_dagster.ledger.ledger_sql import (
     closed_of,
     entry_of,
     event_record,
-    intent_event,
     intent_record,
     known_run_of,
     refused_record,
@@ -198,8 +198,7 @@ class PostgresControlPlane:
             Change(entry_id, (), EntryState.DEFERRED, Outcome.DEFERRED, reason=why, defer_seconds=pause)
             for entry_id, why in reasons.items()
         ]
-        rows = [change_record(change) for change in changes]
-        cursor.execute(ledger_sql.RECORD, self._names(changes=as_json(cursor, rows)))
+        cursor.execute(ledger_sql.RECORD, self._names(**_changed(cursor, changes)))
         self._add_events(cursor, [(entry_id, Event("deferred", why)) for entry_id, why in reasons.items()])
         return refused
 
@@ -248,29 +247,7 @@ class PostgresControlPlane:
 
     def intend(self, entries: Sequence[Entry]) -> set[int]:
         """Commit the intents of the entries' calls; returns the ids that may be sent."""
-        rows = [intent_record(entry) for entry in entries]
-
-        def work(cursor: Cursor) -> set[int]:
-            corrections = self._corrections(cursor, [entry.entry_id for entry in entries])
-            unsent = [entry for entry in entries if not is_in_doubt(entry) and entry.entry_id in corrections]
-            self._take_corrected(cursor, unsent, corrections)
-            names = self._names(intents=as_json(cursor, rows), corrected=list(corrections))
-            cursor.execute(self._session.statements.intend, names)
-            granted = {row.entry_id for row in named_rows(cursor)}
-            ids = [entry.entry_id for entry in entries if not is_in_doubt(entry)]
-            lost = [entry_id for entry_id in ids if entry_id not in granted and entry_id not in corrections]
-            self._add_events(cursor, [(e.entry_id, intent_event(e)) for e in entries if e.entry_id in granted])
-            if lost:
-                cursor.execute(self._session.statements.withdraw, self._names(entry_ids=lost))
-                self._add_events(cursor, [(row.entry_id, Event("withdrawn")) for row in named_rows(cursor)])
-            return granted
-
-        def still(cursor: Cursor, granted: set[int]) -> set[int]:
-            # Our lock was lost with the connection: another dispatcher may have rescued, resolved and closed them.
-            cursor.execute(ledger_sql.STILL_SENDING, self._names(entry_ids=list(granted)))
-            return {row.entry_id for row in named_rows(cursor)}
-
-        return self._session.write(work, ("intend", list(entries)), still)
+        return self.record_and_intend([], entries).granted
 
     def known_runs(self, databricks_run_ids: Collection[int]) -> list[KnownRun]:
         """What the ledger knows of these runs, the newest first."""
@@ -284,18 +261,53 @@ class PostgresControlPlane:
 
     def record(self, changes: Sequence[Change]) -> set[int]:
         """Write what was learned, with its events; gives the entries whose run, that they found, is another row's."""
-        if not changes:
-            return set()
+        return self.record_and_intend(changes, []).passed_over
 
-        def work(cursor: Cursor) -> set[int]:
+    def record_and_intend(self, changes: Sequence[Change], entries: Sequence[Entry]) -> Written:
+        """Write what was learned, and commit the intents of the entries' calls."""
+
+        def work(cursor: Cursor) -> Written:
             others = self._others_runs(cursor, changes)
             learned = [change.passed_over() if change.entry_id in others else change for change in changes]
-            rows = [change_record(change) for change in learned]
-            cursor.execute(ledger_sql.RECORD, self._names(changes=as_json(cursor, rows)))
-            self._add_events(cursor, [(change.entry_id, event) for change in learned for event in change.events])
-            return others
+            return Written(others, self._record_and_intend(cursor, learned, entries))
 
-        return self._session.write(work, ("record", list(changes)))
+        def still(cursor: Cursor, written: Written) -> Written:
+            # Our lock was lost with the connection: another dispatcher may have rescued, resolved and closed them.
+            cursor.execute(ledger_sql.STILL_SENDING, self._names(entry_ids=list(written.granted)))
+            return written._replace(granted={row.entry_id for row in named_rows(cursor)})
+
+        if not changes and not entries:
+            return Written(set(), set())
+        return self._session.write(work, ("record and intend", list(changes), list(entries)), still)
+
+    def _record_and_intend(self, cursor: Cursor, changes: list[Change], entries: Sequence[Entry]) -> set[int]:
+        """What is usual goes in one message: the answers, and the intents of rows that nobody wrote since the claim."""
+        events = [(change.entry_id, event) for change in changes for event in change.events]
+        statements = self._session.statements
+        texts = [ledger_sql.RECORD] * bool(changes) + [ledger_sql.INSERT_EVENTS] * bool(events)
+        message = [sql.SQL(text) for text in texts] + [statements.intend_untouched] * bool(entries)
+        names = self._names(
+            events=as_json(cursor, _event_rows(events)), **_changed(cursor, changes), **_intended(cursor, entries)
+        )
+        cursor.execute(sql.SQL(";").join(message), names)
+        granted = {row.entry_id for row in named_rows(cursor)} if entries else set()
+        others = [entry for entry in entries if entry.entry_id not in granted]
+        return granted | self._intend_touched(cursor, others) if others else granted
+
+    def _intend_touched(self, cursor: Cursor, entries: Sequence[Entry]) -> set[int]:
+        """Commit intents of rows that were written since the claim, left WAITING, or have no versions to tell by."""
+        corrections = self._corrections(cursor, [entry.entry_id for entry in entries])
+        unsent = [entry for entry in entries if not is_in_doubt(entry) and entry.entry_id in corrections]
+        self._take_corrected(cursor, unsent, corrections)
+        names = self._names(corrected=list(corrections), **_intended(cursor, entries))
+        cursor.execute(self._session.statements.intend, names)
+        granted = {row.entry_id for row in named_rows(cursor)}
+        ids = [entry.entry_id for entry in entries if not is_in_doubt(entry)]
+        lost = [entry_id for entry_id in ids if entry_id not in granted and entry_id not in corrections]
+        if lost:
+            cursor.execute(self._session.statements.withdraw, self._names(entry_ids=lost))
+            self._add_events(cursor, [(row.entry_id, Event("withdrawn")) for row in named_rows(cursor)])
+        return granted
 
     def _others_runs(self, cursor: Cursor, changes: Sequence[Change]) -> set[int]:
         """The entries that found a run which is another row's by now, or is taken by another of these changes."""
@@ -529,7 +541,7 @@ class PostgresControlPlane:
         return [entry_of(row) for row in named_rows(cursor)]
 
     def _add_events(self, cursor: Cursor, events: Iterable[tuple[int, Event]]) -> None:
-        rows = [{**event_record(entry_id, event), "place": place} for place, (entry_id, event) in enumerate(events)]
+        rows = _event_rows(events)
         if rows:
             cursor.execute(ledger_sql.INSERT_EVENTS, self._names(events=as_json(cursor, rows)))
 
@@ -539,3 +551,19 @@ class PostgresControlPlane:
         self._add_events(cursor, closing.close(entry_ids))
         cursor.execute(self._session.statements.closed, self._names(entry_ids=entry_ids))
         return [closed_of(row) for row in named_rows(cursor)]
+
+
+def _event_rows(events: Iterable[tuple[int, Event]]) -> list[dict[str, Any]]:
+    return [{**event_record(entry_id, event), "place": place} for place, (entry_id, event) in enumerate(events)]
+
+
+def _changed(cursor: Cursor, changes: Sequence[Change]) -> dict[str, object]:
+    """The parameters of ``RECORD``."""
+    rows = [change_record(change) for change in changes]
+    return {"changes": as_json(cursor, rows), "changed": [change.entry_id for change in changes]}
+
+
+def _intended(cursor: Cursor, entries: Sequence[Entry]) -> dict[str, object]:
+    """The parameters of ``intend``."""
+    rows = [{**intent_record(entry), "place": place} for place, entry in enumerate(entries)]
+    return {"intents": as_json(cursor, rows), "intended": [entry.entry_id for entry in entries]}

@@ -36,18 +36,29 @@ SELECT {entry}, EXISTS (
     WHERE o.control_table = e.control_table AND o.run_id = e.run_id AND o.generation = e.generation - 1
       AND o.superseded) AS note
 FROM {ledger}.entry e
-WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s ORDER BY e.entry_id"""
+WHERE e.entry_id = ANY(%(entry_ids)s) AND (e.dispatcher_id = %(me)s) IS TRUE ORDER BY e.entry_id"""
+#: Commits intents with their events; gives the entries that may be sent.
 _INTEND = """
-UPDATE {ledger}.entry e
-SET state = 'SENDING', fresh_run = e.fresh_run OR i.fresh_run, sent_repair_id = i.latest_repair_id,
-    intent_at = coalesce(e.intent_at, now()), updated_at = now()
-FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(
-    entry_id bigint, fresh_run boolean, latest_repair_id bigint, ambiguous boolean)
-WHERE e.entry_id = i.entry_id AND e.dispatcher_id = %(me)s AND e.open
-  AND (e.state = 'SENDING' AND i.ambiguous OR e.state IN ('CLAIMED', 'SENDING') AND EXISTS (
-      SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
-  AND NOT e.entry_id = ANY(%(corrected)s) AND (i.ambiguous OR NOT {touched})
-RETURNING e.entry_id"""
+WITH intent AS (
+    SELECT * FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(
+        entry_id bigint, fresh_run boolean, latest_repair_id bigint, ambiguous boolean, detail text, place bigint)),
+granted AS (
+    UPDATE {ledger}.entry e
+    SET state = 'SENDING', fresh_run = e.fresh_run OR i.fresh_run, sent_repair_id = i.latest_repair_id,
+        intent_at = coalesce(e.intent_at, now()), updated_at = now()
+    FROM intent i
+    WHERE e.entry_id = i.entry_id AND e.entry_id = ANY(%(intended)s) AND (e.dispatcher_id = %(me)s AND e.open) IS TRUE
+      AND {may}
+    RETURNING e.entry_id),
+told AS (
+    INSERT INTO {ledger}.event (entry_id, dispatcher_id, kind, detail)
+    SELECT i.entry_id, %(me)s, 'intent', i.detail FROM intent i JOIN granted USING (entry_id) ORDER BY i.place)
+SELECT entry_id FROM granted"""
+#: The row waits and is as it was claimed: nothing else has to be looked at.
+_UNTOUCHED = "e.state IN ('CLAIMED', 'SENDING') AND e.row_version = {version}"
+_MAY_BE_SENT = """(e.state = 'SENDING' AND i.ambiguous OR e.state IN ('CLAIMED', 'SENDING') AND EXISTS (
+        SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s))
+    AND NOT e.entry_id = ANY(%(corrected)s) AND (i.ambiguous OR NOT {touched})"""
 #: The version of a row that waits. Without a key a table can hold several rows of one id.
 _VERSION = """(SELECT string_agg({xmin}, ',' ORDER BY {xmin}) FROM {table} t
     WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)"""
@@ -60,13 +71,14 @@ FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s 
 _SUSPECTS = """
 SELECT e.entry_id, e.row_version IS NOT NULL AS written, e.version FROM (
     SELECT e.entry_id, e.run_id, e.row_version, {version} AS version FROM {ledger}.entry e
-    WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s AND e.open OFFSET 0) e
+    WHERE e.entry_id = ANY(%(entry_ids)s) AND (e.dispatcher_id = %(me)s AND e.open) IS TRUE OFFSET 0) e
 WHERE e.row_version <> e.version OR e.row_version IS NULL
     AND EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)"""
 _WITHDRAW = """
 UPDATE {ledger}.entry e SET state = 'WITHDRAWN', open = false, closed_at = now(), updated_at = now(),
     outcome = 'withdrawn', reason = 'the row left WAITING before anything was sent'
-WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s AND e.open AND e.state IN ('CLAIMED', 'SENDING')
+WHERE e.entry_id = ANY(%(entry_ids)s) AND (e.dispatcher_id = %(me)s AND e.open) IS TRUE
+  AND e.state IN ('CLAIMED', 'SENDING')
   AND NOT EXISTS (SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)
 RETURNING e.entry_id"""
 _CLOSED = """
@@ -167,7 +179,10 @@ class ControlTableStatements:
         version = self._build(_VERSION)
         self.versions = self._build(_VERSIONS)
         self.suspects = self._build(_SUSPECTS, version=version)
-        self.intend = self._build(_INTEND, touched=self._build(_TOUCHED, version=version))
+        self.intend = self._build(
+            _INTEND, may=self._build(_MAY_BE_SENT, touched=self._build(_TOUCHED, version=version))
+        )
+        self.intend_untouched = self._build(_INTEND, may=self._build(_UNTOUCHED, version=version))
         self.withdraw = self._build(_WITHDRAW)
         self.waiting = self._waiting()
         self.waiting_ids = self._waiting(whole=False)

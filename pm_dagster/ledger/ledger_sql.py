@@ -2,6 +2,10 @@
 
 Their text is fixed, values are always parameters. Rows travel as one JSON parameter (``jsonb_to_recordset``), so a
 batch is one statement. The statements that name the owner's relations are in ``control_table_sql``.
+
+A statement about certain entries has their ids as an array, and asks ``(dispatcher_id = me AND open) IS TRUE``, which
+no index answers. Else the planner, whose statistics do not know a dispatcher that just claimed its rows, reads all of
+its entries, or all open ones, in each round.
 """
 
 from __future__ import annotations
@@ -125,24 +129,25 @@ ORDER BY v.place"""
 #: Of entries whose intent was committed: those that nobody rescued while our connection was lost.
 STILL_SENDING = f"""
 SELECT entry_id FROM {LEDGER_SCHEMA}.entry
-WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'SENDING'"""
+WHERE entry_id = ANY(%(entry_ids)s) AND (dispatcher_id = %(me)s AND open) IS TRUE AND state = 'SENDING'"""
 
 #: Of entries whose row was corrected: nothing came of the intent, so they may be taken anew.
 NOT_SENT = f"""
 UPDATE {LEDGER_SCHEMA}.entry SET state = 'CLAIMED', updated_at = now()
-WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state = 'SENDING' AND NOT ambiguous"""
+WHERE entry_id = ANY(%(entry_ids)s) AND (dispatcher_id = %(me)s AND open) IS TRUE
+  AND state = 'SENDING' AND NOT ambiguous"""
 #: The row was changed, but says the same.
 SAME_AGAIN = f"""
 UPDATE {LEDGER_SCHEMA}.entry e SET row_version = v.row_version
 FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, row_version text)
-WHERE e.entry_id = v.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
+WHERE e.entry_id = v.entry_id AND (e.dispatcher_id = %(me)s AND e.open) IS TRUE"""
 #: The row was corrected after the answer, and before the control table could say it.
 SUPERSEDE = f"""
 UPDATE {LEDGER_SCHEMA}.entry e
 SET state = 'WITHDRAWN', superseded = true, open = false, closed_at = now(), updated_at = now(),
     reason = concat_ws('; ', e.reason, v.detail)
 FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, detail text)
-WHERE e.entry_id = v.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
+WHERE e.entry_id = v.entry_id AND (e.dispatcher_id = %(me)s AND e.open) IS TRUE"""
 #: What is known of runs, newest first: whose they are, and whose repair of them may be under way.
 KNOWN_RUNS = f"""
 SELECT r.databricks_run_id, e.entry_id, e.control_table, e.run_id, e.generation,
@@ -191,25 +196,28 @@ FROM jsonb_to_recordset(%(changes)s::jsonb) AS c(
     entry_id bigint, state text, outcome text, succeeded boolean, accepted_run_id bigint, accepted_repair_id bigint,
     page_url text, reason text, rule text, defer_seconds double precision, attempts integer, ambiguous boolean,
     superseded boolean)
-WHERE e.entry_id = c.entry_id AND e.dispatcher_id = %(me)s AND e.open"""
+WHERE e.entry_id = c.entry_id AND e.entry_id = ANY(%(changed)s) AND (e.dispatcher_id = %(me)s AND e.open) IS TRUE"""
 
 #: ``is_news``: the control table cannot know the run yet, because it had another, and nobody tried to close before.
 TO_CLOSE = f"""
 SELECT entry_id, run_id, state, succeeded, accepted_run_id, page_url, reason,
        not_before IS NULL AND previous_run_id IS DISTINCT FROM accepted_run_id AS is_news
 FROM {LEDGER_SCHEMA}.entry
-WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')"""
+WHERE entry_id = ANY(%(entry_ids)s) AND (dispatcher_id = %(me)s AND open) IS TRUE
+  AND state IN ('ACCEPTED', 'QUARANTINED')"""
 CLOSE_ENTRIES = f"""
 UPDATE {LEDGER_SCHEMA}.entry
 SET state = CASE state WHEN 'ACCEPTED' THEN 'SCHEDULED' ELSE state END, open = false, closed_at = now(),
     updated_at = now()
-WHERE entry_id = ANY(%(entry_ids)s) AND dispatcher_id = %(me)s AND open AND state IN ('ACCEPTED', 'QUARANTINED')
+WHERE entry_id = ANY(%(entry_ids)s) AND (dispatcher_id = %(me)s AND open) IS TRUE
+  AND state IN ('ACCEPTED', 'QUARANTINED')
 RETURNING entry_id"""
 #: Of entries that are to be closed and were not: why, told once.
 LEFT_FOR_LATER = f"""
 INSERT INTO {LEDGER_SCHEMA}.event (entry_id, dispatcher_id, kind, detail)
 SELECT e.entry_id, %(me)s, 'not closed', %(why)s FROM {LEDGER_SCHEMA}.entry e
-WHERE e.entry_id = ANY(%(entry_ids)s) AND e.dispatcher_id = %(me)s AND e.open AND e.state IN ('ACCEPTED', 'QUARANTINED')
+WHERE e.entry_id = ANY(%(entry_ids)s) AND (e.dispatcher_id = %(me)s AND e.open) IS TRUE
+  AND e.state IN ('ACCEPTED', 'QUARANTINED')
   AND %(why)s IS DISTINCT FROM (
     SELECT v.detail FROM {LEDGER_SCHEMA}.event v WHERE v.entry_id = e.entry_id AND v.kind = 'not closed'
     ORDER BY v.event_id DESC LIMIT 1)"""
@@ -219,7 +227,7 @@ WITH failed AS (
     SELECT v.entry_id, v.detail FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(entry_id bigint, detail text)
 ), later AS (
     UPDATE {LEDGER_SCHEMA}.entry e SET not_before = now() + %(seconds)s * interval '1 second', updated_at = now()
-    FROM failed WHERE e.entry_id = failed.entry_id AND e.dispatcher_id = %(me)s
+    FROM failed WHERE e.entry_id = failed.entry_id AND (e.dispatcher_id = %(me)s) IS TRUE
 )
 INSERT INTO {LEDGER_SCHEMA}.event (entry_id, dispatcher_id, kind, detail)
 SELECT f.entry_id, %(me)s, 'not closed', f.detail FROM failed f
@@ -327,14 +335,15 @@ def intent_record(entry: Entry) -> dict[str, Any]:
         "fresh_run": entry.fresh_run,
         "latest_repair_id": entry.sent_repair_id,
         "ambiguous": is_in_doubt(entry),
+        "detail": _announced(entry),
     }
 
 
-def intent_event(entry: Entry) -> Event:
-    """The event that announces a call."""
+def _announced(entry: Entry) -> str:
+    """The detail of the event that announces a call."""
     if entry.starts_new_run:
-        return Event("intent", f"run-now with token {entry.idempotency_token[:12]}...")
-    return Event("intent", f"repair of run {entry.previous_run_id}, latest repair {entry.sent_repair_id or 'none'}")
+        return f"run-now with token {entry.idempotency_token[:12]}..."
+    return f"repair of run {entry.previous_run_id}, latest repair {entry.sent_repair_id or 'none'}"
 
 
 def change_record(change: Change) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Boundary(StrEnum):
     BEFORE_CLAIM = "before the claim commits"
     AFTER_CLAIM = "after the claim"
     AFTER_INTENT = "after the intent"
+    SUBMITTED_AHEAD = "submitted ahead"
     AFTER_REPLY = "after the reply"
     BEFORE_CLOSING = "before closing"
     AFTER_CLOSING = "after closing"
@@ -29,17 +30,28 @@ _CLOSING = "SET state = CASE state WHEN 'ACCEPTED' THEN 'SCHEDULED'"
 _INTENT = {"run-now": '"run-now with token', "runs/repair": '"repair of run', "runs/get": '"repair of run'}
 
 
+#: Two calls in flight and one ahead.
+AHEAD_SETTINGS = {"PM_CONCURRENCY": "2"}
+
+
+def _answered(call: str) -> str:
+    return f'"kind": "answer", "call": "{call}"'
+
+
 def moment(boundary: Boundary, call: str) -> Moment | None:
     """The message that a boundary is, for a cell about this call; None for ``NONE``.
 
-    "After the reply": the answer has arrived, and of the transaction that records it nothing is committed.
+    "After the reply": the answer has arrived, and of the transaction that records it nothing is committed. "Submitted
+    ahead": one transaction has recorded an answer and the intent of a call that cannot leave yet, for others are under
+    way. It needs ``AHEAD_SETTINGS`` and more rows than calls may be in flight.
     """
     return {
         Boundary.NONE: None,
         Boundary.BEFORE_CLAIM: Moment(_CLAIM, "commit", "before"),
         Boundary.AFTER_CLAIM: Moment(_CLAIM, "commit", "after"),
         Boundary.AFTER_INTENT: Moment(_INTENT[call], "commit", "after"),
-        Boundary.AFTER_REPLY: Moment(f'"kind": "answer", "call": "{call}"', "statement", "before"),
+        Boundary.SUBMITTED_AHEAD: Moment(_INTENT[call], "commit", "after", also=_answered(call)),
+        Boundary.AFTER_REPLY: Moment(_answered(call), "statement", "before"),
         Boundary.BEFORE_CLOSING: Moment(_CLOSING, "commit", "before"),
         Boundary.AFTER_CLOSING: Moment(_CLOSING, "commit", "after"),
     }[boundary]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from pm_dagster_tests.chaos.boundaries import moment
+from pm_dagster_tests.chaos.boundaries import AHEAD_SETTINGS, Boundary, moment
 from pm_dagster_tests.chaos.deployment import JOB, ChaosDeployment
 from pm_dagster_tests.chaos.faults import NOT_QUITE_WAITING
 from pm_dagster_tests.chaos.matrix import REFUSING, VARIANTS, Cell
@@ -60,11 +60,12 @@ class Result:
 
 def run_cell(deployment: ChaosDeployment, cell: Cell) -> Result:
     """Let the first dispatch meet fault and death, let later ones finish, and judge."""
-    rows = _rows(deployment)
+    rows = _rows(deployment, cell)
     _apply(deployment, cell)
     mark = moment(cell.boundary, cell.call)
     doom = None if mark is None else deployment.kill_at(mark)
-    deployment.dispatch(**cell.fault.settings)
+    ahead = AHEAD_SETTINGS if cell.boundary is Boundary.SUBMITTED_AHEAD else {}
+    deployment.dispatch(**cell.fault.settings, **ahead)
     if doom is not None:
         deployment.front.remove(doom)
     # What is held is to be met while it is held.
@@ -87,9 +88,12 @@ def run_cell(deployment: ChaosDeployment, cell: Cell) -> Result:
     return Result(cell, verdict, reached, hit, dispatches, len(deployment.workspace.log.entries()), _story(deployment))
 
 
-def _rows(deployment: ChaosDeployment) -> Rows:
-    """Two rows of each branch; of the earlier runs, one was repaired before, twice."""
-    return Rows(deployment.add(2), [deployment.add_repair(repairs=repairs)[0] for repairs in (0, 2)])
+def _rows(deployment: ChaosDeployment, cell: Cell) -> Rows:
+    """Two rows of each branch, and more where calls are to be ahead; of the earlier runs, one was repaired, twice."""
+    more = 4 if cell.boundary is Boundary.SUBMITTED_AHEAD else 0
+    of_new, of_repairs = (more, 0) if cell.call == "run-now" else (0, more)
+    repairs = [deployment.add_repair(repairs=repairs)[0] for repairs in (0, 2, *[0] * of_repairs)]
+    return Rows(deployment.add(2 + of_new), repairs)
 
 
 def _apply(deployment: ChaosDeployment, cell: Cell) -> None:

@@ -45,11 +45,15 @@ _LATER = "UPDATE process_manager.entry SET not_before = not_before - %s * interv
 
 @dataclass(frozen=True)
 class Moment:
-    """A message of the dispatch: a piece of its SQL or of the transaction it commits, and before or after it."""
+    """A message of the dispatch: a piece of its SQL or of the transaction it commits, and before or after it.
+
+    ``also`` is another piece that the transaction must have.
+    """
 
     text: str
     at: At
     when: When
+    also: str = ""
 
 
 @dataclass
@@ -102,7 +106,7 @@ class ChaosDeployment:
             act()
             return "go on"
 
-        return self.front.add(Rule(moment.text, action, moment.when, moment.at))
+        return self.front.add(Rule(moment.text, action, moment.when, moment.at, also=moment.also))
 
     def kill_at(self, moment: Moment) -> Rule:
         """Let the dispatch that is started next die by SIGKILL at this message, which goes no further."""
@@ -113,7 +117,7 @@ class ChaosDeployment:
             self.started[before].kill()
             return "cut"
 
-        return self.front.add(Rule(moment.text, action, moment.when, moment.at))
+        return self.front.add(Rule(moment.text, action, moment.when, moment.at, also=moment.also))
 
     def forget_the_dead(self) -> None:
         """Wait until the server has noticed the end of every dispatch's connection, which frees its lock."""

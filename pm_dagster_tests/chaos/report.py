@@ -130,14 +130,13 @@ def _promises(records: Iterable[Record]) -> Iterator[str]:
 
 def _matrix(call: str, known: dict[tuple[str, str], Record]) -> str:
     lines = [f"### {call}", "", _line(["fault", *(boundary.value for boundary in Boundary)]), _rule(len(Boundary) + 1)]
-    reasons: dict[str, str] = {}
+    by_reason: dict[str, dict[str, None]] = {}
     for fault in FAULTS:
         cells = [Cell(fault, call, boundary) for boundary in Boundary]
-        reasons |= {cell.fault.name: cell.without_meaning for cell in cells if cell.without_meaning}
+        for cell in cells:
+            if cell.without_meaning:
+                by_reason.setdefault(cell.without_meaning, {})[fault.name] = None
         lines.append(_line([fault.name, *(_cell(cell, known) for cell in cells)]))
-    by_reason: dict[str, list[str]] = {}
-    for name, why in reasons.items():
-        by_reason.setdefault(why, []).append(name)
     notes = [f"* n/a, {why}: {'; '.join(names)}." for why, names in by_reason.items()]
     return "\n".join([*lines, "", *notes, ""])
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psycopg2
 import pytest
 
-from pm_dagster_tests.chaos.boundaries import Boundary, moment
+from pm_dagster_tests.chaos.boundaries import AHEAD_SETTINGS, Boundary, moment
 from pm_dagster_tests.chaos.deployment import ChaosDeployment, Moment
 from pm_dagster_tests.chaos.wire import Rule, Then, When
 
@@ -50,6 +50,27 @@ def _kill(deployment: ChaosDeployment, boundary: Boundary, call: str) -> None:
     assert deployment.dispatch().wait() == -signal.SIGKILL
     assert doom.met == 1
     deployment.forget_the_dead()
+
+
+@pytest.mark.parametrize("call", ["run-now", "runs/repair"])
+def test_calls_that_were_submitted_ahead_have_not_left(chaos: ChaosDeployment, call: str) -> None:
+    """One answer is recorded; of the others some are under way, and some are announced and were never made."""
+    for _ in range(6):
+        chaos.add() if call == "run-now" else chaos.add_repair()
+    chaos.workspace.faults.add(call, "hang", "before", skip=1, count=None, seconds=1.0)
+    mark = moment(Boundary.SUBMITTED_AHEAD, call)
+    assert mark is not None
+    doom = chaos.kill_at(mark)
+    assert chaos.dispatch(**AHEAD_SETTINGS).wait() == -signal.SIGKILL
+    assert doom.met == 1
+    chaos.forget_the_dead()
+    states = chaos.states()
+    sent = chaos.workspace.log.count(call)
+    assert states.count("ACCEPTED") >= 1
+    # Two are in flight at most; the one ahead has an intent like they have.
+    assert states.count("SENDING") > sent - states.count("ACCEPTED")
+    assert set(states) <= {"ACCEPTED", "SENDING", "CLAIMED"}
+    assert set(chaos.statuses().values()) == {"WAITING"}
 
 
 @pytest.mark.parametrize("boundary", _LEFT)

@@ -34,6 +34,8 @@ COMMITS = {
     "close": "set from WAITING to SCHEDULED",
     "end": "ended_as = 'done'",
 }
+#: Answers and the next intents, in one message.
+_TOGETHER = "ORDER BY v.place;\nWITH intent"
 WHEN: tuple[When, ...] = ("before", "after")
 _TERMINATE = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                 WHERE application_name = 'process_manager' AND datname = current_database()"""
@@ -99,6 +101,15 @@ def test_every_commit_of_one_dispatch_is_lost_once(chaos: ChaosDeployment, when:
     lost = {kind: chaos.front.add(Rule(text, cut, when, "commit")) for kind, text in COMMITS.items()}
     chaos.dispatch()
     assert [kind for kind, rule in lost.items() if not rule.fired.wait(10)] == []
+    assert_done_once(chaos, busy)
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_the_commit_of_answers_and_the_next_intents_is_lost(chaos: ChaosDeployment, when: When) -> None:
+    busy = a_bit_of_everything(chaos)
+    lost = chaos.front.add(Rule(_TOGETHER, cut, when, "commit"))
+    chaos.dispatch(PM_CONCURRENCY="2")
+    assert lost.fired.wait(10), story(chaos)
     assert_done_once(chaos, busy)
 
 

@@ -40,7 +40,8 @@ _COMMIT = "COMMIT"
 class Rule:
     """What happens at a message.
 
-    ``text`` is a piece of the SQL; ``at`` "commit" means the COMMIT of the transaction in which it was seen. ``when``
+    ``text`` is a piece of the SQL; ``at`` "commit" means the COMMIT of the transaction in which it was seen, and in
+    which the piece ``also`` was seen. ``when``
     "before": the server has not had the message yet; "after": the server has answered, the client has heard nothing.
     ``action`` runs in a thread of the front while the connection waits. ``skip`` messages pass first, then ``count``
     are met. ``fired`` is set once the action has returned for the first time.
@@ -54,11 +55,12 @@ class Rule:
     count: int = 1
     fired: threading.Event = field(default_factory=threading.Event)
     met: int = 0
+    also: str = ""
 
     def fits(self, statement: str, seen: list[str]) -> bool:
         """Whether the message is the one, given the statements of its transaction, itself included."""
         if self.at == "commit":
-            return statement == _COMMIT and any(self.text in each for each in seen)
+            return statement == _COMMIT and all(any(piece in each for each in seen) for piece in (self.text, self.also))
         return self.text in statement
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import EntryState, Outcome
-from pm_dagster.dispatch.ports import Change
+from pm_dagster.dispatch.ports import Change, Event, Written
 from pm_dagster_tests.contracts.control_table import ControlTable
 from pm_dagster_tests.contracts.steps import ANSWER, accepted, claim_one, deferred, ids, quarantined, seen, send
 
@@ -276,3 +276,58 @@ def test_a_refusal_that_a_dead_dispatcher_recorded_is_closed_by_its_rescuer(tabl
     (closed,) = rescuer.close([entry.entry_id])
     assert (closed.reason, closed.control_status) == ("unknown job", "FAILED")
     assert table.status(run_id) == "FAILED"
+
+
+def test_answers_and_the_intents_of_others_are_written_together(table: ControlTable) -> None:
+    table.add(age=20)
+    gone, table_row = table.add(age=10), table.add()
+    control = table.dispatcher()
+    answered, left, next_one = control.claim(seen(control))
+    assert (left.run_id, next_one.run_id) == (gone, table_row)
+    control.intend([intent_committed(answered)])
+    table.set_status(gone, "CANCELED")
+    written = control.record_and_intend([accepted(answered)], [intent_committed(left), intent_committed(next_one)])
+    assert written == Written(set(), {next_one.entry_id})
+    stored = [table.stored(entry.entry_id)[0] for entry in (answered, left, next_one)]
+    assert stored == [EntryState.ACCEPTED, EntryState.WITHDRAWN, EntryState.SENDING]
+    assert control.record_and_intend([], []) == Written(set(), set())
+
+
+def test_a_call_that_did_not_leave_may_be_intended_anew_in_the_same_write(table: ControlTable) -> None:
+    table.add()
+    control = table.dispatcher()
+    intent = intent_committed(claim_one(control))
+    control.intend([intent])
+    not_sent = Change(intent.entry_id, (Event("not sent", "it had not left"),), EntryState.CLAIMED)
+    assert control.record_and_intend([not_sent], [intent]) == Written(set(), {intent.entry_id})
+    assert table.stored(intent.entry_id) == (EntryState.SENDING, False)
+    assert control.record_and_intend([not_sent], []) == Written(set(), set())
+    assert table.stored(intent.entry_id) == (EntryState.CLAIMED, False)
+
+
+def test_a_run_of_another_row_is_passed_over_while_intents_are_committed(table: ControlTable) -> None:
+    table.add(age=20)
+    table.add(age=10)
+    table.add()
+    control = table.dispatcher()
+    owner, finder, next_one = control.claim(seen(control))
+    send(control, owner)
+    control.intend([intent_committed(finder)])
+    found = replace(accepted(finder), found=True)
+    written = control.record_and_intend([found], [intent_committed(next_one)])
+    assert written == Written({finder.entry_id}, {next_one.entry_id})
+    assert table.stored(finder.entry_id)[0] is EntryState.SENDING
+
+
+def test_a_corrected_row_is_not_granted_beside_answers(table: ControlTable) -> None:
+    table.add(age=10)
+    corrected = table.add()
+    control = table.dispatcher()
+    answered, other = control.claim(seen(control))
+    control.intend([intent_committed(answered)])
+    table.rename(corrected, "other.csv")
+    written = control.record_and_intend([accepted(answered)], [intent_committed(other)])
+    assert written == Written(set(), set())
+    (now,) = control.resume([other.entry_id])
+    assert (now.state, now.parameters["FILE_NAME"]) == (EntryState.CLAIMED, "other.csv")
+    assert table.stored(answered.entry_id)[0] is EntryState.ACCEPTED

@@ -489,11 +489,17 @@ def _two_rows_of_one_file(stage: Stage) -> None:
 
 
 class _FoundTogether(InMemoryRuns):
-    """Two searches are answered at one moment."""
+    """Two runs are started at one moment, and two searches are answered at one moment."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.together = threading.Barrier(2)
+        self.together, self.begun = threading.Barrier(2), threading.Barrier(2)
+
+    def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
+        """Both are under way before one is answered."""
+        if not self.runs:
+            self.begun.wait(20)
+        return super().start(job_id, parameters, idempotency_token)
 
     def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
         """Both or none."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.in_doubt import TO_CLOSE, is_in_doubt, rescued
 from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, TokenSubject, idempotency_token
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, SignOfLife, taken_at_once
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, SignOfLife, Written, taken_at_once
 from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, looks_alike, untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -130,7 +130,20 @@ class InMemoryControlPlane:
 
     def intend(self, entries: Sequence[Entry]) -> set[int]:
         """Commit the intents of entries that are ours and still wanted, and withdraw the others."""
-        self._meet("intend")
+        return self.record_and_intend([], entries).granted
+
+    def record(self, changes: Sequence[Change]) -> set[int]:
+        """Write what was learned; a run that was found and is another row's is not taken."""
+        return self.record_and_intend(changes, []).passed_over
+
+    def record_and_intend(self, changes: Sequence[Change], entries: Sequence[Entry]) -> Written:
+        """All of it, or nothing."""
+        for method, wanted in (("record", changes), ("intend", entries)):
+            if wanted:
+                self._meet(method)
+        return Written(self._record(changes), self._intend(entries))
+
+    def _intend(self, entries: Sequence[Entry]) -> set[int]:
         granted = set()
         for entry in entries:
             for record in self._ours([entry.entry_id]):
@@ -145,9 +158,7 @@ class InMemoryControlPlane:
                     withdraw(record)
         return granted
 
-    def record(self, changes: Sequence[Change]) -> set[int]:
-        """Write what was learned; a run that was found and is another row's is not taken."""
-        self._meet("record")
+    def _record(self, changes: Sequence[Change]) -> set[int]:
         assert len({change.entry_id for change in changes}) == len(changes), "one statement writes an entry once"
         others = {change.entry_id for change in changes if change.found and self._is_others(change)}
         others |= taken_at_once([change for change in changes if change.entry_id not in others])

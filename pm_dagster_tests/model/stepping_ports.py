@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from pm_dagster.dispatch.model import Call, Entry, KnownRun, RunSnapshot
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, SignOfLife
+from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, SignOfLife, Written
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
 from pm_dagster.errors import Refused, WorkspaceUnavailable
@@ -94,19 +94,27 @@ class SteppingControl:
 
     def intend(self, entries: Sequence[Entry]) -> set[int]:
         """Stops before and after."""
-        self._witness.asked(self._dispatcher.clock.now - self._dispatcher.began)
-        self._dispatcher.stop_at("before intend")
-        granted = self._inner.intend(entries)
-        for entry in entries:
-            if entry.entry_id in granted:
-                self._witness.granted(entry, Call.RUN_NOW if entry.starts_new_run else Call.REPAIR)
-        self._dispatcher.stop_at("after intend")
-        return granted
+        return self.record_and_intend([], entries).granted
 
     def record(self, changes: Sequence[Change]) -> set[int]:
         """Stops before."""
-        self._dispatcher.stop_at("before record")
-        return self._inner.record(changes)
+        return self.record_and_intend(changes, []).passed_over
+
+    def record_and_intend(self, changes: Sequence[Change], entries: Sequence[Entry]) -> Written:
+        """Stops before what it does, and after an intent."""
+        if entries:
+            self._witness.asked(self._dispatcher.clock.now - self._dispatcher.began)
+        if changes:
+            self._dispatcher.stop_at("before record")
+        if entries:
+            self._dispatcher.stop_at("before intend")
+        written = self._inner.record_and_intend(changes, entries)
+        for entry in entries:
+            if entry.entry_id in written.granted:
+                self._witness.granted(entry, Call.RUN_NOW if entry.starts_new_run else Call.REPAIR)
+        if entries:
+            self._dispatcher.stop_at("after intend")
+        return written
 
     def close(self, entry_ids: Collection[int], go_on: Callable[[], bool] = lambda: True) -> list[Closed]:
         """Stops before."""

@@ -14,7 +14,7 @@ import pytest
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.in_doubt import intent_committed
 from pm_dagster.dispatch.model import Call, Entry, EntryState
-from pm_dagster.dispatch.ports import Change
+from pm_dagster.dispatch.ports import Change, Written
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
@@ -157,15 +157,14 @@ def test_a_row_that_left_waiting_while_it_was_throttled_is_not_sent(story: Story
     story.faults(call, Throttled("slow", retry_after=0.0))
     control = InMemoryControlPlane(story.database, SETTINGS)
 
-    record = control.record
+    write = control.record_and_intend
 
-    def told(changes: Sequence[Change]) -> set[int]:
-        refused = record(changes)
+    def told(changes: Sequence[Change], entries: Sequence[Entry]) -> Written:
         if story.runs.count(call):
             story.database.rows[1].status = "CANCELED"
-        return refused
+        return write(changes, entries)
 
-    control.record = told  # type: ignore[method-assign]  # the owner acts between two steps of the dispatch
+    control.record_and_intend = told  # type: ignore[method-assign]  # the owner acts between two steps of the dispatch
     Dispatch(control, story.runs, SETTINGS).run()
     assert story.runs.count(call) == 1
     assert len(story.runs.runs) == before

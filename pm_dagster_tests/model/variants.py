@@ -81,7 +81,7 @@ def _generation_never(patch: Patch) -> None:
 
 
 def _nobody_owns(patch: Patch) -> None:
-    _in_sql(patch, ledger_sql, "RECORD", " AND e.dispatcher_id = %(me)s", "")
+    _in_sql(patch, ledger_sql, "RECORD", "(e.dispatcher_id = %(me)s AND e.open) IS TRUE", "e.open")
 
 
 def _rows_as_read(patch: Patch) -> None:
@@ -100,8 +100,8 @@ def _rows_as_read(patch: Patch) -> None:
 
 def _unwanted_is_sent(patch: Patch) -> None:
     waits = """ AND EXISTS (
-      SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)"""
-    _in_sql(patch, control_table_sql, "_INTEND", waits, "")
+        SELECT 1 FROM {table} t WHERE t.{run_id} = e.run_id AND t.{status} = %(waiting)s)"""
+    _in_sql(patch, control_table_sql, "_MAY_BE_SENT", waits, "")
 
 
 def _dead_are_forgotten(patch: Patch) -> None:
