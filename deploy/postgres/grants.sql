@@ -26,6 +26,9 @@ GRANT INSERT ON TABLE "process_manager"."entry" TO "process_manager_dispatcher";
 GRANT UPDATE ON TABLE "process_manager"."entry" TO "process_manager_dispatcher";  -- intend, record, close
 GRANT SELECT ON TABLE "process_manager"."event" TO "process_manager_dispatcher";  -- explain
 GRANT INSERT ON TABLE "process_manager"."event" TO "process_manager_dispatcher";  -- history; never changed, never deleted
+GRANT SELECT ON TABLE "process_manager"."api_budget" TO "process_manager_dispatcher";  -- one budget for all dispatchers of a workspace
+GRANT INSERT ON TABLE "process_manager"."api_budget" TO "process_manager_dispatcher";  -- the first dispatcher of a workspace
+GRANT UPDATE ON TABLE "process_manager"."api_budget" TO "process_manager_dispatcher";  -- reserve calls, tell others of a 429
 GRANT USAGE ON SEQUENCE "process_manager"."dispatcher_dispatcher_id_seq" TO "process_manager_dispatcher";  -- a number for each dispatcher
 COMMIT;
 

@@ -113,9 +113,15 @@ class Settings:
         pairs,
     )
     concurrency: int = _setting("PM_CONCURRENCY", 16, "API calls in flight at once", between(1, 1000, int))
-    rate_run_now: float = _setting("PM_RATE_RUN_NOW", 18.0, "run-now calls per second; 0: no pacing", rate)
-    rate_repair: float = _setting("PM_RATE_REPAIR", 4.5, "repair calls per second; 0: no pacing", rate)
-    rate_get_run: float = _setting("PM_RATE_GET_RUN", 90.0, "runs/get calls per second; 0: no pacing", rate)
+    rate_run_now: float = _setting(
+        "PM_RATE_RUN_NOW", 18.0, "run-now calls per second, of all dispatchers together; 0: no pacing", rate
+    )
+    rate_repair: float = _setting(
+        "PM_RATE_REPAIR", 4.5, "repair calls per second, of all dispatchers together; 0: no pacing", rate
+    )
+    rate_get_run: float = _setting(
+        "PM_RATE_GET_RUN", 90.0, "runs/get calls per second, of all dispatchers together; 0: no pacing", rate
+    )
     dispatch_limit: int = _setting(
         "PM_DISPATCH_LIMIT", 1000, "Rows that one dispatch takes, oldest first", between(1, MOST_ROWS, int)
     )

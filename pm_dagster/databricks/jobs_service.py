@@ -67,6 +67,11 @@ class JobsService:
         workspace = _AZURE_HOST.match(urlsplit(host).netloc)
         return f"{host}/jobs/{job_id}/runs/{run_id}" + (f"?o={workspace.group(1)}" if workspace else "")
 
+    @property
+    def workspace(self) -> str:
+        """The name of the workspace's host, in lower case."""
+        return urlsplit(self._config.host or "").netloc.lower()
+
     def scrub(self, text: str) -> str:
         """``text`` without any secret of this connection."""
         return self._http.scrub(text)

@@ -368,15 +368,25 @@ class CallStart:
     Attributes:
         at: When the call left, in monotonic seconds; infinite while it has not left.
         throttled: Whether its answer was 429.
+        reserved_at: When its moment was reserved among several dispatchers; infinite where none was.
+        reserved_for: That moment.
+        noted_at: Its moment in the record that dispatchers share, in seconds of the record's clock.
     """
 
     at: float = math.inf
     throttled: bool = False
+    reserved_at: float = math.inf
+    reserved_for: float = -math.inf
+    noted_at: float | None = None
 
     @property
     def left(self) -> bool:
         """Whether the call has left."""
         return self.at < math.inf
+
+    def counts_at(self, now: float) -> float:
+        """The moment that counts: one that has not left counts as leaving now, or when it may."""
+        return self.at if self.left else max(now, self.reserved_for)
 
 
 @dataclass

@@ -19,7 +19,16 @@ from pm_dagster.dispatch.model import (
     RunSnapshot,
     StartRun,
 )
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, SignOfLife, Written
+from pm_dagster.dispatch.ports import (
+    Backlog,
+    BudgetChange,
+    Change,
+    Closed,
+    ControlPlane,
+    DatabricksRuns,
+    SignOfLife,
+    Written,
+)
 from pm_dagster.dispatch.service import Claimed, Dispatch
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, row_key, sort_rows
@@ -183,6 +192,10 @@ class ReadOnlyControlPlane:
         """Nothing: the plan only counts what a dead dispatcher left."""
         return []
 
+    def share_budget(self, workspace: str, change: BudgetChange) -> bool:  # noqa: ARG002 of the port
+        """Nothing is written: a plan paces its look-ups by itself."""
+        return False
+
     def resume(self, entry_ids: Collection[int]) -> list[Entry]:  # noqa: ARG002 of the port
         """Nothing."""
         return []
@@ -254,6 +267,11 @@ class ReadOnlyRuns:
     def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
         """runs/list."""
         return self._runs.find_started(job_id, since, parameters)
+
+    @property
+    def workspace(self) -> str:
+        """The name of the workspace's host."""
+        return self._runs.workspace
 
     def page_url(self, job_id: int, run_id: int) -> str:
         """The link to the run's page."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pm_dagster.dispatch.model import Call, Entry, EntryState, KnownRun, Outcome, RunSnapshot
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
+
+#: Makes of the record of a budget, None for none, and of the seconds of the record's clock what is to be written.
+BudgetChange = Callable[[dict[str, Any] | None, float], dict[str, Any]]
 
 
 class DatabricksRuns(Protocol):
@@ -25,6 +28,10 @@ class DatabricksRuns(Protocol):
         AuthenticationFailed: The credentials, or the network of the call, are not accepted.
         Refused: The Jobs API itself says no to this call.
     """
+
+    @property
+    def workspace(self) -> str:
+        """The name of the workspace's host."""
 
     def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
         """run-now; returns the run id, that of the existing run if the token was used before."""
@@ -290,6 +297,23 @@ class ControlPlane(Protocol):
 
         Returns:
             The entries that are closed, also those that were closed before, by whomever.
+        """
+
+    def share_budget(self, workspace: str, change: BudgetChange) -> bool:
+        """Change the record that the dispatchers of a workspace share about its API, while nobody else can.
+
+        Of its own transaction, with one try, and cheap. ``change`` is called once or not at all.
+
+        Args:
+            workspace: Whose record.
+            change: Gives what is written instead. It may keep nobody waiting.
+
+        Returns:
+            Whether the record is shared with other dispatchers; False where ``change`` was not called.
+
+        Raises:
+            ControlPlaneUnavailable: The record cannot be had at this moment.
+            ConfigurationError: It can never be had.
         """
 
     def register(self) -> None:

@@ -35,6 +35,7 @@ from pm_dagster.dispatch.ports import Closed, ControlPlane, DatabricksRuns
 from pm_dagster.dispatch.rate_limiter import RateLimiter
 from pm_dagster.dispatch.report import Report, report_rows, unsent_rows
 from pm_dagster.dispatch.rules import Policy, first_step
+from pm_dagster.dispatch.shared_budget import SharedBudget
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key, sort_rows, within
 from pm_dagster.dispatch.worker import Feed, Limits, Sent, Worker
 from pm_dagster.errors import ProcessManagerError
@@ -167,7 +168,8 @@ class Dispatch:
             Call.GET_RUN: settings.rate_get_run,
             Call.LIST_RUNS: settings.rate_get_run and min(settings.rate_get_run, 27.0),
         }
-        self._limiter = RateLimiter(rates, clock)
+        self._limiter = RateLimiter(rates, clock, shares=True)
+        self._budget = SharedBudget(control, self._limiter, lambda: runs.workspace)
         backoff = settings.call_backoff_seconds
         self._breaker = CircuitBreaker(settings.concurrency, settings.call_tries, backoff, clock)
         self._refusals = RefusalBreaker(backoff, clock)
@@ -405,6 +407,7 @@ class Dispatch:
             policy_of(self._settings),
             limits,
             self._limiter,
+            self._budget,
             self._breaker,
             self._refusals,
             stop=self._stop,

@@ -21,6 +21,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,6 +75,7 @@ from pm_dagster.dispatch.rules import (
     state_while_going_on,
     without_witness,
 )
+from pm_dagster.dispatch.shared_budget import SharedBudget
 from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
 from pm_dagster.logs import fields
 
@@ -88,6 +90,8 @@ _GATHER_SECONDS = 0.025
 #: A row that is corrected this often within one dispatch is left for the next one.
 _MOST_RESTARTS = 10
 _MOST_TOLD = 5
+#: More calls of one endpoint than these are not counted: no dispatch reserves as many at once.
+_MOST_COUNTED = 64
 #: Outcomes that an operator may ask about are logged at info, the others at debug.
 _UNUSUAL = (Outcome.DEFERRED, Outcome.QUARANTINED, Outcome.WITHDRAWN)
 
@@ -228,6 +232,13 @@ class CallQueue:
                 taken.append(work)
         return taken
 
+    def due(self, room: int) -> dict[Call, int]:
+        """How many calls of each endpoint are due, as far as that matters to their pace; at most ``room``."""
+        now = self._clock()
+        heads = {call: itertools.islice(queue, _MOST_COUNTED) for call, queue in self._due.items() if queue}
+        room = max(0, room)
+        return {call: min(room, sum(moment <= now for moment, _, _ in head)) for call, head in heads.items()}
+
     def probe(self, avoid: Callable[[Work], bool]) -> list[Work]:
         """One row whose call is due and within its rate, rather one that is not to be avoided; empty without one."""
         now = self._clock()
@@ -300,6 +311,7 @@ class Worker:
         policy: Policy,
         limits: Limits,
         limiter: RateLimiter,
+        budget: SharedBudget,
         breaker: CircuitBreaker,
         refusals: RefusalBreaker,
         *,
@@ -314,6 +326,7 @@ class Worker:
         self._policy = policy
         self._limits = limits
         self._limiter = limiter
+        self._budget = budget
         self._breaker = breaker
         self._refusals = refusals
         self._stop = stop
@@ -373,6 +386,7 @@ class Worker:
             raise
         finally:
             pool.shutdown(wait=True)
+        self._budget.leave()
         unsent = [work for work in self._queue if work.entry.entry_id not in self._sent.outcomes]
         self._sent.left += [work.entry for work in unsent]
         if self._failure is None and unsent:
@@ -439,6 +453,7 @@ class Worker:
 
     def _next(self) -> list[Work]:
         room = self._room()
+        self._budget.take_part(self._queue.due(room))
         probing = not self._all_closed()
         works = self._queue.probe(self._is_affected) if probing and room > 0 else self._queue.take(room)
         for work in works:
@@ -545,7 +560,8 @@ class Worker:
         if self._ending() or self._room() <= 0:
             pause = min(_LONGEST_WAIT, self._delay() or _LONGEST_WAIT)
         else:
-            pause = min(_LONGEST_WAIT, self._queue.delay, self._feed.delay)
+            share = self._budget.delay if self._queue else math.inf
+            pause = min(_LONGEST_WAIT, self._queue.delay, self._feed.delay, share)
         left = self._limits.deadline - self._clock()
         return min(pause, left) if self._waiting_ahead() and left > 0 else pause
 

@@ -20,7 +20,7 @@ from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.in_doubt import is_in_doubt
 from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, idempotency_token
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, SignOfLife, Written, taken_at_once
+from pm_dagster.dispatch.ports import Backlog, BudgetChange, Change, Closed, Event, SignOfLife, Written, taken_at_once
 from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -366,6 +366,22 @@ class PostgresControlPlane:
         self._session.write(
             lambda cursor: cursor.execute(ledger_sql.LEFT_FOR_LATER, self._names(**names)), ("leave", entry_ids)
         )
+
+    def share_budget(self, workspace: str, change: BudgetChange) -> bool:
+        """Change the record of a workspace's budget while its row is locked."""
+
+        def work(cursor: Cursor) -> None:
+            names = {"workspace": workspace}
+            cursor.execute(ledger_sql.LOCK_BUDGET, names)
+            row: Any = cursor.fetchone()
+            if row is None:
+                cursor.execute(ledger_sql.FIRST_BUDGET, names)
+                row = cursor.fetchone()
+            record = change(row.record, float(row.seconds))
+            cursor.execute(ledger_sql.WRITE_BUDGET, {**names, "record": as_json(cursor, record)})
+
+        self._session.once(work)
+        return True
 
     def register(self) -> None:
         """Become a dispatcher now."""

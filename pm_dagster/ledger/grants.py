@@ -51,6 +51,9 @@ _LEDGER: dict[Part, Sequence[tuple[str, str, str]]] = {
         ("UPDATE", "entry", "intend, record, close"),
         (_READ, "event", "explain"),
         ("INSERT", "event", "history; never changed, never deleted"),
+        (_READ, "api_budget", "one budget for all dispatchers of a workspace"),
+        ("INSERT", "api_budget", "the first dispatcher of a workspace"),
+        ("UPDATE", "api_budget", "reserve calls, tell others of a 429"),
     ),
     Part.READER: tuple(
         (_READ, name, why)

@@ -30,6 +30,22 @@ BEGIN_WRITE = f"""{LOCAL_SETTINGS};
 UPDATE {LEDGER_SCHEMA}.dispatcher SET writes = %(number)s, seen_at = clock_timestamp()
 WHERE dispatcher_id = %(me)s AND writes < %(number)s RETURNING writes"""
 
+#: Whoever hangs while the row is theirs loses it soon; whoever waits for it too long goes on without.
+LOCK_BUDGET = f"""
+SET LOCAL lock_timeout = '500ms';
+SET LOCAL idle_in_transaction_session_timeout = '5s';
+WITH locked AS MATERIALIZED (
+    SELECT record FROM {LEDGER_SCHEMA}.api_budget WHERE workspace = %(workspace)s FOR UPDATE
+)
+SELECT record, extract(epoch FROM clock_timestamp()) AS seconds FROM locked"""
+FIRST_BUDGET = f"""
+INSERT INTO {LEDGER_SCHEMA}.api_budget AS b (workspace) VALUES (%(workspace)s)
+ON CONFLICT (workspace) DO UPDATE SET updated_at = clock_timestamp()
+RETURNING b.record, extract(epoch FROM clock_timestamp()) AS seconds"""
+WRITE_BUDGET = f"""
+UPDATE {LEDGER_SCHEMA}.api_budget SET record = %(record)s, updated_at = clock_timestamp()
+WHERE workspace = %(workspace)s"""
+
 #: Whether dispatcher ``d`` lives: pg_locks shows every session's locks to everybody.
 DISPATCHER_LIVES = f"""(d.ended_at IS NULL AND CASE d.liveness
         WHEN 'lease' THEN coalesce(d.lease_until > clock_timestamp(), false)

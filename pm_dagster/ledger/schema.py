@@ -12,7 +12,7 @@ LEDGER_SCHEMA = "process_manager"
 #: Gives dispatchers their ids; the one sequence that is used by its name.
 LEDGER_SEQUENCE = f"{LEDGER_SCHEMA}.dispatcher_dispatcher_id_seq"
 #: The migration that must have been applied; ``pm init`` brings the database there.
-LEDGER_VERSION = "0004"
+LEDGER_VERSION = "0005"
 #: First key of the advisory locks that living dispatchers hold; the second is the dispatcher's id.
 LOCK_CLASS = 0x504D
 #: First key of the advisory locks under which a run that was found becomes a row's; the second is made of the run's id.

@@ -157,6 +157,10 @@ class Session:
             self._put_off_heartbeat()
         return result
 
+    def once(self, work: Callable[[Cursor], T]) -> T:
+        """Run ``work`` in a transaction of its own, without becoming a dispatcher and with one try."""
+        return self._transact(work)
+
     def heartbeat(self) -> None:
         """Renew the lease, or find out early that the connection with the session lock is lost, and take it again."""
         if self._me is None or time.monotonic() < self._next_heartbeat:

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import math
 import random
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from pm_dagster.dispatch.model import Call, CallStart
-from pm_dagster.dispatch.rate_limiter import RateLimiter
+from pm_dagster.dispatch.rate_limiter import RateLimiter, Record
 
 #: Seconds from the start of a call to the workspace's count of it, at least, and from there back.
 _THERE, _BACK = 0.025, 0.05
 #: Seconds by which each way may take longer.
 JITTER = 0.06
 _CONCURRENCY = 32
+#: What the database's clock is ahead.
+_DATABASE = 1234.5
 _LONGEST = 400.0
 
 
@@ -96,6 +99,21 @@ SERVERS: Mapping[str, Callable[[random.Random], Server]] = {
 
 
 @dataclass(frozen=True)
+class Dispatcher:
+    """One of the dispatchers of a batch.
+
+    Attributes:
+        begins: When it begins, in seconds.
+        clock: What its clock is ahead of the others', in seconds.
+        killed: When it is killed; the others get its rows then.
+    """
+
+    begins: float = 0.0
+    clock: float = 0.0
+    killed: float = math.inf
+
+
+@dataclass(frozen=True)
 class Case:
     """One batch.
 
@@ -108,6 +126,8 @@ class Case:
         others_total: How many calls the other client takes from the budget, for the ideal.
         retry_after: What a 429 says; None for nothing.
         round: Seconds from one look of the deciding thread to its next: commits, on a busy machine.
+        dispatchers: Those who share the rows.
+        shares: Whether they share the budget, too.
     """
 
     call: Call
@@ -118,6 +138,8 @@ class Case:
     others_total: float = 0.0
     retry_after: float | None = 1.0
     round: float = 0.0
+    dispatchers: tuple[Dispatcher, ...] = (Dispatcher(),)
+    shares: bool = True
 
     @property
     def ideal(self) -> float:
@@ -143,6 +165,31 @@ CASES: Mapping[str, Case] = {
 }
 
 
+def _several(count: int, apart: float = 0.3) -> tuple[Dispatcher, ...]:
+    """So many that begin soon after each other, with clocks of their own."""
+    return tuple(Dispatcher(n * apart, clock=100.0 * n - 50.0) for n in range(count))
+
+
+_TWO = _several(2)
+SHARED: Mapping[str, Case] = {
+    "two, 20 of 20": Case(Call.RUN_NOW, 20, 20, 300, dispatchers=_TWO),
+    "two, busy": Case(Call.RUN_NOW, 20, 20, 300, round=0.08, dispatchers=_TWO),
+    "two, 18 of 20": Case(Call.RUN_NOW, 18, 20, 300, dispatchers=_TWO),
+    "two, 5 of 5": Case(Call.REPAIR, 5, 5, 75, dispatchers=_TWO),
+    "four, 20 of 20": Case(Call.RUN_NOW, 20, 20, 300, dispatchers=_several(4)),
+    "four, busy": Case(Call.RUN_NOW, 20, 20, 300, round=0.08, dispatchers=_several(4)),
+    "four, 5 of 5": Case(Call.REPAIR, 5, 5, 75, dispatchers=_several(4)),
+    "four, 90 of 100": Case(Call.GET_RUN, 90, 100, 1350, dispatchers=_several(4)),
+    "eight, 20 of 20": Case(Call.RUN_NOW, 20, 20, 600, dispatchers=_several(8, 0.1)),
+    "two, 10, believed 20": Case(Call.RUN_NOW, 20, 10, 300, dispatchers=_TWO),
+    "four, 10, believed 20": Case(Call.RUN_NOW, 20, 10, 300, dispatchers=_several(4)),
+    "two, half is taken": Case(Call.RUN_NOW, 20, 20, 600, _half, 120, dispatchers=_TWO),
+    "two, one killed": Case(Call.RUN_NOW, 20, 20, 300, dispatchers=(Dispatcher(killed=5.0), Dispatcher(0.3))),
+    "two, one comes at 5 s": Case(Call.RUN_NOW, 20, 20, 300, dispatchers=(Dispatcher(), Dispatcher(5.0))),
+    "two that share nothing": Case(Call.RUN_NOW, 20, 20, 300, dispatchers=_TWO, shares=False),
+}
+
+
 @dataclass
 class Result:
     """What came of a batch.
@@ -151,39 +198,42 @@ class Result:
         seconds: Until the last call had its answer.
         throttled: How many answers were 429.
         through: When the calls that got through had started, by the second.
+        each: When each dispatcher's last call had its answer.
+        exchanges: How often the dispatchers read and wrote what they share.
     """
 
     seconds: float
     throttled: int
     through: dict[int, int]
+    each: dict[int, float] = field(default_factory=dict)
+    exchanges: int = 0
 
 
-@dataclass
 class _Batch:
-    case: Case
-    server: Server
-    chance: random.Random
+    """A workspace, the clock of all, and the record that the dispatchers share."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, case: Case, server: Server, chance: random.Random) -> None:
+        self.case, self.server, self.chance = case, server, chance
         self.now = 0.0
-        self.limiter = RateLimiter({self.case.call: self.case.rate}, lambda: self.now)
+        self.result = Result(0.0, 0, {})
+        self.record: Record | None = None
         self._order = itertools.count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._waiting, self._in_flight, self._wake_at, self._busy_until = self.case.rows, 0, -1.0, -1.0
-        self._left = self.case.rows
-        self.result = Result(0.0, 0, {})
+        each, more = divmod(case.rows, len(case.dispatchers))
+        self.dispatchers = [_Sender(self, one, each + (n < more), n) for n, one in enumerate(case.dispatchers)]
 
     def run(self) -> Result:
         self._others()
-        self._send()
-        while self._left and self._events and self.now < _LONGEST:
+        for one in self.dispatchers:
+            self.at(one.its.begins, one.send)
+        while any(one.left for one in self.dispatchers) and self._events and self.now < _LONGEST:
             self.now, _, happen = heapq.heappop(self._events)
             happen()
-        if self._left:
+        if any(one.left for one in self.dispatchers):
             self.result.seconds = math.inf
         return self.result
 
-    def _at(self, moment: float, happen: Callable[[], None]) -> None:
+    def at(self, moment: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._events, (moment, next(self._order), happen))
 
     def _others(self) -> None:
@@ -191,47 +241,79 @@ class _Batch:
         while moment < _LONGEST / 4:
             rate = self.case.others(moment)
             if rate:
-                self._at(moment, lambda: _none(self.server.allow(self.now, self.case.limit)))
+                self.at(moment, lambda: _none(self.server.allow(self.now, self.case.limit)))
             moment += 1 / rate if rate else 0.05
 
-    def _send(self) -> None:
-        limiter, call = self.limiter, self.case.call
-        if self.now < self._busy_until:
+
+class _Sender:
+    """One dispatcher of a batch."""
+
+    def __init__(self, batch: _Batch, its: Dispatcher, rows: int, number: int) -> None:
+        self.batch, self.its, self.number = batch, its, number
+        case = batch.case
+        shares = case.shares and len(case.dispatchers) > 1
+        self.limiter = RateLimiter({case.call: case.rate}, lambda: batch.now + its.clock, shares=shares)
+        self.left = self._waiting = rows
+        self._in_flight, self._wake_at, self._busy_until = 0, -1.0, -1.0
+
+    def send(self) -> None:
+        batch, limiter, call, chance = self.batch, self.limiter, self.batch.case.call, self.batch.chance
+        if batch.now >= self.its.killed:
+            # What was sent has its effect; the rest is the others'.
+            for number in range(self._waiting):
+                self._hand_over(number)
+            self.left, self._waiting = 0, 0
+            return
+        if batch.now < self._busy_until:
             self._wake(self._busy_until)
             return
+        room = min(self._waiting, _CONCURRENCY - self._in_flight)
+        if limiter.wants_exchange({call: room}):
+            batch.result.exchanges += 1
+            batch.record = json.loads(json.dumps(limiter.exchange({call: room}, batch.record, batch.now + _DATABASE)))
         while self._waiting and self._in_flight < _CONCURRENCY and limiter.delay(call) <= 0:
             start = limiter.take(call)
             limiter.sent(start)
             self._waiting -= 1
             self._in_flight += 1
-            self._at(self.now + _THERE + self.chance.random() * JITTER, partial(self._arrive, start))
-        self._busy_until = self.now + self.case.round
+            batch.at(batch.now + _THERE + chance.random() * JITTER, partial(self._arrive, start))
+        self._busy_until = batch.now + batch.case.round
         if self._waiting and self._in_flight < _CONCURRENCY:
             # A loop wakes a little late.
-            self._wake(self.now + max(self.case.round, limiter.delay(call)) + self.chance.random() * 0.002)
+            pause = max(batch.case.round, min(limiter.delay(call), limiter.exchange_in))
+            self._wake(batch.now + pause + chance.random() * 0.002)
+
+    def _hand_over(self, number: int) -> None:
+        living = [one for one in self.batch.dispatchers if one.its.killed == math.inf]
+        other = living[number % len(living)]
+        other.left += 1
+        other._waiting += 1
+        self.batch.at(self.batch.now, other.send)
 
     def _wake(self, moment: float) -> None:
-        if self._wake_at <= self.now or moment < self._wake_at:
+        if self._wake_at <= self.batch.now or moment < self._wake_at:
             self._wake_at = moment
-            self._at(moment, self._send)
+            self.batch.at(moment, self.send)
 
     def _arrive(self, start: CallStart) -> None:
-        allowed = self.server.allow(self.now, self.case.limit)
-        back = self.now + _BACK + self.chance.random() * JITTER
-        self._at(back, partial(self._answered, start, allowed=allowed))
+        batch = self.batch
+        allowed = batch.server.allow(batch.now, batch.case.limit)
+        back = batch.now + _BACK + batch.chance.random() * JITTER
+        batch.at(back, partial(self._answered, start, allowed=allowed))
 
     def _answered(self, start: CallStart, *, allowed: bool) -> None:
+        result = self.batch.result
         self._in_flight -= 1
         if allowed:
-            self._left -= 1
-            self.result.seconds = self.now
+            self.left = max(0, self.left - 1)
+            result.seconds = result.each[self.number] = self.batch.now
             second = int(start.at)
-            self.result.through[second] = self.result.through.get(second, 0) + 1
+            result.through[second] = result.through.get(second, 0) + 1
         else:
-            self.result.throttled += 1
+            result.throttled += 1
             self._waiting += 1
-            self.limiter.throttle(self.case.call, self.case.retry_after, start)
-        self._send()
+            self.limiter.throttle(self.batch.case.call, self.batch.case.retry_after, start)
+        self.send()
 
 
 def _none(_: object) -> None:
@@ -251,14 +333,15 @@ def measure(case: Case, server: str, seeds: int = 8) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print the table."""
-    lines = [f"| server | {' | '.join(CASES)} |", f"| --- |{' --- |' * len(CASES)}"]
-    for server in SERVERS:
-        cells = [measure(case, server) for case in CASES.values()]
-        lines.append(
-            f"| {server} | " + " | ".join(f"{ratio:.2f} ({throttled:.1f})" for ratio, throttled in cells) + " |"
-        )
-    sys.stdout.write("\n".join(lines) + "\n")
+    """Print both tables."""
+    for cases in (CASES, SHARED):
+        lines = [f"| server | {' | '.join(cases)} |", f"| --- |{' --- |' * len(cases)}"]
+        for server in SERVERS:
+            cells = [measure(case, server) for case in cases.values()]
+            lines.append(
+                f"| {server} | " + " | ".join(f"{ratio:.2f} ({throttled:.1f})" for ratio, throttled in cells) + " |"
+            )
+        sys.stdout.write("\n".join(lines) + "\n\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from pm_dagster_tests.chaos.deployment import ChaosDeployment
 from pm_dagster_tests.chaos.finishing import story
-from pm_dagster_tests.chaos.many import SEED, fill, run_crowd, seed, set_faults
+from pm_dagster_tests.chaos.many import SEED, Course, fill, run_crowd, seed, set_faults
 from pm_dagster_tests.chaos.records import record
 
 
@@ -29,6 +29,45 @@ def prove(deployment: ChaosDeployment, size: int, rows: int, kills: int) -> None
 
 def test_two_at_once_and_a_few_kills(chaos: ChaosDeployment) -> None:
     prove(chaos, 2, rows=150, kills=3)
+
+
+_LIMITS = {"run-now": 20.0, "runs/repair": 5.0, "runs/get": 100.0}
+#: Calls that are answered 429, as a share of all: what kills and starts of dispatchers may cost.
+_MOST_THROTTLED = 0.005
+
+
+def under_limits(deployment: ChaosDeployment, size: int, rows: int, kills: int) -> tuple[Course, float]:
+    """Empty the view with a crowd under the limits of a workspace; gives the course and the share of 429s."""
+    number = seed()
+    chance = random.Random(number)  # noqa: S311 chance for a test, not a secret
+    fill(deployment, rows)
+    rates = {"PM_RATE_RUN_NOW": "20", "PM_RATE_REPAIR": "5", "PM_RATE_GET_RUN": "100"}
+    deployment.settings |= rates | {"PM_DISPATCH_LIMIT": "60"}
+    deployment.workspace.limits.set(_LIMITS, retry_after=1)
+    course = run_crowd(deployment, chance, size, kills)
+    verdict = deployment.verdict(may_fail=())
+    assert verdict.clean, f"{SEED}={number}: {verdict}, {course}\n{story(deployment)}"
+    assert verdict.rows == rows
+    calls = deployment.workspace.log.entries()
+    throttled = sum(call.status == 429 for call in calls) / len(calls)
+    assert throttled <= _MOST_THROTTLED, f"{SEED}={number}: {course}"
+    counts = {"rows": rows, "dispatchers": size, **verdict.counts}
+    figures = {"seconds": course.seconds, "started": course.started, "killed": course.killed, "429 %": 100 * throttled}
+    record("dispatchers", f"{size} at once, {rows} rows, under limits", counts, figures)
+    return course, throttled
+
+
+def test_two_at_once_under_limits(chaos: ChaosDeployment) -> None:
+    """One of them is killed, with what it had reserved."""
+    course, throttled = under_limits(chaos, 2, rows=60, kills=1)
+    assert course.killed == 1
+    assert throttled == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_three_hundred_rows_under_limits(chaos: ChaosDeployment, size: int) -> None:
+    under_limits(chaos, size, rows=300, kills=6)
 
 
 @pytest.mark.chaos

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ class InMemoryControlTable:
     """See ``ControlTable``."""
 
     def __init__(self) -> None:
-        self.database = InMemoryDatabase()
+        self.database = InMemoryDatabase(time.time)
         self._ids = itertools.count(1)
 
     def add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.in_doubt import TO_CLOSE, is_in_doubt, rescued
 from pm_dagster.dispatch.model import Entry, EntryState, KnownRun, Outcome, TokenSubject, idempotency_token
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, Event, SignOfLife, Written, taken_at_once
+from pm_dagster.dispatch.ports import Backlog, BudgetChange, Change, Closed, Event, SignOfLife, Written, taken_at_once
 from pm_dagster.dispatch.rules import correction, names_only_our_run
 from pm_dagster.dispatch.untakeable import RowFacts, Untakeable, looks_alike, untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, sort_rows
@@ -186,6 +187,18 @@ class InMemoryControlPlane:
         self._meet("known_runs")
         records = list(reversed(self.database.ledger.values()))
         return [item for run_id in databricks_run_ids for r in records for item in known(r, run_id, self._table())]
+
+    def share_budget(self, workspace: str, change: BudgetChange) -> bool:
+        """Change the record while nobody else does; nothing is shared where the database has no clock."""
+        self._meet("share_budget")
+        clock = self.database.clock
+        if clock is None:
+            return False
+        with self.database.budget_lock:
+            told = self.database.budgets.get(workspace)
+            record = change(None if told is None else json.loads(told), clock())
+            self.database.budgets[workspace] = json.dumps(record)
+        return True
 
     def register(self) -> None:
         """Be known by name."""

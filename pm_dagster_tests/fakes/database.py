@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -60,16 +61,20 @@ class Registered:
 class InMemoryDatabase:
     """The control table and its ledger; what several dispatchers share.
 
-    ``loose_view`` is a view that takes letters of any case for waiting, which the table does not.
+    ``loose_view`` is a view that takes letters of any case for waiting, which the table does not. Without a ``clock``
+    dispatchers share no budget.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self.loose_view = False
         self.rows: dict[object, Row] = {}
         self.ledger: dict[int, Record] = {}
         self.alive: set[int] = set()
         self.registered: dict[int, Registered] = {}
         self.numbers = itertools.count(1)
+        self.clock = clock
+        self.budget_lock = threading.Lock()
+        self.budgets: dict[str, str] = {}
 
     def add(self, run_id: object, job_id: object = 7, previous_run_id: object = None) -> None:
         """Put a WAITING row into the control table."""

@@ -106,6 +106,11 @@ class InMemoryRuns:
             fits = [n for n, r in reversed(self.runs.items()) if r.job_id == job_id and r.started >= early]
             return [run_id for run_id in fits if self.runs[run_id].parameters == wanted]
 
+    @property
+    def workspace(self) -> str:
+        """The host."""
+        return "workspace.example"
+
     def page_url(self, job_id: int, run_id: int) -> str:
         """The link."""
         return f"https://workspace.example/#job/{job_id}/run/{run_id}"

@@ -38,6 +38,7 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(table: PostgresCont
     table.add()
     entry = claim_one(table.dispatcher())
     table.leave()
+    table.ask("DROP TABLE process_manager.api_budget")
     table.ask(
         "DROP INDEX process_manager.entry_closed, process_manager.entry_refused, process_manager.entry_dispatcher"
     )

@@ -7,7 +7,16 @@ from datetime import datetime
 from typing import Protocol
 
 from pm_dagster.dispatch.model import Call, Entry, KnownRun, RunSnapshot
-from pm_dagster.dispatch.ports import Backlog, Change, Closed, ControlPlane, DatabricksRuns, SignOfLife, Written
+from pm_dagster.dispatch.ports import (
+    Backlog,
+    BudgetChange,
+    Change,
+    Closed,
+    ControlPlane,
+    DatabricksRuns,
+    SignOfLife,
+    Written,
+)
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
 from pm_dagster.errors import Refused, WorkspaceUnavailable
@@ -69,6 +78,10 @@ class SteppingControl:
     def shown(self, run_ids: Collection[int]) -> list[RawRow]:
         """As it is."""
         return self._inner.shown(run_ids)
+
+    def share_budget(self, workspace: str, change: BudgetChange) -> bool:  # noqa: ARG002 of the port
+        """Nothing is shared: the clock of the model is not the database's."""
+        return False
 
     def claim(self, jobs: Sequence[WaitingJob]) -> list[Entry]:
         """Stops before."""
@@ -190,6 +203,11 @@ class WatchedRuns:
         """runs/list."""
         self._dispatcher.clock.now += 1.0
         return self._inner.find_started(job_id, since, parameters)
+
+    @property
+    def workspace(self) -> str:
+        """As it is."""
+        return self._inner.workspace
 
     def page_url(self, job_id: int, run_id: int) -> str:
         """As it is."""

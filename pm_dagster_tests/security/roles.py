@@ -32,9 +32,9 @@ _numbers = itertools.count()
 #: What PUBLIC has from the start, and would hide a right that the list lacks.
 _CLOSED = "REVOKE ALL ON SCHEMA public FROM PUBLIC"
 _FAST: dict[str, Any] = {
-    "rate_run_now": 0,
-    "rate_repair": 0,
-    "rate_get_run": 0,
+    "rate_run_now": 500,
+    "rate_repair": 500,
+    "rate_get_run": 500,
     "call_backoff_seconds": 0,
     "settle_seconds": 0,
 }
