@@ -42,6 +42,14 @@ _OUR_ASSETS: Final = frozenset({dg.AssetKey(names.WAITING_JOBS), dg.AssetKey(nam
 #: Where Dagster's own launcher notes the code server that started the worker.
 _SERVER: Final = ".dagster/grpc_info"
 _ASK_SECONDS: Final = 3
+#: The daemon looks every 5 s at which sensors are due. With an interval of 5 s, a tick that began milliseconds late
+#: would make the sensor not due at the next look, and the next tick would come after 10 s.
+_INTERVAL_SECONDS: Final = 4
+#: How long a tick watches the rows, less than the daemon's 5 s, and the least time between two looks.
+_WATCH_SECONDS: Final = 4.0
+_PAUSE_SECONDS: Final = 0.5
+#: A look at a slow view is not repeated before so many times what it took.
+_PAUSE_OF_LOOK: Final = 20
 #: A dispatch stops sending long before; one that hangs must not hold up the others for ever.
 _LONGEST_SECONDS: Final = names.MAX_RUNTIME_SECONDS + 300
 
@@ -49,11 +57,12 @@ _LONGEST_SECONDS: Final = names.MAX_RUNTIME_SECONDS + 300
 @dg.sensor(
     name=names.SENSOR,
     job_name=names.JOB,
-    minimum_interval_seconds=5,
+    minimum_interval_seconds=_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.STOPPED,
     description=(
-        "Starts a dispatch within seconds when jobs wait and no dispatch is under way. A tick costs one query and no "
-        "call to Databricks. It also ends dispatches whose processes died. A tick that cannot read the control table "
+        "Starts a dispatch within seconds when jobs wait and no dispatch is under way. A look is one query and makes "
+        "no call to Databricks. Where sensors have threads of their own (`use_threads` in dagster.yaml), a tick asks "
+        "twice a second. A tick also ends dispatches whose processes died. One that cannot read the control table "
         "fails; it does not skip."
     ),
 )
@@ -63,7 +72,7 @@ def waiting_jobs_sensor(
     """Ask for a run when jobs wait."""
     origin = context.code_location_origin
     repository = f"{context.repository_name}@{origin.location_name}" if origin and context.repository_name else None
-    return _tick(context.instance, control_table, repository, context.log)
+    return _tick(context.instance, control_table, repository, context.log, watch=_watch_seconds(context.instance))
 
 
 @dg.schedule(
@@ -85,8 +94,17 @@ def process_manager_schedule(
     return _tick(context.instance, control_table, None, context.log)
 
 
+def _watch_seconds(instance: dg.DagsterInstance) -> float:
+    """How long a tick may watch the rows: without threads, the sensors of the instance wait for each other."""
+    return _WATCH_SECONDS if (instance.get_settings("sensors") or {}).get("use_threads") else 0.0
+
+
 def _tick(
-    instance: dg.DagsterInstance, table: ControlTable, repository: str | None = None, log: logging.Logger = _log
+    instance: dg.DagsterInstance,
+    table: ControlTable,
+    repository: str | None = None,
+    log: logging.Logger = _log,
+    watch: float = 0.0,
 ) -> dg.RunRequest | dg.SkipReason:
     """End what is dead, then ask for a run, or say why not.
 
@@ -95,21 +113,42 @@ def _tick(
         table: The control table of the code location that asks.
         repository: Dagster's own name for its repository and code location; None where it is not known.
         log: Gets a line on each run that is ended.
+        watch: For how many seconds to look for rows again while there are none.
     """
+    end = time.monotonic() + watch
     found = under_way(instance, table, repository)
     for line in end_dead_runs(instance, found.dead):
         log.warning(line)
     if found.living:
-        return dg.SkipReason("; ".join(["A dispatch is already under way", *found.doubts]) + ".")
+        return _under_way_already(found)
+    backlog, pause = _look(table)
+    is_first = True
+    while backlog.ready == 0 and time.monotonic() + pause <= end:
+        time.sleep(pause)
+        backlog, pause = _look(table)
+        is_first = False
+    if backlog.ready == 0:
+        return dg.SkipReason(idle_reason(backlog))
+    if not is_first and (found := under_way(instance, table, repository)).living:
+        # Somebody else started it meanwhile.
+        return _under_way_already(found)
+    # No run key: a key that ever launched a run, even a failed one, is skipped for ever.
+    return dg.RunRequest(tags={"process_manager/waiting": str(backlog.ready)})
+
+
+def _look(table: ControlTable) -> tuple[Backlog, float]:
+    """What waits, and after how many seconds to look again."""
+    began = time.monotonic()
     with translated():
         backlog = table.control.backlog()
         if backlog.question:
             # A run could only fail by it, every few seconds.
             raise ConfigurationError(backlog.question)
-    if backlog.ready == 0:
-        return dg.SkipReason(idle_reason(backlog))
-    # No run key: a key that ever launched a run, even a failed one, is skipped for ever.
-    return dg.RunRequest(tags={"process_manager/waiting": str(backlog.ready)})
+    return backlog, max(_PAUSE_SECONDS, _PAUSE_OF_LOOK * (time.monotonic() - began))
+
+
+def _under_way_already(found: "UnderWay") -> dg.SkipReason:
+    return dg.SkipReason("; ".join(["A dispatch is already under way", *found.doubts]) + ".")
 
 
 def idle_reason(backlog: Backlog) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._daemon.sensor import MIN_INTERVAL_LOOP_TIME
 
 from pm_dagster.errors import ControlPlaneUnavailable
-from pm_dagster.orchestration import names
+from pm_dagster.orchestration import automation, names
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane
 from pm_dagster_tests.orchestration.conftest import CodeLocation
 
@@ -118,4 +119,11 @@ def test_both_are_off_until_somebody_turns_them_on(code_location: CodeLocation) 
     repository = code_location.definitions().get_repository_def()
     assert repository.get_sensor_def(names.SENSOR).default_status is dg.DefaultSensorStatus.STOPPED
     assert repository.get_schedule_def(names.SCHEDULE).default_status is dg.DefaultScheduleStatus.STOPPED
-    assert (repository.get_sensor_def(names.SENSOR).minimum_interval_seconds or 99) <= 10
+
+
+def test_the_sensor_is_due_at_each_look_of_the_daemon(code_location: CodeLocation) -> None:
+    """With the daemon's own interval, a tick that began milliseconds late would make the next one be left out."""
+    interval = code_location.definitions().get_repository_def().get_sensor_def(names.SENSOR).minimum_interval_seconds
+    assert interval is not None
+    assert interval < MIN_INTERVAL_LOOP_TIME
+    assert automation._WATCH_SECONDS < MIN_INTERVAL_LOOP_TIME

@@ -50,10 +50,13 @@ def _limits(instance: dg.DagsterInstance) -> tuple[object, ...]:
     queue = instance.get_concurrency_config().run_queue_config
     assert queue is not None
     keys = [(limit["key"], limit["value"], limit["limit"]) for limit in queue.tag_concurrency_limits]
-    return keys, instance.run_monitoring_enabled, instance.telemetry_enabled
+    coordinator = instance.run_coordinator
+    assert isinstance(coordinator, dg.QueuedRunCoordinator)
+    pace = (coordinator.dequeue_interval_seconds, instance.get_settings("sensors")["use_threads"])
+    return keys, instance.run_monitoring_enabled, instance.telemetry_enabled, *pace
 
 
-_EXPECTED = ([(names.SINGLE_FLIGHT, {"applyLimitPerUniqueValue": True}, 1)], True, False)
+_EXPECTED = ([(names.SINGLE_FLIGHT, {"applyLimitPerUniqueValue": True}, 1)], True, False, 1, True)
 
 
 def _keeps_a_run(instance: dg.DagsterInstance) -> bool:
