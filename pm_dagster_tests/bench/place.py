@@ -473,7 +473,7 @@ class Place:
         return {
             **_own_environment(),
             "PM_POSTGRES_URL": url,
-            "PM_DISPATCH_LIMIT": str(max(1, rows)),
+            "PM_DISPATCH_LIMIT": str(max(1000, rows)),
             "DATABRICKS_HOST": self.host,
             "DATABRICKS_TOKEN": TOKEN,
             "DAGSTER_HOME": str(self._folder / "dagster"),

@@ -161,7 +161,7 @@ def _servers(place: Place, *, bytecode: bool = True) -> Servers:
         ):
             if bytecode and not place.quick:
                 deployment.insert()
-                deployment.wait_until_scheduled()
+                started.wait_until_scheduled()
             yield started
 
     return place.held("servers" if bytecode else "compiling servers", start)
@@ -205,18 +205,18 @@ def _alone(started: Servers, rows: int, apart: float) -> list[float]:
     for number in range(rows):
         started.wait_until_idle()
         # The process of the last run has to end, and no row may keep step with the sensor.
-        time.sleep(apart + 1.3 * number)
+        time.sleep(apart + 1.7 * number)
         inserted |= _insert(started.deployment, 1)
-        started.deployment.wait_until_scheduled()
+        started.wait_until_scheduled()
     return list(_seconds_to_call(started.deployment, inserted).values())
 
 
 def _latency(place: Place) -> Mapping[str, float]:
     """How long a row waits for its call: alone, and while others keep coming."""
     started = _servers(place)
-    alone = _alone(started, place.size(4, 1), place.size(2, 0))
+    alone = _alone(started, place.size(3, 1), place.size(2, 0))
     inserted = _insert(started.deployment, place.size(30, 4), _BETWEEN_ROWS_SECONDS)
-    started.deployment.wait_until_scheduled()
+    started.wait_until_scheduled()
     stream = list(_seconds_to_call(started.deployment, inserted).values())
     # The first third comes to a deployment that is idle.
     warm = sorted(stream[len(stream) // 3 :])

@@ -29,6 +29,13 @@ class Servers:
     deployment: Deployment
     children: Children
 
+    def wait_until_scheduled(self) -> None:
+        """Wait until no row is WAITING. Raises RuntimeError, with the daemon's last words, when that takes too long."""
+        try:
+            self.deployment.wait_until_scheduled()
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; {self.children.log_of('daemon').read_text()[-1000:]}") from error
+
     def wait_until_idle(self) -> None:
         """Wait until no dispatcher is at work. Raises RuntimeError when that takes too long."""
         end = time.monotonic() + _LONGEST_SECONDS
@@ -73,7 +80,7 @@ def servers(deployment: Deployment, *, web: bool = True, bytecode: bool = True, 
         environment = {**deployment.variables, "DAGSTER_HOME": str(home), **variables}
         if not bytecode:
             environment |= without_bytecode(home)
-        with Children(environment, home / "logs") as children:
+        with Children(environment, home / "output") as children:
             _start(children, home, web=web)
             yield Servers(deployment, children)
 
