@@ -22,13 +22,16 @@ from pm_dagster.config.settings import Settings
 from pm_dagster.dispatch.circuit_breaker import CircuitBreaker, RefusalBreaker
 from pm_dagster.dispatch.in_doubt import TO_SEND, has_intent
 from pm_dagster.dispatch.model import (
+    Answer,
     Call,
+    Decision,
     Entry,
     EntryState,
     RepairRun,
     RowOutcome,
     RunSnapshot,
     StartRun,
+    Step,
     Work,
 )
 from pm_dagster.dispatch.ports import Closed, ControlPlane, DatabricksRuns
@@ -44,7 +47,7 @@ from pm_dagster.logs import fields
 _log = logging.getLogger(__name__)
 
 #: A row that is corrected again and again is claimed anew at most so often within one dispatch.
-_MOST_GENERATIONS = 3
+MOST_GENERATIONS = 3
 #: At most so many further reads replace rows that could not be claimed. What is missing after them is lost to other
 #: dispatches, or was changed since it was read.
 _MOST_READS = 8
@@ -179,6 +182,8 @@ class Dispatch:
         self._refused: list[RefusedRow] = []
         #: Entries that this process claimed and did not touch since, by id.
         self._untouched: dict[int, Entry] = {}
+        #: What the newest claim of this process brought.
+        self._newest: list[Entry] = []
         #: All entries that this process works on, and those of them that it closed, by id.
         self._working_on: set[int] = set()
         self._closed: set[int] = set()
@@ -231,6 +236,7 @@ class Dispatch:
             claimed.entries += self.control.claim(claimed.missing[:short])
         claimed.entries = rescued + claimed.entries
         self._untouched |= {entry.entry_id: entry for entry in claimed.entries}
+        self._newest = list(claimed.entries)
         self._working_on |= {entry.entry_id for entry in claimed.entries}
         self._refused += claimed.refused
         _log_claim(claimed)
@@ -250,6 +256,11 @@ class Dispatch:
             doubtful = [RefusedRow(job.run_id, job.branch, "", by_key[job.run_id]) for job in missing]
             refused += self.control.refuse(doubtful)
         return Claimed(entries, refused, list(rows), missing=missing)
+
+    @property
+    def begins_with(self) -> list[Entry]:
+        """The entries of this process' newest claim that it has not touched since."""
+        return [entry for entry in self._newest if entry.entry_id in self._untouched]
 
     def take_up(self, entry_ids: Collection[int]) -> list[Entry]:
         """The entries by id: as claimed if this process has not touched them since, else as the ledger has them.
@@ -277,7 +288,7 @@ class Dispatch:
         sent = self._with_followers(entries, self._look_up)
         # The targets say all that the next step needs; the works would be stored with it.
         prepared, sent.prepared = sent.prepared, []
-        return [_target(work) for work in prepared], sent
+        return [target_of(work, work.step) for work in prepared], sent
 
     def repair(self, targets: Sequence[RepairTarget]) -> Sent:
         """Step: make the call of each target that is still ours and unsent; what was sent already is resolved first.
@@ -287,33 +298,37 @@ class Dispatch:
         by_id = {target.entry_id: target for target in targets}
 
         def send(entries: Sequence[Entry]) -> Sent:
-            return self._work([_targeted(entry, by_id.get(entry.entry_id)) for entry in _unanswered(entries)])
+            return self._work([targeted(entry, by_id.get(entry.entry_id)) for entry in unanswered(entries)])
 
         return self._with_followers(self.take_up(by_id), send)
 
     def _send(self, entries: Sequence[Entry]) -> Sent:
-        return self._work([Work(entry, first_step(entry)) for entry in _unanswered(entries)])
+        return self._work([Work(entry, first_step(entry)) for entry in unanswered(entries)])
 
     def _look_up(self, entries: Sequence[Entry]) -> Sent:
-        works = [Work(entry, first_step(entry)) for entry in _unanswered(entries)]
+        works = [Work(entry, first_step(entry)) for entry in unanswered(entries)]
         return self._work(works, prepare_only=True)
 
     def _work(self, works: list[Work], *, prepare_only: bool = False, feed: Feed | None = None) -> Sent:
-        for work in works:
-            self._untouched.pop(work.entry.entry_id, None)
-        worker = self._worker(feed)
+        self.touch(works)
+        worker = self.worker(feed)
         try:
             return worker.send(works, prepare_only=prepare_only)
         finally:
             self.progress.add(worker.sent)
 
+    def touch(self, works: Sequence[Work]) -> None:
+        """From now on the ledger says how the rows stand, no longer their claim."""
+        for work in works:
+            self._untouched.pop(work.entry.entry_id, None)
+
     def _with_followers(self, entries: Sequence[Entry], send: Callable[[Sequence[Entry]], Sent]) -> Sent:
         """Send the entries, and then the rows that turned out to be corrected, as they are now."""
         try:
             sent = part = send(entries)
-            for _ in range(_MOST_GENERATIONS):
+            for _ in range(MOST_GENERATIONS):
                 former = [outcome.entry for outcome in part.outcomes.values() if outcome.superseded]
-                followers = self._claim_anew(former)
+                followers = self.claim_anew(former)
                 if not followers:
                     break
                 sent.followed += followers
@@ -324,7 +339,8 @@ class Dispatch:
             raise
         return sent
 
-    def _claim_anew(self, former: Sequence[Entry]) -> list[Entry]:
+    def claim_anew(self, former: Sequence[Entry]) -> list[Entry]:
+        """Take rows that turned out to be corrected, as they are now."""
         jobs = [WaitingJob(entry.run_id, entry.job_id, entry.previous_run_id, entry.parameters) for entry in former]
         entries = self.control.claim(jobs) if jobs else []
         self._working_on |= {entry.entry_id for entry in entries}
@@ -355,10 +371,10 @@ class Dispatch:
         # Those that were superseded while they were sent have their followers already.
         followed = {entry_id for entry_id, outcome in sent.outcomes.items() if outcome.superseded}
         closed = self._close(known)
-        for _ in range(_MOST_GENERATIONS):
+        for _ in range(MOST_GENERATIONS):
             former = {item.entry_id for item in closed if item.superseded} - followed
             followed |= former
-            followers = self._claim_anew([known[entry_id] for entry_id in sorted(former)])
+            followers = self.claim_anew([known[entry_id] for entry_id in sorted(former)])
             if not followers:
                 break
             sent.followed += followers
@@ -396,10 +412,26 @@ class Dispatch:
         _log.info("dispatch finished", extra=fields(**report.as_json()))
         return report
 
+    def stop(self) -> None:
+        """End the dispatch early: calls in flight are awaited and recorded, the rest is left. From any thread."""
+        self._stop.set()
+
     def _over(self) -> bool:
         return self._stop.is_set() or self._clock() >= self._began + self._settings.deadline_seconds
 
-    def _worker(self, feed: Feed | None = None) -> Worker:
+    def worker(
+        self,
+        feed: Feed | None = None,
+        *,
+        on_answer: Callable[[Work, Answer, Decision | None], None] = lambda _work, _answer, _decision: None,
+        on_outcome: Callable[[RowOutcome], None] = lambda _outcome: None,
+    ) -> Worker:
+        """A worker for one stretch of sending, with this dispatch's rate limiter, circuit breakers and deadline."""
+
+        def tell(outcome: RowOutcome) -> None:
+            on_outcome(outcome)
+            self._on_outcome(outcome)
+
         limits = Limits(self._settings.concurrency, self._began + self._settings.deadline_seconds)
         return Worker(
             self.control,
@@ -412,7 +444,8 @@ class Dispatch:
             self._refusals,
             stop=self._stop,
             clock=self._clock,
-            on_outcome=self._on_outcome,
+            on_outcome=tell,
+            on_answer=on_answer,
             feed=feed,
         )
 
@@ -422,7 +455,8 @@ def _keys(rows: Sequence[RawRow]) -> list[int]:
     return [key for key in map(row_key, rows) if key is not None]
 
 
-def _unanswered(entries: Sequence[Entry]) -> list[Entry]:
+def unanswered(entries: Sequence[Entry]) -> list[Entry]:
+    """Those of the entries that need a call."""
     return [entry for entry in entries if entry.state in TO_SEND]
 
 
@@ -454,8 +488,8 @@ def _log_closed(item: Closed) -> None:
     _log.debug("row closed", extra=more)
 
 
-def _target(work: Work) -> RepairTarget:
-    step = work.step
+def target_of(work: Work, step: Step) -> RepairTarget:
+    """The target that a row is, once the call to make next is known."""
     return RepairTarget(
         entry_id=work.entry.entry_id,
         run_id=work.entry.run_id,
@@ -468,7 +502,7 @@ def _target(work: Work) -> RepairTarget:
     )
 
 
-def _targeted(entry: Entry, target: RepairTarget | None) -> Work:
+def targeted(entry: Entry, target: RepairTarget | None) -> Work:
     """The call that the look-up decided; a fresh look-up where it is not known that it still holds."""
     if target is None or has_intent(entry) or entry.previous_run_id != target.previous_run_id:
         return Work(entry, first_step(entry))

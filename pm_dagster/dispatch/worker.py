@@ -301,7 +301,9 @@ class Worker:
     """Takes entries to their outcome. For one stretch of sending; not thread-safe.
 
     Rate limiter and circuit breakers are the dispatch's: they remember what earlier stretches saw. ``stop`` asks to end
-    early: calls in flight are awaited and recorded, the rest is left.
+    early: calls in flight are awaited and recorded, the rest is left. ``on_answer`` is told of each call with what was
+    decided, before that is carried out (None: nothing could be decided), ``on_outcome`` of each row that leaves; what
+    they are told is in the ledger two rounds later, or when ``send`` ends.
     """
 
     def __init__(
@@ -318,6 +320,7 @@ class Worker:
         stop: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         on_outcome: Callable[[RowOutcome], None] = lambda _outcome: None,
+        on_answer: Callable[[Work, Answer, Decision | None], None] = lambda _work, _answer, _decision: None,
         feed: Feed | None = None,
     ) -> None:
         self._feed = feed or NoFeed()
@@ -332,6 +335,7 @@ class Worker:
         self._stop = stop
         self._clock = clock
         self._on_outcome = on_outcome
+        self._on_answer = on_answer
         self._queue = CallQueue(limiter, clock)
         #: The calls that were submitted and whose answer was not taken in.
         self._in_flight: dict[Future[Answer | None], Work] = {}
@@ -643,9 +647,11 @@ class Worker:
         witnessed = [self._after_witness(held, work) for held in self._refusals.note(work, answer.error)]
         if self._broken_off and runs_to_know(work, answer):
             # Whose it is cannot be asked any more: the next dispatch finds it again.
+            self._on_answer(work, answer, None)
             return [Change(work.entry.entry_id, (event,)), *witnessed]
         decision = decide(work, answer, self._facts(work, answer.error), self._policy)
         _log.debug("call decided", extra=_decided(work, answer, decision))
+        self._on_answer(work, answer, decision)
         return [self._carry_out(work, answer, decision, event, lost=lost), *witnessed]
 
     def _note(self, work: Work, answer: Answer) -> bool:

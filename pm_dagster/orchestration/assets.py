@@ -1,7 +1,9 @@
 """The assets, from the view to ``dispatched_jobs``, with the graph of a dispatch, its ops and its asset check.
 
-Each op runs one step of ``dispatch.service``. An op reads from the ledger what its own process did not just claim. So a
-retry, a re-execution from failure and another process continue, and repeat no call whose answer is known.
+Each op runs one step of ``dispatch.service``, those that send through ``dispatch.sender``: the first of them to run
+begins with the rows of both branches, and each awaits its own. An op reads from the ledger what its own process did not
+just claim. So a retry, a re-execution from failure and another process continue, and repeat no call whose answer is
+known.
 """
 
 import dagster as dg
@@ -22,7 +24,12 @@ from pm_dagster.orchestration.frames import (
     targets_from,
     waiting_frame,
 )
-from pm_dagster.orchestration.metadata import dispatch_metadata, quarantined_metadata, waiting_metadata
+from pm_dagster.orchestration.metadata import (
+    calls_metadata,
+    dispatch_metadata,
+    quarantined_metadata,
+    waiting_metadata,
+)
 from pm_dagster.orchestration.resources import ControlTable, DispatchSession
 
 
@@ -91,7 +98,7 @@ def partition_waiting_jobs(
     context: dg.OpExecutionContext, session: dg.ResourceParam[DispatchSession], waiting_jobs: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Claim, and split by branch."""
-    with step(context):
+    with step(context, session.events):
         claimed = session.dispatch.claim(rows_from(waiting_jobs))
     return entries_frame(claimed.new), entries_frame(claimed.repair)
 
@@ -100,17 +107,18 @@ def partition_waiting_jobs(
     retry_policy=RETRY,
     description=(
         "Starts a new run for each claimed row, many at once and within the rate limits of the workspace. The ledger "
-        "records each call before it is sent, and the call carries an idempotency token, so no row gets a second run."
+        "records each call before it is sent, and the call carries an idempotency token, so no row gets a second run. "
+        "Where one process runs all ops, the rows that need a repair are looked up and repaired at the same time."
     ),
 )
 def trigger_new_jobs(
     context: dg.OpExecutionContext, session: dg.ResourceParam[DispatchSession], new: pd.DataFrame
 ) -> Sent:
     """Start the new runs that are not answered yet."""
-    with step(context):
-        sent = session.dispatch.send(session.dispatch.take_up(entry_ids(new)))
-        session.dispatch.close_early()
-    return sent
+    with step(context, session.events):
+        part = session.sender(context.run.step_keys_to_execute).start(entry_ids(new))
+    context.add_output_metadata(calls_metadata(part))
+    return part.sent
 
 
 @dg.op(
@@ -121,34 +129,36 @@ def trigger_new_jobs(
     retry_policy=RETRY,
     description=(
         "Reads the run and the repair history of each claimed row. A run that is already active is adopted: the row "
-        "is scheduled without a call. For a failed run it reads the latest repair id, which the repair has to name."
+        "is scheduled without a call. For a failed run it reads the latest repair id, which the repair has to name. "
+        "Both branches are sent at once: often this was done before this op began. Its metadata say when."
     ),
 )
 def fetch_latest_repair_ids(
     context: dg.OpExecutionContext, session: dg.ResourceParam[DispatchSession], repair: pd.DataFrame
 ) -> tuple[pd.DataFrame, Sent]:
     """Look up the runs to repair."""
-    with step(context):
-        targets, settled = session.dispatch.look_up_repairs(session.dispatch.take_up(entry_ids(repair)))
-        session.dispatch.close_early()
-    return targets_frame(targets), settled
+    with step(context, session.events):
+        part = session.sender(context.run.step_keys_to_execute).look_up(entry_ids(repair))
+    context.add_output_metadata(calls_metadata(part), "targets")
+    return targets_frame(part.targets), part.sent
 
 
 @dg.op(
     retry_policy=RETRY,
     description=(
         "Repairs the failed tasks of each run and names the latest repair id that the previous op read. When somebody "
-        "else repaired the run in between, the workspace refuses the call and the other repair is adopted."
+        "else repaired the run in between, the workspace refuses the call and the other repair is adopted. "
+        "Both branches are sent at once: often the repairs were made before this op began. Its metadata say when."
     ),
 )
 def repair_job_runs(
     context: dg.OpExecutionContext, session: dg.ResourceParam[DispatchSession], targets: pd.DataFrame
 ) -> Sent:
     """Make the repairs that are not answered yet."""
-    with step(context):
-        sent = session.dispatch.repair(targets_from(targets))
-        session.dispatch.close_early()
-    return sent
+    with step(context, session.events):
+        part = session.sender(context.run.step_keys_to_execute).repair(targets_from(targets))
+    context.add_output_metadata(calls_metadata(part))
+    return part.sent
 
 
 @dg.op(
@@ -169,9 +179,10 @@ def mark_scheduled(
 ) -> pd.DataFrame:
     """Close the entries whose outcome is known, and report. The columns are those of ``frames.report_frame``."""
     claimed, whole = claimed_from(waiting_jobs, new, repair), Sent.of(sent)
-    with step(context):
-        closed = session.dispatch.close(claimed.entries, whole)
-        report = session.dispatch.report(claimed, whole, closed)
+    with step(context, session.events):
+        dispatch = session.rest()
+        closed = dispatch.close(claimed.entries, whole)
+        report = dispatch.report(claimed, whole, closed)
     context.add_output_metadata(dispatch_metadata(report, waiting_jobs))
     return report_frame(report)
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.report import COUNTED, Report, ReportRow
+from pm_dagster.dispatch.sender import Part
 from pm_dagster.dispatch.waiting_job import Branch
 from pm_dagster.launcher.deployed_job import DeployedRun, TaskRun
 from pm_dagster.launcher.run_outcome import LaunchOutcome
@@ -63,6 +64,16 @@ def dispatch_metadata(report: Report, waiting_jobs: pd.DataFrame) -> dict[str, A
         "seconds": round(report.seconds, 3),
         "oldest waiting (seconds)": oldest_age(waiting_jobs) or 0.0,
         "rows": dg.MetadataValue.md(rows_table(report.rows)),
+    }
+
+
+def calls_metadata(part: Part) -> dict[str, Any]:
+    """Metadata of an op that sends: when its calls were made, which may be before it began."""
+    times = {"first API call": part.calls.first, "last API call": part.calls.last}
+    return {
+        "API calls": part.calls.number,
+        **{name: dg.MetadataValue.timestamp(moment) for name, moment in times.items() if moment is not None},
+        "both branches at once": part.at_once,
     }
 
 

@@ -6,7 +6,7 @@ restart. They are in no field of a resource, so no UI, run or event can show the
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -19,11 +19,13 @@ from pm_dagster.config.credentials import DATABASE, WORKSPACE, resolved
 from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.dispatch.ports import ControlPlane, DatabricksRuns
+from pm_dagster.dispatch.sender import Sender, Stage
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.launcher.deployed_job import DeployedJobs
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.orchestration import names
+from pm_dagster.orchestration.execution import EventsByOp
 
 if TYPE_CHECKING:
     from databricks.sdk.core import Config
@@ -206,18 +208,62 @@ class WorkspaceResource(dg.ConfigurableResource["WorkspaceResource"]):
         return SdkDeployedJobs(self.signed_in(settings), settings)
 
 
+#: The ops that send, by what they await of the sender.
+_SENDING = {
+    Stage.START: "trigger_new_jobs",
+    Stage.LOOK_UP: "fetch_latest_repair_ids",
+    Stage.REPAIR: "repair_job_runs",
+}
+
+
 class DispatchSession:
-    """The one dispatch of a run: its ops share the rate limiter, the deadline and the identity of the dispatcher."""
+    """The one dispatch of a run: its ops share the rate limiter, the deadline and the identity of the dispatcher.
+
+    ``events`` sorts what the shared sending logs by op. ``end`` has to be called before the control table's.
+    """
 
     def __init__(self, table: ControlTable, workspace: Workspace) -> None:
         self._table = table
         self._workspace = workspace
+        self.events = EventsByOp(self._op_of)
 
     @cached_property
     def dispatch(self) -> Dispatch:
         """The dispatch, made when first used: signing in to the workspace may fail, and then the op is retried."""
         settings = self._table.settings
         return Dispatch(self._table.control, self._workspace.runs(settings), settings)
+
+    @cached_property
+    def _sender(self) -> Sender:
+        return Sender(self.dispatch)
+
+    def sender(self, steps: Collection[str] | None) -> Sender:
+        """What the ops feed and await; it has begun with both branches where this run sends both.
+
+        Args:
+            steps: The steps of this run, None for all. In a run of some steps only, each op sends its own rows.
+        """
+        ops = {key.rpartition(".")[2] for key in steps} if steps is not None else set(_SENDING.values())
+        if ops.issuperset(_SENDING.values()):
+            self._sender.begin()
+        return self._sender
+
+    def rest(self) -> Dispatch:
+        """The dispatch, once nothing is being sent any more."""
+        self._sender.rest()
+        return self.dispatch
+
+    def end(self, log: dg.DagsterLogManager | None = None) -> None:
+        """Let what is being sent end early; returns when nothing of it uses the control table any more."""
+        try:
+            if "_sender" in vars(self):
+                self._sender.end()
+        finally:
+            self.events.end(log)
+
+    def _op_of(self, entry_id: int) -> str | None:
+        stage = self._sender.stage_of(entry_id) if "_sender" in vars(self) else None
+        return _SENDING[stage] if stage else None
 
 
 @dg.resource(
@@ -227,10 +273,15 @@ class DispatchSession:
         "deadline and the dispatcher's entry in the ledger."
     ),
 )
-def dispatch_session(context: dg.InitResourceContext) -> DispatchSession:
+def dispatch_session(context: dg.InitResourceContext) -> Iterator[DispatchSession]:
     """One session for each run, or for each step with the multiprocess executor; both continue from the ledger.
 
     By keys, and no ``ResourceDependency``: Dagster opens a nested resource a second time for each resource that it is
     nested in, and then a run would be two dispatchers with a connection each.
     """
-    return DispatchSession(context.resources.control_table, context.resources.databricks)
+    session = DispatchSession(context.resources.control_table, context.resources.databricks)
+    try:
+        yield session
+    finally:
+        # Before the control table's own end: a dispatcher that ended must not write.
+        session.end(context.log)

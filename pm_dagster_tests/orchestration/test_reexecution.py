@@ -23,13 +23,14 @@ def test_it_continues_from_the_ledger_and_repeats_no_call() -> None:
         _locations.append(code_location)
         code_location.database.add(1)
         code_location.database.add(2, previous_run_id=code_location.runs.failed_run())
-        code_location.faults["close"] = [ConfigurationError("the column is gone")] * 4
+        code_location.faults["close"] = [ConfigurationError("the column is gone")] * 20
         job = dg.reconstructable(process_manager_job)
         with dg.execute_job(job, instance) as first:
             assert not first.success
         calls = list(code_location.runs.calls)
         assert len(calls) == 3
         code_location.database.alive.clear()
+        code_location.faults.clear()
         options = dg.ReexecutionOptions.from_failure(first.run_id, instance)
         with dg.execute_job(job, instance, reexecution_options=options) as again:
             assert again.success
