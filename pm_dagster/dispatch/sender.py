@@ -398,8 +398,8 @@ class Sender:
         self._corrected = [row for row in self._corrected if row.stage not in failed]
         self._errors[stage] = error
         self._recorded = self._told_before = self._told
-        about = fields(stage=stage.value, error=type(error).__name__, others=len(others))
-        _log.warning("sending of a branch ended", extra=about)
+        of_the_branch = fields(stage=stage.value, error=type(error).__name__, others=len(others))
+        _log.warning("sending of a branch ended", extra=of_the_branch)
         for number, row in unsure.items():
             if row.stage not in failed and self._is_fed(number):
                 self._set(row, _Status.OPEN)
@@ -518,14 +518,20 @@ class Sender:
 
 
 def _told(stage: Stage, part: Part) -> Part:
-    times = {name: _moment(at) for name, at in (("first", part.calls.first), ("last", part.calls.last)) if at}
-    about = fields(stage=stage.value, calls=part.calls.number, **times, both_branches_at_once=part.at_once)
-    _log.info("calls of a step", extra=about)
+    calls = part.calls
+    times = fields(
+        stage=stage.value,
+        calls=calls.number,
+        first=_moment(calls.first),
+        last=_moment(calls.last),
+        both_branches_at_once=part.at_once,
+    )
+    _log.info("calls of a step", extra=times)
     return part
 
 
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+def _moment(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def _row_of(entry: Entry, *, joined: bool = False) -> _Row:

@@ -105,7 +105,7 @@ def _runs(each: Dispatcher) -> bool:
 
 
 def start_stepwise(deployment: ChaosDeployment) -> Dispatcher:
-    """A dispatch in the steps and the order of Dagster's ops, in a process of its own."""
+    """A dispatch in the steps of Dagster's ops, both branches at once, in a process of its own."""
     started = dispatcher.fork(deployment.folder, partial(_stepwise, deployment.environment()))
     deployment.started.append(started)
     return started
@@ -116,6 +116,7 @@ def _stepwise(environment: dict[str, str], out: str, err: str) -> None:
     import click  # noqa: PLC0415
 
     from pm_dagster.cli import connections  # noqa: PLC0415 imported in the fork, with its own environment
+    from pm_dagster.dispatch.sender import Sender  # noqa: PLC0415
     from pm_dagster.dispatch.service import Dispatch  # noqa: PLC0415
     from pm_dagster.dispatch.worker import Sent  # noqa: PLC0415
     from pm_dagster.errors import ProcessManagerError  # noqa: PLC0415
@@ -126,9 +127,15 @@ def _stepwise(environment: dict[str, str], out: str, err: str) -> None:
             dispatch = Dispatch(control, connections.workspace_runs(settings), settings)
             claimed = dispatch.claim(dispatch.read())
             new, repair = ([entry.entry_id for entry in part] for part in (claimed.new, claimed.repair))
-            started = dispatch.send(dispatch.take_up(new))
-            targets, settled = dispatch.look_up_repairs(dispatch.take_up(repair))
-            repaired = dispatch.repair(targets)
-            dispatch.close(claimed.entries, Sent.of([started, settled, repaired]))
+            sender = Sender(dispatch)
+            sender.begin()
+            try:
+                started = sender.start(new)
+                looked_up = sender.look_up(repair)
+                repaired = sender.repair(looked_up.targets)
+                sender.rest()
+            finally:
+                sender.end()
+            dispatch.close(claimed.entries, Sent.of([started.sent, looked_up.sent, repaired.sent]))
     except ProcessManagerError as error:
         raise SystemExit(f"pm: {error}") from None

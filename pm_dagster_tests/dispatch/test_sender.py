@@ -342,7 +342,9 @@ def test_an_interruption_awaits_what_is_under_way_and_leaves_the_rest(stage: _Ga
         while run.sender._awaited is None:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGUSR1)
-        threading.Timer(0.3, held.set).start()
+        while not run.dispatch._stop.is_set():
+            time.sleep(0.01)
+        held.set()
 
     run.sender.begin()
     interrupting = threading.Thread(target=interrupt)

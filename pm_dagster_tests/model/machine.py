@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from pm_dagster.dispatch.model import Call
+from pm_dagster.dispatch.sender import Sender
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.dispatch.worker import Sent
@@ -177,12 +178,16 @@ class DispatchMachine(EnvironmentRules):
 
 
 def _in_ops(dispatch: Dispatch, rows: Sequence[RawRow] | None = None) -> None:
-    """The stretches of ``pm_dagster.orchestration``, each of which may be the only one that goes through."""
+    """The ops of ``pm_dagster.orchestration``: both branches at once, or alone over rows read earlier."""
     claimed = dispatch.claim(dispatch.read() if rows is None else rows)
-    started = dispatch.send(claimed.new)
-    dispatch.close_early()
-    targets, settled = dispatch.look_up_repairs(claimed.repair)
-    dispatch.close_early()
-    repaired = dispatch.repair(targets)
-    dispatch.close_early()
-    dispatch.close(claimed.entries, Sent.of([started, settled, repaired]))
+    sender = Sender(dispatch)
+    if rows is None:
+        sender.begin()
+    try:
+        started = sender.start([entry.entry_id for entry in claimed.new])
+        looked_up = sender.look_up([entry.entry_id for entry in claimed.repair])
+        repaired = sender.repair(looked_up.targets)
+        sender.rest()
+    finally:
+        sender.end()
+    dispatch.close(claimed.entries, Sent.of([started.sent, looked_up.sent, repaired.sent]))
