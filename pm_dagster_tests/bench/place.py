@@ -49,7 +49,8 @@ TOKEN = "bench-token"
 _PARAMETERS = {"RUN_ID": "1", "CNTRT_ID": "7", "FILE_NAME": "file.csv"}
 _FIRST_RUN = 500_000
 _LONGEST_SECONDS = 300.0
-_FOREIGN = ("PM_", "DATABRICKS_", "ARM_", "PG", "DAGSTER_")
+#: Of somebody else's deployment; and what would make processes compile each time what they import.
+_FOREIGN = ("PM_", "DATABRICKS_", "ARM_", "PG", "DAGSTER_", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 _INSERT = """
 INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, file_name, rgstr_file_time) VALUES %s
 """

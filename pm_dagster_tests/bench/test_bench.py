@@ -157,3 +157,12 @@ def test_a_first_load_above_half_of_the_cores_is_a_busy_machine() -> None:
     assert frame.busy([busy, idle])
     assert not frame.busy([idle, busy])
     assert not frame.busy([])
+
+
+def test_processes_find_bytecode_and_a_dispatch_may_take_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PM_SCHEMA", "somebody_elses")
+    with Place(quick=True) as place, place.deployment(0) as deployment:
+        ran = deployment.run("-c", "import os, sys; print(sys.dont_write_bytecode, 'PM_SCHEMA' in os.environ)")
+        assert ran.out.split() == ["False", "False"]
+        assert deployment.variables["PM_DISPATCH_LIMIT"] == "1000"
