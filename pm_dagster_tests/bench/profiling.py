@@ -27,6 +27,7 @@ _ENTRY = re.compile(r"LOG:  duration: ([\d.]+) ms  statement: (.*)", re.DOTALL)
 _BEGIN = re.compile(r"(?m)^(?=\d{4}-\d\d-\d\d )")
 _LITERAL = re.compile(r"E?'(?:[^'\\]|''|\\.)*'(?:::[\w\[\] ]+)?|\b\d+(?:\.\d+)?\b")
 _LISTS = re.compile(r"(\((?:[^()]*\?[^()]*)\))(?:, ?\((?:[^()]*\?[^()]*)\))+")
+_ARRAYS = re.compile(r"ARRAY\[[^\[\]]*\]")
 _SETTINGS = re.compile(r"(?:SET LOCAL \w+ = [\w?]+; )+")
 #: What ``pstats`` keeps for (file, line, function): primitive calls, calls, own seconds, those with callees, callers.
 _Stats = dict[tuple[str, int, str], tuple[int, int, float, float, object]]
@@ -115,7 +116,7 @@ def _logged(log: str) -> Iterable[tuple[float, str]]:
 def normal(statement: str) -> str:
     """The statement without its values, on one line, so that equal ones are counted together."""
     bare = _SETTINGS.sub("SET LOCAL ...; ", " ".join(_LITERAL.sub("?", statement).split()))
-    return _LISTS.sub(r"\1, ...", bare)
+    return _LISTS.sub(r"\1, ...", _ARRAYS.sub("ARRAY[...]", bare))
 
 
 def main() -> None:

@@ -60,6 +60,8 @@ def test_statements_that_differ_by_their_values_are_one() -> None:
     ]
     values = "INSERT INTO t VALUES (1, 'a'), (2, NULL), (3, E'\\\\n')"
     assert profiling.normal(values) == "INSERT INTO t VALUES (?, ?), ..."
+    arrays = "UPDATE t SET x = v.x FROM unnest(ARRAY[1, 2]::bigint[], ARRAY['a', NULL]::text[]) v (id, x)"
+    assert profiling.normal(arrays).startswith("UPDATE t SET x = v.x FROM unnest(ARRAY[...]::bigint[], ARRAY[...]")
 
 
 def test_only_commands_of_the_product_are_profiled(tmp_path: Path) -> None:
