@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -108,6 +108,11 @@ class Change:
     rule: str | None = None
     superseded: bool = False
     found: bool = False
+
+    @property
+    def only_tells(self) -> bool:
+        """Whether nothing changes but the entry's history."""
+        return replace(self, events=()) == Change(self.entry_id, ())
 
     def passed_over(self) -> Change:
         """What is written instead when the run became another row's meanwhile: the call, and that."""

@@ -84,9 +84,9 @@ _log = logging.getLogger(__name__)
 #: Longest sleep of the loop, so that stop requests and heartbeats are handled in time.
 _LONGEST_WAIT = 0.5
 #: So many calls more than there are threads are submitted, for each thread.
-_AHEAD = 1 / 4
+_AHEAD = 1 / 3
 #: Answers are gathered for so long while calls ahead are left for the threads that get free.
-_GATHER_SECONDS = 0.025
+_GATHER_SECONDS = 0.035
 #: A row that is corrected this often within one dispatch is left for the next one.
 _MOST_RESTARTS = 10
 _MOST_TOLD = 5

@@ -283,13 +283,16 @@ class PostgresControlPlane:
     def _record_and_intend(self, cursor: Cursor, changes: list[Change], entries: Sequence[Entry]) -> set[int]:
         """What is usual goes in one message: the answers, and the intents of rows that nobody wrote since the claim."""
         events = [(change.entry_id, event) for change in changes for event in change.events]
+        # Each write of an entry goes to most of its indexes.
+        changes = [change for change in changes if not change.only_tells]
         statements = self._session.statements
         texts = [ledger_sql.RECORD] * bool(changes) + [ledger_sql.INSERT_EVENTS] * bool(events)
         message = [sql.SQL(text) for text in texts] + [statements.intend_untouched] * bool(entries)
         names = self._names(
             events=as_json(cursor, _event_rows(events)), **_changed(cursor, changes), **_intended(cursor, entries)
         )
-        cursor.execute(sql.SQL(";").join(message), names)
+        if message:
+            cursor.execute(sql.SQL(";").join(message), names)
         granted = {row.entry_id for row in named_rows(cursor)} if entries else set()
         others = [entry for entry in entries if entry.entry_id not in granted]
         return granted | self._intend_touched(cursor, others) if others else granted

@@ -39,6 +39,9 @@ def withdraw(record: Record) -> None:
 
 def apply(record: Record, change: Change) -> None:
     """Write what was learned."""
+    record.events += change.events
+    if change.only_tells:
+        return
     entry = record.entry
     record.entry = replace(
         entry,
@@ -56,7 +59,6 @@ def apply(record: Record, change: Change) -> None:
     record.not_before = None if wait is None else datetime.now(UTC) + timedelta(seconds=wait)
     record.open = record.open and record.entry.state is not EntryState.WITHDRAWN
     record.superseded = record.superseded or change.superseded
-    record.events += change.events
 
 
 def supersede(record: Record, words: str) -> None:
