@@ -53,7 +53,7 @@ class JobsService:
     def __init__(self, config: Config, settings: Settings, http: Http | None = None) -> None:
         self._config = config
         self._http = OneAttempt(config, settings.http_timeout_seconds) if http is None else http
-        self._jobs = _jobs_api(self._http)
+        self._jobs = jobs_api(self._http)
         if http is None and type(self) not in self._rehearsed:
             type(self)(config, settings, Canned(config)).rehearse()
             self._rehearsed.add(type(self))
@@ -83,21 +83,22 @@ class JobsService:
 
     def _paged(self) -> JobsAPI:
         """The Jobs API for one reading of several pages, which ends even if the pages do not."""
-        return _jobs_api(Pages(self._http))
+        return jobs_api(Pages(self._http))
 
     def _pages(self, run_id: int, *, include_history: bool) -> list[Run]:
         """runs/get, all pages. Raises Refused with ``gone`` when the run does not exist."""
         jobs = self._paged()
         pages = [self._page(jobs, run_id, None, include_history)]
-        if identifier(pages[0].run_id, "runs/get", "run_id") != run_id:
-            raise WorkspaceUnavailable("the workspace answered 200 to runs/get with another run", status=200)
         while token := getattr(pages[-1], "next_page_token", None):
             pages.append(self._page(jobs, run_id, token, include_history))
         return pages
 
     def _page(self, jobs: JobsAPI, run_id: int, token: str | None, include_history: bool) -> Run:  # noqa: FBT001 handed on by _pages
         # The SDK's mixin would follow the pages by itself; the plain class takes one page a call.
-        return self._guarded(lambda: jobs.get_run(run_id, include_history=include_history, page_token=token))
+        page = self._guarded(lambda: jobs.get_run(run_id, include_history=include_history, page_token=token))
+        if token is None and identifier(page.run_id, "runs/get", "run_id") != run_id:
+            raise WorkspaceUnavailable("the workspace answered 200 to runs/get with another run", status=200)
+        return page
 
     def _guarded(self, call: Callable[[], T], *, answered: bool = False) -> T:
         """Only our errors leave: the SDK's classes stumble over answers of the wrong form in their own ways.
@@ -157,7 +158,7 @@ class Pages:
         self._http = http
         self._cfg = http._cfg  # noqa: SLF001 the name by which the SDK asks for it
         self._clock = clock
-        self._end = clock() + _LONGEST_READING_SECONDS
+        self._seconds = 0.0
         self._seen: set[str] = set()
 
     def do(
@@ -169,13 +170,36 @@ class Pages:
     ) -> dict[str, Any]:
         """One attempt; raises as that of ``OneAttempt``."""
         token = (query or {}).get("page_token")
-        if token is not None:
-            if repr(token) in self._seen:
-                raise WorkspaceUnavailable(f"the workspace gives the same page of {path} again and again", status=200)
-            self._seen.add(repr(token))
-        if len(self._seen) > _MOST_PAGES or self._clock() > self._end:
+        if token is not None and repr(token) in self._seen:
+            raise WorkspaceUnavailable(f"the workspace gives the same page of {path} again and again", status=200)
+        if len(self._seen) >= _MOST_PAGES or self._seconds > _LONGEST_READING_SECONDS:
             raise WorkspaceUnavailable(f"the workspace gives page after page of {path} without an end", status=200)
-        return self._http.do(method, path, query=query, **more)
+        began = self._clock()
+        answer = self._http.do(method, path, query=query, **more)
+        # Time between two pages is the caller's, who may have a pace to keep.
+        self._seconds += self._clock() - began
+        if token is not None:
+            self._seen.add(repr(token))
+        return answer
+
+
+class OnePage:
+    """What a service class of the SDK takes as its client when it is to read one page: it sees no further one.
+
+    Attributes:
+        next_token: The token of the next page, once this one was read; None or empty at the end.
+    """
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        self._cfg = pages._cfg  # noqa: SLF001 the name by which the SDK asks for it
+        self.next_token: str | None = None
+
+    def do(self, method: str, path: str | None = None, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+        """As that of ``Pages``, without the word of a further page."""
+        answer = dict(self._pages.do(method, path, **more))
+        self.next_token = answer.pop("next_page_token", None)
+        return answer
 
 
 def identifier(value: object, call: str, name: str) -> int:
@@ -208,7 +232,8 @@ def snapshot(run_id: int, seen: Any, repair_ids: tuple[int, ...] = ()) -> RunSna
     )
 
 
-def _jobs_api(client: Http | Pages) -> JobsAPI:
+def jobs_api(client: Http | Pages | OnePage) -> JobsAPI:
+    """The plain service class of the SDK over a client."""
     # The SDK's constructor has no types; all it asks of its client is ``do`` and ``_cfg``.
-    build: Callable[[Http | Pages], JobsAPI] = JobsAPI
+    build: Callable[[Http | Pages | OnePage], JobsAPI] = JobsAPI
     return build(client)

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from databricks.sdk.core import Config
-from databricks.sdk.service.jobs import QueueSettings
+from databricks.sdk.service.jobs import JobsAPI, QueueSettings, Run
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks import sdk_check
-from pm_dagster.databricks.jobs_service import JobsService, identifier, snapshot, word
+from pm_dagster.databricks.jobs_service import JobsService, OnePage, Pages, identifier, jobs_api, snapshot, word
 from pm_dagster.databricks.sdk_check import Http
-from pm_dagster.dispatch.model import RunSnapshot, Standing
+from pm_dagster.dispatch.model import MorePages, RunSnapshot, Standing, read_whole
 from pm_dagster.errors import WorkspaceUnavailable
 
 
@@ -34,11 +35,11 @@ class SdkRuns(JobsService):
         sdk_check.rehearse(
             (lambda: self.start(sdk_check.JOB, parameters, "token"), sdk_check.RUN),
             (lambda: self.repair(sdk_check.RUN, parameters, None), sdk_check.REPAIR),
-            (lambda: self.find_started(sdk_check.JOB, since, parameters), [sdk_check.RUN]),
+            (lambda: read_whole(self.find_started(sdk_check.JOB, since, parameters)), [sdk_check.RUN]),
             (lambda: self.job_name(sdk_check.JOB), "nightly"),
-            (lambda: self.look_up(sdk_check.RUN).standing, Standing.REPAIRABLE),
-            (lambda: self.look_up(sdk_check.RUN).repair_ids, (sdk_check.REPAIR,)),
-            (lambda: self.look_up(sdk_check.RUN).message, "it failed"),
+            (lambda: read_whole(self.look_up(sdk_check.RUN)).standing, Standing.REPAIRABLE),
+            (lambda: read_whole(self.look_up(sdk_check.RUN)).repair_ids, (sdk_check.REPAIR,)),
+            (lambda: read_whole(self.look_up(sdk_check.RUN)).message, "it failed"),
         )
 
     def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
@@ -52,15 +53,23 @@ class SdkRuns(JobsService):
 
         return identifier(self._guarded(call), "run-now", "run_id")
 
-    def look_up(self, run_id: int) -> RunSnapshot:
-        """runs/get with history, all pages.
+    def look_up(self, run_id: int) -> RunSnapshot | MorePages[RunSnapshot]:
+        """runs/get with history, page by page.
 
         An answer without any state is no answer: unlike a state that we do not know, it is no sign that the run is
         under way, and who takes it for that marks a row as scheduled for which nothing runs.
         """
-        pages = self._pages(run_id, include_history=True)
+        return self._look_up(self._paged(), run_id, (), None)
+
+    def _look_up(
+        self, jobs: JobsAPI, run_id: int, before: tuple[Run, ...], token: str | None
+    ) -> RunSnapshot | MorePages[RunSnapshot]:
+        """One more page of the history."""
+        pages = (*before, self._page(jobs, run_id, token, True))
         if pages[0].state is None and getattr(pages[0], "status", None) is None:
             raise WorkspaceUnavailable("the workspace answered 200 to runs/get without the run's state", status=200)
+        if token := getattr(pages[-1], "next_page_token", None):
+            return MorePages(partial(self._look_up, jobs, run_id, pages, token))
 
         def read() -> RunSnapshot:
             history = [item for page in pages for item in page.repair_history or []]
@@ -89,19 +98,37 @@ class SdkRuns(JobsService):
 
         return identifier(self._guarded(call), "repair", "repair_id")
 
-    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
-        """runs/list from a minute before ``since`` (clocks differ), newest first."""
+    def find_started(
+        self, job_id: int, since: datetime, parameters: Mapping[str, str]
+    ) -> list[int] | MorePages[list[int]]:
+        """runs/list from a minute before ``since`` (clocks differ), newest first, page by page."""
         from_ms = max(0, int(since.timestamp() * 1000) - 60_000)
+        return self._find(Pages(self._http), (job_id, from_ms), parameters, (), None)
+
+    def _find(
+        self,
+        pages: Pages,
+        asked: tuple[int, int],
+        parameters: Mapping[str, str],
+        before: tuple[int, ...],
+        token: str | None,
+    ) -> list[int] | MorePages[list[int]]:
+        """One more page of the list of a job's runs from a moment on."""
+        page = OnePage(pages)
+        job_id, from_ms = asked
 
         def call() -> list[int]:
-            found: list[int] = []
-            for run in self._paged().list_runs(job_id=job_id, start_time_from=from_ms):
+            found = list(before)
+            for run in jobs_api(page).list_runs(job_id=job_id, start_time_from=from_ms, page_token=token):
                 given = {item.name: item.value for item in run.job_parameters or []}
                 if run.run_id and all(given.get(name) == value for name, value in parameters.items()):
                     found.append(identifier(run.run_id, "runs/list", "run_id"))
             return found
 
-        return self._guarded(call)
+        found = self._guarded(call)
+        if page.next_token:
+            return MorePages(partial(self._find, pages, asked, parameters, tuple(found), page.next_token))
+        return found
 
     def job_name(self, job_id: int) -> str:
         """The name of a job. Raises Refused when it does not exist or may not be seen."""

@@ -10,14 +10,17 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from pm_dagster.dispatch.waiting_job import Branch, WaitingJob
 from pm_dagster.errors import ProcessManagerError, Refused
+
+T = TypeVar("T")
 
 
 class Call(StrEnum):
@@ -402,6 +405,7 @@ class Work:
         probing: Whether its call goes out alone, to find out whether the workspace takes calls at all.
         seen: The run as it was last looked up.
         restarts: How often the row was corrected in this dispatch before anything was sent.
+        more: Where the step reads several pages: the page that comes next.
         start: When its last call started, and whether that was throttled.
     """
 
@@ -413,6 +417,7 @@ class Work:
     probing: bool = False
     seen: RunSnapshot | None = None
     restarts: int = 0
+    more: MorePages[object] | None = None
     start: CallStart = field(default_factory=lambda: CallStart(-math.inf))
 
     @property
@@ -432,11 +437,30 @@ class Work:
 
 
 @dataclass(frozen=True)
+class MorePages(Generic[T]):
+    """A reading that is not at its end: each further page is a call of its own, paced like every other.
+
+    Attributes:
+        next_page: Makes the call for the next page. Another try of it after it failed is allowed.
+    """
+
+    next_page: Callable[[], T | MorePages[T]]
+
+
+def read_whole(reading: T | MorePages[T]) -> T:
+    """Read on to the end at once, for whoever has no pace to keep."""
+    while isinstance(reading, MorePages):
+        reading = reading.next_page()
+    return reading
+
+
+@dataclass(frozen=True)
 class Answer:
     """What one HTTP attempt brought.
 
     Attributes:
-        value: The run's or repair's id, the snapshot of a run, or the ids of the runs that a search found.
+        value: The run's or repair's id, the snapshot of a run, the ids of the runs that a search found, or
+            ``MorePages``.
         error: What it failed with; None for a good answer.
         seconds: How long it took.
     """

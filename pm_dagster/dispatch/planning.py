@@ -13,6 +13,7 @@ from pm_dagster.dispatch.model import (
     Entry,
     EntryState,
     KnownRun,
+    MorePages,
     Outcome,
     RepairRun,
     RowOutcome,
@@ -260,11 +261,13 @@ class ReadOnlyRuns:
         """Never."""
         raise NotImplementedError("a plan repairs no run")
 
-    def look_up(self, run_id: int) -> RunSnapshot:
+    def look_up(self, run_id: int) -> RunSnapshot | MorePages[RunSnapshot]:
         """runs/get."""
         return self._runs.look_up(run_id)
 
-    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
+    def find_started(
+        self, job_id: int, since: datetime, parameters: Mapping[str, str]
+    ) -> list[int] | MorePages[list[int]]:
         """runs/list."""
         return self._runs.find_started(job_id, since, parameters)
 

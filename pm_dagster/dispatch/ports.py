@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from pm_dagster.dispatch.model import Call, Entry, EntryState, KnownRun, Outcome, RunSnapshot
+from pm_dagster.dispatch.model import Call, Entry, EntryState, KnownRun, MorePages, Outcome, RunSnapshot
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob
 
@@ -36,14 +36,19 @@ class DatabricksRuns(Protocol):
     def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
         """run-now; returns the run id, that of the existing run if the token was used before."""
 
-    def look_up(self, run_id: int) -> RunSnapshot:
-        """runs/get with the whole repair history. Raises Refused with ``gone`` when the run does not exist."""
+    def look_up(self, run_id: int) -> RunSnapshot | MorePages[RunSnapshot]:
+        """runs/get with the whole repair history, page by page.
+
+        Raises Refused with ``gone`` when the run does not exist.
+        """
 
     def repair(self, run_id: int, parameters: Mapping[str, str], latest_repair_id: int | None) -> int:
         """runs/repair of all failed tasks; returns the repair id."""
 
-    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
-        """The runs of the job that started after ``since`` with these job parameters, the newest first."""
+    def find_started(
+        self, job_id: int, since: datetime, parameters: Mapping[str, str]
+    ) -> list[int] | MorePages[list[int]]:
+        """The runs of the job that started after ``since`` with these job parameters, newest first, page by page."""
 
     def page_url(self, job_id: int, run_id: int) -> str:
         """The link to the run's page, made without a call."""

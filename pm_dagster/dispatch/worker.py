@@ -46,6 +46,7 @@ from pm_dagster.dispatch.model import (
     Hold,
     KnownRun,
     LookUp,
+    MorePages,
     Outcome,
     Quarantine,
     RepairRun,
@@ -161,6 +162,13 @@ def attempt(work: Work, runs: DatabricksRuns, clock: Callable[[], float]) -> Ans
 
 def _call(work: Work, runs: DatabricksRuns) -> object:
     entry, step = work.entry, work.step
+    if work.more is not None:
+        try:
+            return work.more.next_page()
+        except Refused as refusal:
+            # The first page was given, so it is about the page: the workspace may have forgotten where it was.
+            message = f"a further page was refused: {refusal}"
+            raise WorkspaceUnavailable(message, maybe_applied=False, status=refusal.status) from refusal
     if isinstance(step, StartRun):
         return runs.start(entry.job_id, entry.parameters, entry.idempotency_token)
     if isinstance(step, RepairRun):
@@ -472,6 +480,8 @@ class Worker:
         return work.kind in self._breaker.affected or refused
 
     def _take_step(self, work: Work, step: Step, delay: float) -> None:
+        if step is not work.step:
+            work.more = None
         work.step = step
         self._queue.add(work, delay)
 
@@ -642,6 +652,15 @@ class Worker:
         """Decide what an answer means, queue what follows, and return what the ledger should know."""
         self._sent.calls += 1
         self._sent.api_seconds += answer.seconds
+        if isinstance(answer.value, MorePages):
+            self._note(work, answer)
+            work.more = answer.value
+            self._take_step(work, work.step, 0.0)
+            _log.debug("page read", extra=_about(work))
+            return []
+        if not isinstance(answer.error, Throttled):
+            # After any other failure the reading begins anew: the workspace may have forgotten where it was.
+            work.more = None
         event = event_of(work, answer, self._runs.scrub)
         lost = self._note(work, answer)
         witnessed = [self._after_witness(held, work) for held in self._refusals.note(work, answer.error)]

@@ -10,7 +10,7 @@ from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.dispatch.model import Standing
+from pm_dagster.dispatch.model import Standing, read_whole
 from pm_dagster.dispatch.ports import DatabricksRuns
 from pm_dagster.errors import Refused
 from pm_dagster.sandbox.workspace.server import LocalWorkspace
@@ -67,7 +67,7 @@ def test_a_token_starts_one_run_however_often_it_is_sent(bench: Bench) -> None:
 
 def test_a_started_run_is_active(bench: Bench) -> None:
     run_id = bench.runs.start(JOB, {}, "token")
-    run = bench.runs.look_up(run_id)
+    run = read_whole(bench.runs.look_up(run_id))
     assert (run.run_id, run.job_id, run.standing, run.repair_ids) == (run_id, JOB, Standing.ACTIVE, ())
 
 
@@ -80,38 +80,38 @@ def test_a_job_that_does_not_exist_is_refused(bench: Bench) -> None:
 
 def test_a_run_that_does_not_exist_is_gone(bench: Bench) -> None:
     with pytest.raises(Refused) as caught:
-        bench.runs.look_up(424242)
+        read_whole(bench.runs.look_up(424242))
     assert caught.value.gone
 
 
 @pytest.mark.parametrize("repairs", [0, 1, 3])
 def test_a_failed_run_is_repaired_by_naming_its_latest_repair(bench: Bench, repairs: int) -> None:
     run_id = bench.failed_run(repairs)
-    before = bench.runs.look_up(run_id)
+    before = read_whole(bench.runs.look_up(run_id))
     assert (before.standing, len(before.repair_ids)) == (Standing.REPAIRABLE, repairs)
     repair_id = bench.runs.repair(run_id, {"A": "1"}, before.latest_repair_id)
-    after = bench.runs.look_up(run_id)
+    after = read_whole(bench.runs.look_up(run_id))
     assert (after.standing, after.repair_ids) == (Standing.ACTIVE, (*before.repair_ids, repair_id))
 
 
 def test_a_second_repair_with_the_same_id_is_refused(bench: Bench) -> None:
     run_id = bench.failed_run(1)
-    latest = bench.runs.look_up(run_id).latest_repair_id
+    latest = read_whole(bench.runs.look_up(run_id)).latest_repair_id
     bench.runs.repair(run_id, {}, latest)
     with pytest.raises(Refused):
         bench.runs.repair(run_id, {}, latest)
-    assert len(bench.runs.look_up(run_id).repair_ids) == 2
+    assert len(read_whole(bench.runs.look_up(run_id)).repair_ids) == 2
 
 
 def test_a_repair_without_the_latest_id_is_refused(bench: Bench) -> None:
     run_id = bench.failed_run(2)
     with pytest.raises(Refused):
         bench.runs.repair(run_id, {}, None)
-    assert bench.runs.look_up(run_id).standing is Standing.REPAIRABLE
+    assert read_whole(bench.runs.look_up(run_id)).standing is Standing.REPAIRABLE
 
 
 def test_a_long_history_is_read_whole_and_in_order(bench: Bench) -> None:
-    run = bench.runs.look_up(bench.failed_run(45))
+    run = read_whole(bench.runs.look_up(bench.failed_run(45)))
     assert len(run.repair_ids) == 45
     assert run.latest_repair_id == run.repair_ids[-1]
 
@@ -120,8 +120,8 @@ def test_a_started_run_is_found_by_its_parameters(bench: Bench) -> None:
     since = datetime.now(UTC) - timedelta(minutes=5)
     bench.runs.start(JOB, {"RUN_ID": "1"}, "token-1")
     wanted = bench.runs.start(JOB, {"RUN_ID": "2"}, "token-2")
-    assert bench.runs.find_started(JOB, since, {"RUN_ID": "2"}) == [wanted]
-    assert bench.runs.find_started(JOB, since, {"RUN_ID": "3"}) == []
+    assert read_whole(bench.runs.find_started(JOB, since, {"RUN_ID": "2"})) == [wanted]
+    assert read_whole(bench.runs.find_started(JOB, since, {"RUN_ID": "3"})) == []
 
 
 def test_the_page_of_a_run_names_both_ids(bench: Bench) -> None:

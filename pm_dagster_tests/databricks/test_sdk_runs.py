@@ -11,8 +11,8 @@ from databricks.sdk.core import Config
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.runs import SdkRuns
-from pm_dagster.dispatch.model import Standing
-from pm_dagster.errors import AuthenticationFailed, ForeignAnswer, Refused, Unavailable, WorkspaceUnavailable
+from pm_dagster.dispatch.model import MorePages, RunSnapshot, Standing, read_whole
+from pm_dagster.errors import AuthenticationFailed, ForeignAnswer, Refused, Throttled, Unavailable, WorkspaceUnavailable
 from pm_dagster_tests.databricks.tiny_server import Asked, Reply, TinyServer, json_reply
 
 BIG = 2**60 + 1
@@ -76,7 +76,7 @@ def test_the_history_is_read_over_all_pages(server: TinyServer) -> None:
         return json_reply(run_id=7, job_id=3, state=state, repair_history=history, run_page_url="https://page", **more)
 
     server.answer = answer
-    run = server.runs().look_up(7)
+    run = read_whole(server.runs().look_up(7))
     assert len(server.asked) == 3
     assert {asked.query["include_history"] for asked in server.asked} == {"true"}
     assert run.repair_ids == tuple(BIG + number for number in range(6))
@@ -85,24 +85,65 @@ def test_the_history_is_read_over_all_pages(server: TinyServer) -> None:
     assert (run.job_id, run.message, run.page_url) == (3, "task failed", "https://page")
 
 
+def _three_pages(asked: Asked) -> Reply:
+    page = int(asked.query.get("page_token", "0"))
+    more: dict[str, Any] = {"next_page_token": str(page + 1)} if page < 2 else {}
+    state = {"life_cycle_state": "INTERNAL_ERROR", "result_state": "FAILED"}
+    run = {"run_id": BIG + page, "job_parameters": [{"name": "A", "value": "x"}]}
+    return json_reply(run_id=7, state=state, repair_history=[{"type": "REPAIR", "id": page + 1}], runs=[run], **more)
+
+
+def test_each_page_is_a_call_of_its_own(server: TinyServer) -> None:
+    """Who calls keeps a pace, and asks for the next page when it may."""
+    server.answer = _three_pages
+    runs = server.runs()
+    readings = [runs.look_up(7), runs.find_started(9, datetime(2024, 1, 1, tzinfo=UTC), {"A": "x"})]
+    assert len(server.asked) == len(readings)
+    server.asked.clear()
+    for number in (1, 2):
+        readings = [reading.next_page() for reading in readings if isinstance(reading, MorePages)]
+        assert [asked.query["page_token"] for asked in server.asked] == [
+            str(n + 1) for n in range(number) for _ in "ab"
+        ]
+    history, found = readings
+    assert isinstance(history, RunSnapshot)
+    assert history.repair_ids == (1, 2, 3)
+    assert found == [BIG, BIG + 1, BIG + 2]
+
+
+def test_a_page_that_failed_may_be_asked_for_again(server: TinyServer) -> None:
+    server.answer = _three_pages
+    history = server.runs().look_up(7)
+    found = server.runs().find_started(9, datetime(2024, 1, 1, tzinfo=UTC), {"A": "x"})
+    assert isinstance(history, MorePages)
+    assert isinstance(found, MorePages)
+    server.answer = lambda _asked: json_reply(429, error_code="REQUEST_LIMIT_EXCEEDED", message="slow down")
+    for next_page in (history.next_page, found.next_page):
+        with pytest.raises(Throttled):
+            next_page()
+    server.answer = _three_pages
+    assert read_whole(history.next_page()).repair_ids == (1, 2, 3)
+    assert read_whole(found.next_page()) == [BIG, BIG + 1, BIG + 2]
+
+
 @pytest.mark.parametrize("reply", [Reply(body=""), Reply(body="{}"), json_reply(state={"life_cycle_state": "RUNNING"})])
 def test_an_answer_without_a_run_says_nothing_about_it(server: TinyServer, reply: Reply) -> None:
     server.replies(reply)
     with pytest.raises(WorkspaceUnavailable, match="without a usable run_id"):
-        server.runs().look_up(7)
+        read_whole(server.runs().look_up(7))
 
 
 def test_a_page_that_comes_again_ends_the_reading(server: TinyServer) -> None:
     server.answer = lambda _asked: json_reply(run_id=7, state={"life_cycle_state": "RUNNING"}, next_page_token="a")
     with pytest.raises(WorkspaceUnavailable, match="same page"):
-        server.runs().look_up(7)
+        read_whole(server.runs().look_up(7))
     assert len(server.asked) == 2
 
 
 def test_an_original_item_with_an_id_is_no_repair(server: TinyServer) -> None:
     state = {"life_cycle_state": "RUNNING"}
     server.replies(json_reply(run_id=7, state=state, repair_history=[{"type": "ORIGINAL", "id": 4}]))
-    assert server.runs().look_up(7).repair_ids == ()
+    assert read_whole(server.runs().look_up(7)).repair_ids == ()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +156,7 @@ def test_an_original_item_with_an_id_is_no_repair(server: TinyServer) -> None:
 )
 def test_a_state_that_nobody_knows_counts_as_active(server: TinyServer, state: dict[str, object]) -> None:
     server.replies(Reply(body=json.dumps({"run_id": 7, **state})))
-    assert server.runs().look_up(7).standing is Standing.ACTIVE
+    assert read_whole(server.runs().look_up(7)).standing is Standing.ACTIVE
 
 
 @pytest.mark.parametrize(
@@ -131,14 +172,14 @@ def test_a_state_that_nobody_knows_counts_as_active(server: TinyServer, state: d
 def test_a_run_that_is_gone_is_known_by_any_wording(server: TinyServer, reply: Reply) -> None:
     server.replies(reply)
     with pytest.raises(Refused) as caught:
-        server.runs().look_up(7)
+        read_whole(server.runs().look_up(7))
     assert caught.value.gone
 
 
 def test_another_refusal_does_not_mean_gone(server: TinyServer) -> None:
     server.replies(json_reply(400, error_code="INVALID_PARAMETER_VALUE", message="run_id is malformed"))
     with pytest.raises(Refused) as caught:
-        server.runs().look_up(7)
+        read_whole(server.runs().look_up(7))
     assert not caught.value.gone
 
 
@@ -161,7 +202,7 @@ def test_an_answer_that_is_not_the_jobs_apis_never_means_gone(server: TinyServer
     """A run that is taken for gone is started a second time beside the first."""
     server.replies(reply)
     with pytest.raises(ForeignAnswer, match="no answer of the Jobs API at http"):
-        server.runs().look_up(7)
+        read_whole(server.runs().look_up(7))
 
 
 @pytest.mark.parametrize("message", ["Run 77 does not exist.", "Job 7 does not exist.", "Cluster 7 does not exist."])
@@ -169,7 +210,7 @@ def test_the_absence_of_something_else_does_not_mean_gone(server: TinyServer, me
     for code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
         server.replies(json_reply(400, error_code=code, message=message))
         with pytest.raises(Refused) as caught:
-            server.runs().look_up(7)
+            read_whole(server.runs().look_up(7))
         assert not caught.value.gone
 
 
@@ -177,7 +218,7 @@ def test_the_absence_of_something_else_does_not_mean_gone(server: TinyServer, me
 def test_a_garbled_answer_is_no_usable_answer(server: TinyServer, body: str) -> None:
     server.replies(Reply(200, body))
     with pytest.raises(WorkspaceUnavailable):
-        server.runs().look_up(7)
+        read_whole(server.runs().look_up(7))
 
 
 def test_a_403_for_one_job_is_a_refusal(server: TinyServer) -> None:
@@ -217,10 +258,10 @@ def test_a_lost_run_is_found_by_its_parameters(server: TinyServer) -> None:
 
     server.replies(json_reply(runs=[run(1, A="other"), run(BIG, A="x", MORE="y"), run(3)]))
     since = datetime(2024, 1, 1, tzinfo=UTC)
-    assert server.runs().find_started(9, since, {"A": "x"}) == [BIG]
+    assert read_whole(server.runs().find_started(9, since, {"A": "x"})) == [BIG]
     assert server.asked[0].query["job_id"] == "9"
     assert int(server.asked[0].query["start_time_from"]) == int(since.timestamp() * 1000) - 60_000
-    assert server.runs().find_started(9, since, {"A": "z"}) == []
+    assert read_whole(server.runs().find_started(9, since, {"A": "z"})) == []
 
 
 @pytest.mark.parametrize(

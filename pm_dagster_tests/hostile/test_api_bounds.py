@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.dispatch.model import read_whole
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster_tests.hostile.adapter_calls import CALLS, RUN
 from pm_dagster_tests.hostile.raw_server import RawServer, answer, json_answer, raw_server
@@ -28,7 +29,7 @@ def test_ten_thousand_repairs_over_pages(server: RawServer) -> None:
         return [json_answer({**RUN, "repair_history": history, **more})]
 
     server.answer = pages
-    assert server.runs().look_up(7).latest_repair_id == 10_000
+    assert read_whole(server.runs().look_up(7)).latest_repair_id == 10_000
 
 
 @pytest.mark.parametrize("call", ["look_up", "find_started"])

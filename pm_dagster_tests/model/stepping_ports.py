@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from pm_dagster.dispatch.model import Call, Entry, KnownRun, RunSnapshot
+from pm_dagster.dispatch.model import Call, Entry, KnownRun, MorePages, RunSnapshot
 from pm_dagster.dispatch.ports import (
     Backlog,
     BudgetChange,
@@ -183,7 +183,7 @@ class WatchedRuns:
             Call.RUN_NOW, parameters, lambda: self._inner.start(job_id, parameters, idempotency_token)
         )
 
-    def look_up(self, run_id: int) -> RunSnapshot:
+    def look_up(self, run_id: int) -> RunSnapshot | MorePages[RunSnapshot]:
         """runs/get."""
         self._witness.asked(self._dispatcher.clock.now - self._dispatcher.began)
         self._dispatcher.clock.now += 1.0
@@ -199,7 +199,9 @@ class WatchedRuns:
             Call.REPAIR, parameters, lambda: self._inner.repair(run_id, parameters, latest_repair_id)
         )
 
-    def find_started(self, job_id: int, since: datetime, parameters: Mapping[str, str]) -> list[int]:
+    def find_started(
+        self, job_id: int, since: datetime, parameters: Mapping[str, str]
+    ) -> list[int] | MorePages[list[int]]:
         """runs/list."""
         self._dispatcher.clock.now += 1.0
         return self._inner.find_started(job_id, since, parameters)
