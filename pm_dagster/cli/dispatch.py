@@ -15,6 +15,7 @@ import click
 from pm_dagster.cli import connections
 from pm_dagster.cli.options import json_option, limit_option
 from pm_dagster.cli.output import Column, backlog_lines, console, duration, print_json, table
+from pm_dagster.dispatch.batches import READ_AT_ONCE
 from pm_dagster.dispatch.model import Outcome, RowOutcome
 from pm_dagster.dispatch.report import Report, ReportRow
 from pm_dagster.dispatch.service import Dispatch
@@ -23,7 +24,7 @@ from pm_dagster.text import counted
 
 if TYPE_CHECKING:
     from pm_dagster.config.settings import Settings
-    from pm_dagster.dispatch.ports import Backlog
+    from pm_dagster.dispatch.ports import Backlog, ControlPlane
 
 _COLUMNS: tuple[Column[ReportRow], ...] = (
     Column("run id", lambda row: row.run_id, right=True),
@@ -50,8 +51,10 @@ def command(limit: int | None, *, as_json: bool) -> None:
     runs = connections.workspace_runs(settings)
     with connections.control_plane(settings) as control:
         # Until here nothing is at stake, and a signal simply ends the program.
-        rows = control.waiting(limit or settings.dispatch_limit)
-        with _stop_requested() as stop, _progress(len(rows)) as seen:
+        most = limit or settings.dispatch_limit
+        rows = control.waiting(min(most, READ_AT_ONCE))
+        total = _total(control, len(rows), most)
+        with _stop_requested() as stop, _progress(total) as seen:
             report = Dispatch(control, runs, settings, stop=stop, on_outcome=seen).run(limit, rows)
         idle = None if report.rows or report.left or as_json else control.backlog()
     if stop.is_set():
@@ -77,6 +80,13 @@ def _say_stopping() -> None:
     with suppress(OSError):
         text = f"{cursor}pm: stopping after the answers to the calls under way (Ctrl-C once more ends at once)\n"
         os.write(sys.stderr.fileno(), text.encode())
+
+
+def _total(control: ControlPlane, read: int, limit: int) -> int:
+    """How many rows the bar counts to: those that were read, and where more may wait, all that do."""
+    if read < min(limit, READ_AT_ONCE) or not console(stderr=True).is_terminal:
+        return read
+    return max(read, min(limit, control.backlog().ready))
 
 
 @contextmanager

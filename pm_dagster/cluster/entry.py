@@ -19,6 +19,7 @@ from pm_dagster.config.masking import scrubbed
 from pm_dagster.config.settings import Settings, settings_from
 from pm_dagster.databricks.runs import SdkRuns
 from pm_dagster.databricks.sign_in import signed_in
+from pm_dagster.dispatch.batches import READ_AT_ONCE
 from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.report import Report, ReportRow, report_line
 from pm_dagster.dispatch.service import Dispatch
@@ -98,8 +99,8 @@ def _run(options: Options, given: Mapping[str, str], began: float) -> None:
     remaining = max(1.0, settings.deadline_seconds - (time.monotonic() - began))
     with _control_plane(settings, where) as control, stop_on_signal() as stop:
         dispatch = Dispatch(control, runs, replace(settings, deadline_seconds=remaining), stop=stop)
-        rows = dispatch.read(options.limit) if rows is None else rows
-        report = dispatch.run(options.limit, rows)
+        first = min(options.limit or settings.dispatch_limit, READ_AT_ONCE)
+        report = dispatch.run(options.limit, dispatch.read(first) if rows is None else rows)
     if stop.is_set():
         _log.warning("dispatch stopped on request", extra=fields(left=report.left))
     shown = rows_to_show(report)

@@ -40,12 +40,20 @@ class LedgerWriter:
         control: Where it writes.
         stop: Ends the pauses between tries when set.
         clock: Seconds that only grow.
+        on_closed: Is told of the entries that are closed while sending goes on.
     """
 
-    def __init__(self, control: ControlPlane, stop: threading.Event, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        control: ControlPlane,
+        stop: threading.Event,
+        clock: Callable[[], float],
+        on_closed: Callable[[Sequence[Closed]], None] = lambda _closed: None,
+    ) -> None:
         self._control = control
         self._stop = stop
         self._clock = clock
+        self._on_closed = on_closed
         self._answered: list[int] = []
         self._next_closing = clock() + _CLOSE_EVERY_SECONDS
 
@@ -87,6 +95,7 @@ class LedgerWriter:
             closed = self._persist("close entries", lambda: self._close(due, began + _LONGEST_CLOSING_SECONDS))
             took = self._clock() - began
             _log.debug("entries closed", extra=fields(due=len(due), closed=len(closed), seconds=round(took, 3)))
+            self._on_closed(closed)
             # What a slow control table leaves open is closed at the end of the dispatch.
             self._next_closing = self._clock() + max(_CLOSE_EVERY_SECONDS, _SENDING_TO_CLOSING * took)
 
@@ -94,4 +103,9 @@ class LedgerWriter:
         return self._control.close(entry_ids, lambda: self._clock() < until)
 
     def _persist(self, what: str, write: Callable[[], T]) -> T:
-        return retry(write, _RECONNECT, what=what, sleep=self._stop.wait, clock=self._clock)
+        return outlast(what, write, self._stop, self._clock)
+
+
+def outlast(what: str, ask: Callable[[], T], stop: threading.Event, clock: Callable[[], float]) -> T:
+    """Ask the database, again and again for the time that a restart of it takes. Raises ControlPlaneUnavailable."""
+    return retry(ask, _RECONNECT, what=what, sleep=stop.wait, clock=clock)

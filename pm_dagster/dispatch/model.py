@@ -216,7 +216,7 @@ class RunSnapshot:
         return Standing.REPAIRABLE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class KnownRun:
     """A Databricks run as the ledger knows it: the entry whose work it is, or whose repair of it may be under way.
 

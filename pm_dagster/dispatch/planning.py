@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cached_property
 
 from pm_dagster.config.settings import Settings
+from pm_dagster.dispatch.batches import Claimed
 from pm_dagster.dispatch.model import (
     Decision,
     Entry,
@@ -30,7 +31,7 @@ from pm_dagster.dispatch.ports import (
     SignOfLife,
     Written,
 )
-from pm_dagster.dispatch.service import Claimed, Dispatch
+from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.untakeable import Untakeable
 from pm_dagster.dispatch.waiting_job import RawRow, RefusedRow, WaitingJob, row_key, sort_rows
 from pm_dagster.errors import ProcessManagerError, WorkspaceUnavailable

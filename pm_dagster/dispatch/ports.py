@@ -239,7 +239,7 @@ class ControlPlane(Protocol):
 
         Args:
             limit: The most rows. A few rows whose run id the ledger cannot hold come on top, so that they are reported.
-            seen: Rows to leave out. With it, rows that somebody else holds locked are left out as well.
+            seen: Rows to leave out.
         """
 
     def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ _ANSWERED = (Outcome.ACCEPTED, Outcome.ADOPTED, Outcome.QUARANTINED)
 _LEFT_REASON = "not sent in this pass (deadline, stop, or another dispatcher has it); the next pass reads it again"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ReportRow:
     """One row after the dispatch, for people: the last form of a row, which every report shows in its own way.
 
@@ -60,7 +60,7 @@ class Report:
         rows: The rows of which something was decided or done.
         unsent: The other rows that were looked at; their outcome is ``left``.
         scheduled: Rows that were written as SCHEDULED.
-        left: Entries that were claimed but not sent before the deadline.
+        left: Rows that were to be taken, and were not sent before the deadline or a stop request.
         calls: Calls to the Jobs API.
         api_seconds: Their duration, summed over all calls.
         seconds: Duration of the dispatch.
@@ -100,46 +100,103 @@ class Report:
         }
 
 
-def report_rows(
-    read: Sequence[RawRow],
-    refused: Iterable[RefusedRow],
-    entries: Sequence[Entry],
-    outcomes: Mapping[int, RowOutcome],
-    closed: Iterable[Closed],
-) -> list[ReportRow]:
-    """What became of each row of which something was decided or done.
+class Tally:
+    """What becomes of the rows of a dispatch, told as it happens. It keeps a line for each row, and no more.
 
-    Args:
-        read: The rows that were looked at.
-        refused: Rows that never became waiting jobs.
-        entries: The entries that the dispatch claimed.
-        outcomes: What was decided, by entry id.
-        closed: What closing wrote, also for entries whose answer an earlier dispatch had recorded.
+    A row that was looked at is kept as it was read until something is decided of it.
     """
-    by_key = {row_key(row): row for row in reversed(read)}
-    by_id = {item.entry_id: item for item in closed}
-    rows = [_of_row(row.row, ReportRow(row.run_id, row.branch, Outcome.QUARANTINED, row.reason)) for row in refused]
-    told = [_decided(outcome, by_id.get(entry_id)) for entry_id, outcome in outcomes.items()]
-    claimed = {entry.entry_id: entry for entry in entries}
-    for entry_id, item in by_id.items():
-        if entry_id not in outcomes and entry_id in claimed and item.outcome in _ANSWERED:
-            told.append(_answered_earlier(claimed[entry_id], item, item.outcome))
-    told += [
-        ReportRow(entry.run_id, entry.branch, Outcome.DEFERRED, entry.reason)
-        for entry in entries
-        if entry.state is EntryState.DEFERRED
-    ]
-    return rows + [_of_row(by_key.get(row.run_id), row) for row in told]
 
+    def __init__(self) -> None:
+        self.read = 0
+        self.rescued = 0
+        self.scheduled = 0
+        self._looked_at: dict[int, RawRow] = {}
+        self._refused: list[ReportRow] = []
+        self._decided: dict[int, ReportRow] = {}
+        #: What an earlier dispatch decided, and what was put off when it was claimed.
+        self._others: list[ReportRow] = []
+        #: Entries that closing will tell more of: decided here, and answered earlier.
+        self.to_close: set[int] = set()
+        self._answered: dict[int, Entry] = {}
 
-def unsent_rows(read: Sequence[RawRow], told: Sequence[ReportRow]) -> list[ReportRow]:
-    """The rows that were looked at and that ``told`` does not name: nothing was sent for them."""
-    named = {row.run_id for row in told}
-    jobs, _ = sort_rows([row for row in read if row_key(row) not in named])
-    return [
-        ReportRow(job.run_id, job.branch, Outcome.LEFT, _LEFT_REASON, since=job.since, parameters=job.parameters)
-        for job in jobs
-    ]
+    def looked_at(self, rows: Iterable[RawRow]) -> None:
+        """Rows of the view that the dispatch tried to take, or would have taken."""
+        for row in rows:
+            self.read += 1
+            key = row_key(row)
+            if key is not None:
+                self._looked_at.setdefault(key, row)
+
+    def refused(self, rows: Iterable[RefusedRow]) -> None:
+        """Rows that never became waiting jobs."""
+        for row in rows:
+            told = ReportRow(row.run_id, row.branch, Outcome.QUARANTINED, row.reason)
+            self._refused.append(_of_row(row.row, told))
+            self._forget(row.run_id)
+
+    def claimed(self, entries: Iterable[Entry]) -> None:
+        """Entries that the dispatch works on."""
+        for entry in entries:
+            self.rescued += entry.rescued
+            if entry.state is EntryState.DEFERRED:
+                told = ReportRow(entry.run_id, entry.branch, Outcome.DEFERRED, entry.reason)
+                self._others.append(self._whole(told))
+                self._forget(entry.run_id)
+            else:
+                self._answered[entry.entry_id] = entry
+
+    def decided(self, outcome: RowOutcome) -> None:
+        """How a row left the sending."""
+        entry = outcome.entry
+        self._answered.pop(entry.entry_id, None)
+        row = ReportRow(
+            run_id=entry.run_id,
+            branch=entry.branch,
+            outcome=outcome.outcome,
+            reason=outcome.reason,
+            databricks_run_id=outcome.run_id,
+            repair_id=outcome.repair_id,
+        )
+        self._decided[entry.entry_id] = self._whole(row)
+        if outcome.outcome in _ANSWERED or outcome.superseded:
+            self.to_close.add(entry.entry_id)
+        else:
+            self._forget(entry.run_id)
+
+    def closed(self, item: Closed) -> None:
+        """What closing wrote; once more of the same entry changes nothing."""
+        if item.entry_id in self.to_close:
+            self.to_close.discard(item.entry_id)
+            row = self._decided[item.entry_id]
+            self._decided[item.entry_id] = replace(row, page_url=item.page_url, control_status=item.control_status)
+        elif item.entry_id in self._answered:
+            told = _answered_earlier(self._answered.pop(item.entry_id), item)
+            self._others += [self._whole(told)] if told else []
+        else:
+            return
+        self.scheduled += item.state is EntryState.SCHEDULED
+        if not item.superseded:
+            self._forget(item.run_id)
+
+    def report(self, **numbers: Any) -> Report:  # noqa: ANN401 fields of the report
+        """The report of all that was told; ``numbers`` are its other fields."""
+        rows = [*self._refused, *self._decided.values(), *self._others]
+        named = {row.run_id for row in rows}
+        jobs, _ = sort_rows([row for key, row in self._looked_at.items() if key not in named])
+        unsent = [
+            ReportRow(job.run_id, job.branch, Outcome.LEFT, _LEFT_REASON, since=job.since, parameters=job.parameters)
+            for job in jobs
+        ]
+        return Report(
+            read=self.read, rescued=self.rescued, rows=rows, unsent=unsent, scheduled=self.scheduled, **numbers
+        )
+
+    def _whole(self, row: ReportRow) -> ReportRow:
+        return _of_row(None if row.run_id is None else self._looked_at.get(row.run_id), row)
+
+    def _forget(self, run_id: int | None) -> None:
+        if run_id is not None:
+            self._looked_at.pop(run_id, None)
 
 
 def _of_row(read: RawRow | None, row: ReportRow) -> ReportRow:
@@ -150,24 +207,14 @@ def _of_row(read: RawRow | None, row: ReportRow) -> ReportRow:
     return replace(row, since=read.since, parameters=texts)
 
 
-def _decided(outcome: RowOutcome, closed: Closed | None) -> ReportRow:
-    return ReportRow(
-        run_id=outcome.entry.run_id,
-        branch=outcome.entry.branch,
-        outcome=outcome.outcome,
-        reason=outcome.reason,
-        databricks_run_id=outcome.run_id,
-        repair_id=outcome.repair_id,
-        page_url=closed.page_url if closed else None,
-        control_status=closed.control_status if closed else None,
-    )
-
-
-def _answered_earlier(entry: Entry, closed: Closed, outcome: Outcome) -> ReportRow:
+def _answered_earlier(entry: Entry, closed: Closed) -> ReportRow | None:
+    """What an earlier dispatch had decided; None when that was no answer."""
+    if closed.outcome not in _ANSWERED:
+        return None
     return ReportRow(
         run_id=entry.run_id,
         branch=entry.branch,
-        outcome=outcome,
+        outcome=closed.outcome,
         reason=f"{closed.reason} (answer recorded by an earlier dispatch)",
         databricks_run_id=closed.accepted_run_id,
         repair_id=closed.accepted_repair_id,

@@ -426,8 +426,8 @@ class Sender:
             due = self._fed or self._corrected or self._recorded < self._needed
             return 0.0 if due else float("inf")
 
-    def take(self, waiting: int) -> Sequence[Work]:  # noqa: ARG002 whoever waits, all may join
-        """The rows that join now."""
+    def take(self, *_: object) -> Sequence[Work]:
+        """The rows that join now: whoever waits, all may."""
         with self._changed:
             # A whole round ago: whatever the worker writes together, by now it is written.
             self._recorded, self._told_before = self._told_before, self._told

@@ -14,19 +14,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pm_dagster.config.masking import scrubbed
-from pm_dagster.config.settings import Settings
+from pm_dagster.config.settings import MOST_ROWS, Settings
+from pm_dagster.dispatch.batches import LOCK_SECONDS, Batches, BatchFeed, Claimed
 from pm_dagster.dispatch.circuit_breaker import CircuitBreaker, RefusalBreaker
 from pm_dagster.dispatch.in_doubt import TO_SEND, has_intent
+from pm_dagster.dispatch.ledger_writer import outlast
 from pm_dagster.dispatch.model import (
     Answer,
     Call,
     Decision,
     Entry,
     EntryState,
+    Outcome,
     RepairRun,
     RowOutcome,
     RunSnapshot,
@@ -36,67 +41,19 @@ from pm_dagster.dispatch.model import (
 )
 from pm_dagster.dispatch.ports import Closed, ControlPlane, DatabricksRuns
 from pm_dagster.dispatch.rate_limiter import RateLimiter
-from pm_dagster.dispatch.report import Report, report_rows, unsent_rows
+from pm_dagster.dispatch.report import Report, Tally
 from pm_dagster.dispatch.rules import Policy, first_step
 from pm_dagster.dispatch.shared_budget import SharedBudget
-from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key, sort_rows, within
+from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key
 from pm_dagster.dispatch.worker import Feed, Limits, Sent, Worker
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster.logs import fields
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 #: A row that is corrected again and again is claimed anew at most so often within one dispatch.
 MOST_GENERATIONS = 3
-#: At most so many further reads replace rows that could not be claimed. What is missing after them is lost to other
-#: dispatches, or was changed since it was read.
-_MOST_READS = 8
-
-
-@dataclass
-class Claimed:
-    """What a claim brought.
-
-    Attributes:
-        entries: The entries to work on: rows that were taken, and entries rescued from a dead dispatcher.
-        refused: Rows that break their own rules; they are marked FAILED.
-        rows: All rows that were looked at, in their order.
-        further: Those of ``rows`` that were read in place of rows that could not be claimed.
-        missing: Jobs that could not be claimed: somebody else holds, took or changed them.
-    """
-
-    entries: list[Entry] = field(default_factory=list)
-    refused: list[RefusedRow] = field(default_factory=list)
-    rows: list[RawRow] = field(default_factory=list)
-    further: list[RawRow] = field(default_factory=list)
-    missing: list[WaitingJob] = field(default_factory=list)
-
-    @property
-    def new(self) -> list[Entry]:
-        """The entries that need a new run."""
-        return [entry for entry in self.entries if entry.branch is Branch.NEW]
-
-    @property
-    def repair(self) -> list[Entry]:
-        """The entries whose previous run is to be repaired."""
-        return [entry for entry in self.entries if entry.branch is Branch.REPAIR]
-
-    @property
-    def sendable(self) -> int:
-        """How many entries can be sent; one that was put off takes no place of another."""
-        return sum(entry.state is not EntryState.DEFERRED for entry in self.entries)
-
-    @property
-    def rescued(self) -> int:
-        """How many entries a dead dispatcher had left."""
-        return sum(entry.rescued for entry in self.entries)
-
-    def add(self, more: Claimed) -> None:
-        """Take in what a later claim brought."""
-        self.entries += more.entries
-        self.refused += more.refused
-        self.rows += more.rows
-        self.missing += more.missing
 
 
 @dataclass(frozen=True)
@@ -162,7 +119,8 @@ class Dispatch:
         self._runs = runs
         self._settings = settings
         self._stop = stop or threading.Event()
-        self._clock = clock
+        self.clock = clock
+        self.concurrency = settings.concurrency
         self._on_outcome = on_outcome
         self._began = clock()
         rates = {
@@ -185,26 +143,40 @@ class Dispatch:
         #: What the newest claim of this process brought.
         self._newest: list[Entry] = []
         #: All entries that this process works on, and those of them that it closed, by id.
-        self._working_on: set[int] = set()
+        self.working_on: set[int] = set()
         self._closed: set[int] = set()
 
     def run(self, limit: int | None = None, rows: Sequence[RawRow] | None = None) -> Report:
-        """All steps in order, both branches at once.
+        """All steps at once, both branches: rows are claimed while others are sent, and closed as answers come.
 
         Args:
             limit: The most rows to take; the configured limit by default.
-            rows: The waiting rows, where they were read elsewhere.
+            rows: The oldest waiting rows, where they were read elsewhere.
 
         Raises:
             ProcessManagerError: What a step raises. Rows that were closed until then stay closed.
         """
         limit = limit or self._settings.dispatch_limit
         _log.info("dispatch started", extra=fields(limit=limit, deadline=self._settings.deadline_seconds))
-        claimed = self.claim(self.read(limit) if rows is None else rows, limit)
-        entries = claimed.new + claimed.repair
-        sent = self.send(entries)
-        closed = self.close(entries, sent)
-        return self.report(claimed, sent, closed)
+        whole = _Pass(self, limit, rows)
+        works = whole.first(self.control.rescue(self._settings.dispatch_limit))
+        worker = self.worker(whole, on_outcome=whole.decided, on_closed=whole.closed)
+        whole.sent = worker.sent
+        try:
+            sent = worker.send(works)
+        except BaseException:
+            self.close_early()
+            raise
+        left = whole.end()
+        closed = self.close(list(whole.open.values()), sent)
+        for outcome in sent.outcomes.values():
+            # Of rows that were corrected before they were closed.
+            whole.decided(outcome)
+        whole.closed(closed)
+        if whole.answered and not self._over() and not self._stop.wait(LOCK_SECONDS):
+            # Whoever only looks at a row holds its lock for a moment, and closing passes over it.
+            whole.closed(self._close(whole.answered))
+        return self._reported(whole.tally, sent, left + len(sent.left))
 
     def read(self, limit: int | None = None) -> list[RawRow]:
         """Step: the rows that wait, oldest first, at most ``limit`` (the configured one by default). Takes nothing."""
@@ -217,45 +189,20 @@ class Dispatch:
         hold or took them or they are refused, the next ones are read: no row keeps back those behind it.
         """
         rescued = self.control.rescue(self._settings.dispatch_limit)
-        wanted = limit or len(_keys(rows))
-        looked_at = within(rows, wanted)
-        claimed = self._take(looked_at)
-        # A read that gave fewer than it might has left nothing behind.
-        more_behind = len(_keys(looked_at)) >= wanted
-        for _ in range(_MOST_READS):
-            short = wanted - claimed.sendable
-            if short <= 0 or not more_behind or self._over():
+        batches = Batches(self.control, limit or _number_of(rows), rows)
+        claimed = Claimed()
+        while not self._over() or not claimed.rows:
+            claimed.add(batches.take(tuple(Branch), MOST_ROWS))
+            if batches.exhausted and not (batches.look_again() and not self._stop.wait(LOCK_SECONDS)):
                 break
-            further = within(self.control.waiting(short, _keys(claimed.rows)), short)
-            claimed.add(self._take(further))
-            claimed.further += further
-            more_behind = len(further) >= short
-        short = wanted - claimed.sendable
-        if short > 0 and claimed.missing:
-            # Whoever only looks at a row holds its lock for a moment, too.
-            claimed.entries += self.control.claim(claimed.missing[:short])
         claimed.entries = rescued + claimed.entries
         self._untouched |= {entry.entry_id: entry for entry in claimed.entries}
         self._newest = list(claimed.entries)
-        self._working_on |= {entry.entry_id for entry in claimed.entries}
+        self.working_on |= {entry.entry_id for entry in claimed.entries}
         self._refused += claimed.refused
-        _log_claim(claimed)
+        _log_rows(claimed)
+        _log.info("rows claimed", extra=fields(**claimed.counts))
         return claimed
-
-    def _take(self, rows: list[RawRow]) -> Claimed:
-        """Claim the rows and refuse those that break their own rules, as they are now."""
-        jobs, refused = sort_rows(rows)
-        if refused:
-            self.control.refuse(refused)
-        entries = self.control.claim(jobs)
-        had = {entry.run_id for entry in entries}
-        missing = [job for job in jobs if job.run_id not in had]
-        if missing:
-            # A row that stands twice may have been read once, the other time being beyond the limit.
-            by_key = {row_key(row): row for row in rows}
-            doubtful = [RefusedRow(job.run_id, job.branch, "", by_key[job.run_id]) for job in missing]
-            refused += self.control.refuse(doubtful)
-        return Claimed(entries, refused, list(rows), missing=missing)
 
     @property
     def begins_with(self) -> list[Entry]:
@@ -269,7 +216,7 @@ class Dispatch:
         """
         untouched = [self._untouched[entry_id] for entry_id in entry_ids if entry_id in self._untouched]
         others = [entry_id for entry_id in entry_ids if entry_id not in self._untouched]
-        self._working_on |= set(entry_ids)
+        self.working_on |= set(entry_ids)
         return untouched + (self.control.resume(others) if others else [])
 
     def send(self, entries: Sequence[Entry]) -> Sent:
@@ -343,7 +290,7 @@ class Dispatch:
         """Take rows that turned out to be corrected, as they are now."""
         jobs = [WaitingJob(entry.run_id, entry.job_id, entry.previous_run_id, entry.parameters) for entry in former]
         entries = self.control.claim(jobs) if jobs else []
-        self._working_on |= {entry.entry_id for entry in entries}
+        self.working_on |= {entry.entry_id for entry in entries}
         for entry in entries:
             _log.info("row corrected, claimed anew", extra=fields(run_id=entry.run_id, entry=entry.entry_id))
         return entries
@@ -353,7 +300,7 @@ class Dispatch:
 
         What cannot be closed now is closed by ``close``, or by the next dispatch.
         """
-        still_open = self._working_on - self._closed
+        still_open = self.working_on - self._closed
         try:
             if still_open:
                 self._close(still_open)
@@ -367,7 +314,7 @@ class Dispatch:
         is closed, whoever closed it.
         """
         known = {entry.entry_id: entry for entry in (*entries, *sent.followed)}
-        self.take_up([entry_id for entry_id in known if entry_id not in self._working_on])
+        self.take_up([entry_id for entry_id in known if entry_id not in self.working_on])
         # Those that were superseded while they were sent have their followers already.
         followed = {entry_id for entry_id, outcome in sent.outcomes.items() if outcome.superseded}
         closed = self._close(known)
@@ -393,20 +340,23 @@ class Dispatch:
 
     def report(self, claimed: Claimed, sent: Sent, closed: Sequence[Closed]) -> Report:
         """Step: what the dispatch did. Outcomes and refusals of steps of this process that failed count as well."""
-        outcomes = self.progress.outcomes | sent.outcomes
         told = {row.run_id for row in claimed.refused}
-        refused = claimed.refused + [row for row in self._refused if row.run_id not in told]
-        rows = report_rows(claimed.rows, refused, claimed.new + claimed.repair, outcomes, closed)
-        report = Report(
-            read=len(claimed.rows),
-            rescued=claimed.rescued,
-            rows=rows,
-            unsent=unsent_rows(claimed.rows, rows),
-            scheduled=sum(item.state is EntryState.SCHEDULED for item in closed),
-            left=len(sent.left),
+        tally = Tally()
+        tally.looked_at(claimed.rows)
+        tally.refused(claimed.refused + [row for row in self._refused if row.run_id not in told])
+        tally.claimed(claimed.entries)
+        for outcome in (self.progress.outcomes | sent.outcomes).values():
+            tally.decided(outcome)
+        for item in closed:
+            tally.closed(item)
+        return self._reported(tally, sent, len(sent.left))
+
+    def _reported(self, tally: Tally, sent: Sent, left: int) -> Report:
+        report = tally.report(
+            left=left,
             calls=sent.calls,
             api_seconds=sent.api_seconds,
-            seconds=self._clock() - self._began,
+            seconds=self.clock() - self._began,
             throttled=self._limiter.throttled,
         )
         _log.info("dispatch finished", extra=fields(**report.as_json()))
@@ -417,7 +367,11 @@ class Dispatch:
         self._stop.set()
 
     def _over(self) -> bool:
-        return self._stop.is_set() or self._clock() >= self._began + self._settings.deadline_seconds
+        return self._stop.is_set() or self.clock() >= self._began + self._settings.deadline_seconds
+
+    def ask(self, what: str, ask: Callable[[], T]) -> T:
+        """Ask the database, again and again for the time that a restart of it takes."""
+        return outlast(what, ask, self._stop, self.clock)
 
     def worker(
         self,
@@ -425,6 +379,7 @@ class Dispatch:
         *,
         on_answer: Callable[[Work, Answer, Decision | None], None] = lambda _work, _answer, _decision: None,
         on_outcome: Callable[[RowOutcome], None] = lambda _outcome: None,
+        on_closed: Callable[[Sequence[Closed]], None] = lambda _closed: None,
     ) -> Worker:
         """A worker for one stretch of sending, with this dispatch's rate limiter, circuit breakers and deadline."""
 
@@ -443,16 +398,119 @@ class Dispatch:
             self._breaker,
             self._refusals,
             stop=self._stop,
-            clock=self._clock,
+            clock=self.clock,
             on_outcome=tell,
             on_answer=on_answer,
+            on_closed=on_closed,
             feed=feed,
         )
 
 
-def _keys(rows: Sequence[RawRow]) -> list[int]:
-    """The rows' ids in the ledger, as far as they have one."""
-    return [key for key in map(row_key, rows) if key is not None]
+class _Pass:
+    """What ``run`` knows of a pass that goes on, and the feed of its sending.
+
+    It keeps the entries that are open. Of a row that is closed or left for later only its line of the report stays.
+    """
+
+    def __init__(self, dispatch: Dispatch, limit: int, rows: Sequence[RawRow] | None) -> None:
+        self.tally = Tally()
+        self.open: dict[int, Entry] = {}
+        self.sent = Sent()
+        self._dispatch = dispatch
+        self._batches = Batches(dispatch.control, limit, rows)
+        self._feed = BatchFeed(self._batches, self._begin, dispatch.concurrency, dispatch.clock)
+        self._goes_on = True
+        #: Entries whose row was corrected, and how often each row was claimed anew.
+        self._corrected: list[Entry] = []
+        self._anew: Counter[int] = Counter()
+        self._counts: Counter[str] = Counter()
+
+    def first(self, rescued: list[Entry]) -> list[Work]:
+        """Claim the first batch, beside what was rescued. Until then no error costs anything, so each is raised."""
+        claimed = self._feed.claim(tuple(Branch))
+        claimed.entries = rescued + claimed.entries
+        self._batches.ask = self._dispatch.ask
+        return self._begin(claimed)
+
+    @property
+    def delay(self) -> float:
+        """See ``worker.Feed``."""
+        return 0.0 if self._corrected else self._feed.delay
+
+    def take(self, waiting: int, ready: Callable[[Call], int], helps: Callable[[Work], bool]) -> list[Work]:
+        """See ``worker.Feed``."""
+        return [*self._begin_anew(), *self._feed.take(waiting, ready, helps)]
+
+    def decided(self, outcome: RowOutcome) -> None:
+        """How a row left the sending."""
+        self.tally.decided(outcome)
+        if not self._goes_on:
+            return
+        entry_id = outcome.entry.entry_id
+        self._batches.decided(outcome)
+        # The tally has it; what is still to be closed is kept in ``open``.
+        self.sent.outcomes.pop(entry_id, None)
+        if outcome.superseded:
+            self._corrected.append(outcome.entry)
+        if outcome.outcome in (Outcome.DEFERRED, Outcome.WITHDRAWN):
+            self._let_go(entry_id)
+
+    def closed(self, items: Sequence[Closed]) -> None:
+        """What was closed; a row that was corrected before is taken as it is now."""
+        for item in items:
+            self.tally.closed(item)
+            entry = self._let_go(item.entry_id)
+            if self._goes_on:
+                _log_closed(item)
+            if self._goes_on and entry is not None and item.superseded:
+                self._corrected.append(entry)
+
+    @property
+    def answered(self) -> set[int]:
+        """The entries whose answer is known and that could not be closed."""
+        return self.tally.to_close & self.open.keys()
+
+    def end(self) -> int:
+        """No row joins any more; gives how many were read and would have been taken."""
+        self._goes_on = False
+        _log.info("rows claimed", extra=fields(**self._counts))
+        rows = self._batches.ahead()
+        self.tally.looked_at(rows)
+        return len(rows)
+
+    def _begin(self, claimed: Claimed) -> list[Work]:
+        _log_rows(claimed)
+        self._counts.update(claimed.counts)
+        self.tally.looked_at(claimed.rows)
+        self.tally.refused(claimed.refused)
+        return self._join(claimed.entries)
+
+    def _begin_anew(self) -> list[Work]:
+        """The rows that were corrected, as they are now."""
+        if not self._corrected:
+            return []
+        former = [entry for entry in self._corrected if self._anew[entry.run_id] < MOST_GENERATIONS]
+        self._corrected = []
+        self._anew.update(entry.run_id for entry in former)
+        entries = self._dispatch.claim_anew(former)
+        self._batches.hold(entries)
+        return self._join(entries)
+
+    def _join(self, entries: Sequence[Entry]) -> list[Work]:
+        self.tally.claimed(entries)
+        kept = {entry.entry_id: entry for entry in entries if entry.state is not EntryState.DEFERRED}
+        self.open |= kept
+        self._dispatch.working_on |= kept.keys()
+        return [Work(entry, first_step(entry)) for entry in unanswered(entries)]
+
+    def _let_go(self, entry_id: int) -> Entry | None:
+        self._dispatch.working_on.discard(entry_id)
+        return self.open.pop(entry_id, None)
+
+
+def _number_of(rows: Sequence[RawRow]) -> int:
+    """How many of the rows have an id that the ledger can keep."""
+    return sum(row_key(row) is not None for row in rows)
 
 
 def unanswered(entries: Sequence[Entry]) -> list[Entry]:
@@ -460,7 +518,7 @@ def unanswered(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.state in TO_SEND]
 
 
-def _log_claim(claimed: Claimed) -> None:
+def _log_rows(claimed: Claimed) -> None:
     for entry in claimed.entries:
         of_the_row = fields(
             run_id=entry.run_id, entry=entry.entry_id, branch=entry.branch.value, state=entry.state.value
@@ -471,14 +529,6 @@ def _log_claim(claimed: Claimed) -> None:
             _log.debug("claimed", extra=of_the_row)
     for row in claimed.refused:
         _log.info("row refused", extra=fields(run_id=row.run_id, reason=scrubbed(row.reason)))
-    counts = fields(
-        new=len(claimed.new),
-        repair=len(claimed.repair),
-        rescued=claimed.rescued,
-        refused=len(claimed.refused),
-        further_rows=len(claimed.further),
-    )
-    _log.info("rows claimed", extra=counts)
 
 
 def _log_closed(item: Closed) -> None:

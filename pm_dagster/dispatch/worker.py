@@ -58,7 +58,7 @@ from pm_dagster.dispatch.model import (
     Withdraw,
     Work,
 )
-from pm_dagster.dispatch.ports import Change, ControlPlane, DatabricksRuns, Event
+from pm_dagster.dispatch.ports import Change, Closed, ControlPlane, DatabricksRuns, Event
 from pm_dagster.dispatch.rate_limiter import RateLimiter
 from pm_dagster.dispatch.rules import (
     Facts,
@@ -262,6 +262,11 @@ class CallQueue:
         work.start = self._limiter.take(work.call)
         return [work]
 
+    def ready(self, call: Call, wanted: Callable[[Work], bool]) -> int:
+        """How many of the rows that are wanted could make this call by now, as far as its rate allows."""
+        now = self._clock()
+        return sum(moment <= now and wanted(work) for moment, _, work in self._due[call])
+
     def set_aside(self, calls: Sequence[Call]) -> list[Work]:
         """Take out all rows that wait for these calls, due or not."""
         aside = [work for call in calls for _, _, work in self._due[call]]
@@ -279,16 +284,21 @@ class CallQueue:
 
 
 class Feed(Protocol):
-    """Gives a stretch of sending further rows while it goes on; the deciding thread asks between two rounds."""
+    """Gives a stretch of sending further rows while it goes on; the deciding thread asks in each round."""
 
     @property
     def delay(self) -> float:
-        """Seconds until it may have further rows; infinite once it has none any more."""
+        """Seconds until it may have further rows; infinite while it has none unless others are sent first."""
 
-    def take(self, waiting: int) -> Sequence[Work]:
-        """The rows that join now, each with its first call; ``waiting`` rows still wait for theirs.
+    def take(self, waiting: int, ready: Callable[[Call], int], helps: Callable[[Work], bool]) -> Sequence[Work]:
+        """The rows that join now, each with its first call. It is asked once in each round.
 
         It may write to the ledger, for no other thread does meanwhile. What it raises ends the sending.
+
+        Args:
+            waiting: How many rows wait for their next call; none while calls are in trouble.
+            ready: How many of them could make this call by now, and are not like those in trouble.
+            helps: Whether the call of a row is not like those in trouble.
         """
 
 
@@ -297,7 +307,7 @@ class NoFeed:
 
     delay = float("inf")
 
-    def take(self, waiting: int) -> Sequence[Work]:  # noqa: ARG002 the protocol's
+    def take(self, waiting: int, ready: Callable[[Call], int], helps: Callable[[Work], bool]) -> Sequence[Work]:  # noqa: ARG002 the protocol's
         """No rows."""
         return ()
 
@@ -329,10 +339,11 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
         on_outcome: Callable[[RowOutcome], None] = lambda _outcome: None,
         on_answer: Callable[[Work, Answer, Decision | None], None] = lambda _work, _answer, _decision: None,
+        on_closed: Callable[[Sequence[Closed]], None] = lambda _closed: None,
         feed: Feed | None = None,
     ) -> None:
         self._feed = feed or NoFeed()
-        self._ledger = LedgerWriter(control, stop, clock)
+        self._ledger = LedgerWriter(control, stop, clock, on_closed)
         self._runs = runs
         self._policy = policy
         self._limits = limits
@@ -364,6 +375,8 @@ class Worker:
         #: Runs that a search found, until the ledger has them as the row's.
         self._found: dict[int, tuple[Work, RowOutcome]] = {}
         self._broken_off = False
+        #: Rows that left while they waited for a call.
+        self._concluded: set[int] = set()
 
     @property
     def sent(self) -> Sent:
@@ -399,7 +412,7 @@ class Worker:
         finally:
             pool.shutdown(wait=True)
         self._budget.leave()
-        unsent = [work for work in self._queue if work.entry.entry_id not in self._sent.outcomes]
+        unsent = [work for work in self._queue if work.entry.entry_id not in self._concluded]
         self._sent.left += [work.entry for work in unsent]
         if self._failure is None and unsent:
             reason = "stop requested" if self._stop.is_set() else "deadline"
@@ -438,8 +451,9 @@ class Worker:
                 self._ask_feed()
 
     def _ask_feed(self) -> None:
-        if not self._ending() and self._feed.delay <= 0:
-            for work in self._feed.take(len(self._queue)):
+        if not self._ending():
+            waiting = len(self._queue) if self._all_closed() else 0
+            for work in self._feed.take(waiting, self._ready, self._helps):
                 self._take_step(work, work.step, 0.0)
 
     def _ending(self) -> bool:
@@ -450,6 +464,12 @@ class Worker:
         return min(self._queue.delay, self._feed.delay) > self._limits.deadline - self._clock()
 
     # ---- making calls
+
+    def _helps(self, work: Work) -> bool:
+        return self._all_closed() or not self._is_affected(work)
+
+    def _ready(self, call: Call) -> int:
+        return self._queue.ready(call, self._helps)
 
     def _all_closed(self) -> bool:
         return self._breaker.state is BreakerState.CLOSED and self._refusals.state is BreakerState.CLOSED
@@ -571,8 +591,11 @@ class Worker:
                 _log.debug("row begun again", extra=_about(again))
 
     def _pause(self) -> float:
-        if self._ending() or self._room() <= 0:
+        if self._ending():
             pause = min(_LONGEST_WAIT, self._delay() or _LONGEST_WAIT)
+        elif self._room() <= 0:
+            # Further rows are had while the calls are under way.
+            pause = min(_LONGEST_WAIT, self._delay() or _LONGEST_WAIT, self._feed.delay)
         else:
             share = self._budget.delay if self._queue else math.inf
             pause = min(_LONGEST_WAIT, self._queue.delay, self._feed.delay, share)
@@ -766,6 +789,7 @@ class Worker:
     def _conclude(self, work: Work, decision: Quarantine | Defer) -> Change:
         """Let a row leave whose refusal is recorded already."""
         outcome = outcome_of(work, decision)
+        self._concluded.add(work.entry.entry_id)
         self._leave(work, outcome)
         return change_for(outcome, None, None, ambiguous=False)
 

@@ -111,7 +111,7 @@ class PostgresControlPlane:
             if seen is None:
                 return read_waiting(cursor, statements, settings, self._names(limit=limit))
             names = self._names(limit=limit, seen=list(seen))
-            return read_next(cursor, statements, settings, names, locking=not self._looks)
+            return read_next(cursor, statements, settings, names)
 
         return self._session.read(work)
 

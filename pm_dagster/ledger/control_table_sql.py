@@ -16,9 +16,12 @@ from pm_dagster.ledger.schema import LEDGER_SCHEMA, quoted
 _ENTRY_COLUMNS = """e.entry_id, e.run_id, e.generation, e.branch, e.state, e.job_id, e.previous_run_id, e.parameters,
     e.idempotency_token, e.fresh_run, e.sent_repair_id, e.attempts, e.ambiguous, e.intent_at"""
 
+#: Rows that others have taken are left out, so that their closing, which skips locked rows, does not find them locked.
 _LOCK_WAITING = """
-SELECT t.{run_id} AS run_id FROM {table} t WHERE t.{run_id} = ANY(%(run_ids)s) AND t.{status} = %(waiting)s
-ORDER BY t.{run_id} FOR NO KEY UPDATE SKIP LOCKED"""
+WITH {alive}
+SELECT v.{run_id} AS run_id FROM {table} v
+WHERE v.{run_id} = ANY(%(run_ids)s) AND v.{status} = %(waiting)s AND {not_taken}
+ORDER BY v.{run_id} FOR NO KEY UPDATE OF v SKIP LOCKED"""
 _LOCK_ROWS = """
 SELECT t.{run_id} AS run_id, t.{status}::text AS status, coalesce(t.{status} = %(waiting)s, false) AS waits,
        {run} AS run
@@ -164,7 +167,7 @@ class ControlTableStatements:
             "alive": sql.SQL(ALIVE),
             "entry": sql.SQL(_ENTRY_COLUMNS),
         }
-        self.lock_waiting = self._build(_LOCK_WAITING)
+        self.lock_waiting = self._build(_LOCK_WAITING, not_taken=self._not_taken())
         self.lock_rows = self._build(
             _LOCK_ROWS,
             run=self._run_named(),
@@ -186,9 +189,7 @@ class ControlTableStatements:
         self.withdraw = self._build(_WITHDRAW)
         self.waiting = self._waiting()
         self.waiting_ids = self._waiting(whole=False)
-        self.next, self.following = self._next(_LOCKED_FOR_US), self._next(_AS_THEY_ARE)
-        self.next_ids = self._next(_LOCKED_FOR_US, whole=False)
-        self.following_ids = self._next(_AS_THEY_ARE, whole=False)
+        self.next, self.next_ids = self._next(), self._next(whole=False)
         self.current = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows())
         self.current_ids = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows(whole=False))
         self.backlog = self._backlog()
@@ -335,7 +336,7 @@ class ControlTableStatements:
         )
 
     def _oldest(self, rows: sql.Composable, more: sql.Composable) -> sql.Composed:
-        """The oldest of the free rows, in the order in which they are dispatched; ``more`` may narrow and lock them."""
+        """The oldest of the free rows, in the order in which they are dispatched; ``more`` may narrow them."""
         return self._build(
             """
             {rows}
@@ -365,11 +366,10 @@ class ControlTableStatements:
             most=sql.Literal(MOST_WITHOUT_PLACE),
         )
 
-    def _next(self, lock: sql.SQL, *, whole: bool = True) -> sql.Composed:
-        """The oldest rows that were not seen yet; with a lock, what is locked by others is passed over."""
+    def _next(self, *, whole: bool = True) -> sql.Composed:
+        """The oldest rows that were not seen yet. None is locked: two that read on would hide rows from each other."""
         return self._build(
-            "WITH {alive} {oldest} {lock}",
-            lock=lock,
+            "WITH {alive} {oldest}",
             oldest=self._oldest(
                 self._rows(whole=whole, beside=self._joined()),
                 self._build(

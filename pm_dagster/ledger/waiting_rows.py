@@ -111,11 +111,10 @@ def read_waiting(
 
 
 def read_next(
-    cursor: Cursor, statements: ControlTableStatements, settings: Settings, names: Mapping[str, Any], *, locking: bool
+    cursor: Cursor, statements: ControlTableStatements, settings: Settings, names: Mapping[str, Any]
 ) -> list[RawRow]:
-    """The oldest rows that a dispatch may take, none of them among ``seen``; if ``locking``, that nobody else holds."""
-    wanted = (statements.next, statements.next_ids) if locking else (statements.following, statements.following_ids)
-    return _read(cursor, statements, settings, names, wanted)
+    """The oldest rows that a dispatch may take, none of them among ``seen``."""
+    return _read(cursor, statements, settings, names, (statements.next, statements.next_ids))
 
 
 def read_current(

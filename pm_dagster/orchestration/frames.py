@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pm_dagster.dispatch.batches import Claimed
 from pm_dagster.dispatch.model import Entry, EntryState
 from pm_dagster.dispatch.report import Report, ReportRow
-from pm_dagster.dispatch.service import Claimed, RepairTarget
+from pm_dagster.dispatch.service import RepairTarget
 from pm_dagster.dispatch.waiting_job import INT64_MAX, Branch, RawRow, sort_rows
 
 IDS = ("run_id", "job_id", "previous_run_id")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from pm_dagster_tests.cli.shell import JOB, UNKNOWN_JOB, Shell
 
 _UNPACED = {"PM_RATE_RUN_NOW": "0", "PM_RATE_REPAIR": "0", "PM_RATE_GET_RUN": "0"}
@@ -46,6 +48,20 @@ def test_two_at_once_run_nothing_twice(shell: Shell) -> None:
     assert sum(json.loads(out)["scheduled"] for out, _ in answers) == 200
     assert shell.runs_per_row() == [1] * 200
     assert shell.statuses() == {"SCHEDULED": 200}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_whoever_finds_its_rows_taken_reads_on(shell: Shell, count: int) -> None:
+    """Each may take a share and no more, so one that gives up early leaves rows that nobody takes."""
+    shell.add(160)
+    share = {"PM_DISPATCH_LIMIT": str(160 // count), "PM_CONCURRENCY": "2"}
+    processes = [shell.start("dispatch", "--json", **_UNPACED, **share) for _ in range(count)]
+    answers = [process.communicate(timeout=120) for process in processes]
+
+    assert [process.returncode for process in processes] == [0] * count, answers
+    assert [json.loads(out)["scheduled"] for out, _ in answers] == [160 // count] * count
+    assert shell.runs_per_row() == [1] * 160
+    assert shell.statuses() == {"SCHEDULED": 160}
 
 
 def test_after_kill_the_next_pass_finishes_without_doubles(shell: Shell) -> None:

@@ -75,8 +75,8 @@ class InMemoryControlPlane:
     def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
         """The rows that a dispatch may take, oldest first."""
         self._meet("waiting")
-        passed_over = {run_id for run_id, row in self.database.rows.items() if seen is not None and _kept(row)}
-        rows = [row.raw for row in self._free() if row.raw.run_id not in passed_over.union(seen or ())]
+        left_out = frozenset(seen or ())
+        rows = [row.raw for row in self._free() if row.raw.run_id not in left_out]
         without = [row for row in rows if row.run_id is None and seen is None]
         rows = [row for row in rows if row.run_id is not None]
         oldest = sorted(rows, key=lambda row: (self._comes_back(row.run_id), row.since or _LATEST, row.run_id))

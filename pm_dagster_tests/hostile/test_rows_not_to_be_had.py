@@ -276,7 +276,7 @@ def test_rows_that_another_dispatch_takes_are_replaced_by_the_next_ones(deployme
         claimed = late.claim(read, 3)
     assert [entry.run_id for entry in taken.new] == rows[:3]
     assert [entry.run_id for entry in claimed.new] == rows[3:]
-    assert [row.run_id for row in claimed.further] == rows[3:]
+    assert [row.run_id for row in claimed.rows[3:]] == rows[3:]
 
 
 def test_refused_rows_keep_no_row_back(deployment: HostileDeployment) -> None:
