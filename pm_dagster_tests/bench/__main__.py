@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -104,5 +105,12 @@ def _measured(cases: Sequence[Case], *, quick: bool) -> list[Result]:
     return results
 
 
+def _end(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    # Database and workspace end with us; SIGINT as well, for a shell that starts us in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
     main()
