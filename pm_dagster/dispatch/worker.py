@@ -597,7 +597,7 @@ class Worker:
             # Further rows are had while the calls are under way.
             pause = min(_LONGEST_WAIT, self._delay() or _LONGEST_WAIT, self._feed.delay)
         else:
-            share = self._budget.delay if self._queue else math.inf
+            share = self._budget.delay if any(self._queue.due(1).values()) else math.inf
             pause = min(_LONGEST_WAIT, self._queue.delay, self._feed.delay, share)
         left = self._limits.deadline - self._clock()
         return min(pause, left) if self._waiting_ahead() and left > 0 else pause

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import signal
+import time
 
 import pytest
 
-from pm_dagster_tests.chaos.deployment import ChaosDeployment
+from pm_dagster_tests.chaos.deployment import ChaosDeployment, Moment
 from pm_dagster_tests.chaos.finishing import story
 from pm_dagster_tests.chaos.many import SEED, Course, fill, run_crowd, seed, set_faults
 from pm_dagster_tests.chaos.records import record
+from pm_dagster_tests.chaos.wire import When
 
 
 def prove(deployment: ChaosDeployment, size: int, rows: int, kills: int) -> None:
@@ -41,8 +44,7 @@ def under_limits(deployment: ChaosDeployment, size: int, rows: int, kills: int) 
     number = seed()
     chance = random.Random(number)  # noqa: S311 chance for a test, not a secret
     fill(deployment, rows)
-    rates = {"PM_RATE_RUN_NOW": "20", "PM_RATE_REPAIR": "5", "PM_RATE_GET_RUN": "100"}
-    deployment.settings |= rates | {"PM_DISPATCH_LIMIT": "60"}
+    deployment.settings |= _RATES | {"PM_DISPATCH_LIMIT": "60"}
     deployment.workspace.limits.set(_LIMITS, retry_after=1)
     course = run_crowd(deployment, chance, size, kills)
     verdict = deployment.verdict(may_fail=())
@@ -55,6 +57,29 @@ def under_limits(deployment: ChaosDeployment, size: int, rows: int, kills: int) 
     figures = {"seconds": course.seconds, "started": course.started, "killed": course.killed, "429 %": 100 * throttled}
     record("dispatchers", f"{size} at once, {rows} rows, under limits", counts, figures)
     return course, throttled
+
+
+_RATES = {"PM_RATE_RUN_NOW": "20", "PM_RATE_REPAIR": "5", "PM_RATE_GET_RUN": "100"}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_as_it_takes_the_budget(chaos: ChaosDeployment, when: When) -> None:
+    """It has, or would have had, the whole budget, and started nothing: the next one waits for a second at most."""
+    rows = chaos.add(10)
+    chaos.settings |= _RATES
+    chaos.workspace.limits.set(_LIMITS, retry_after=1)
+    doom = chaos.kill_at(Moment("UPDATE process_manager.api_budget", "commit", when))
+    assert chaos.dispatch().wait() == -signal.SIGKILL
+    assert doom.met == 1
+    assert chaos.workspace.log.count("run-now") == 0
+    chaos.forget_the_dead()
+    began = time.monotonic()
+    assert chaos.dispatch().wait() == 0
+    assert time.monotonic() - began < 5.0
+    verdict = chaos.verdict(may_fail=())
+    assert verdict.clean, f"{verdict}\n{story(chaos)}"
+    assert verdict.rows == len(rows)
+    assert chaos.workspace.log.count("run-now") == len(rows)
 
 
 def test_two_at_once_under_limits(chaos: ChaosDeployment) -> None:
