@@ -1,5 +1,6 @@
 """Both branches at once in one process, and each alone where it has to be; what the UI says of it."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -24,8 +25,9 @@ from pm_dagster.orchestration.assets import (
     repair_job_runs,
     trigger_new_jobs,
 )
+from pm_dagster.orchestration.execution import EventsByOp
 from pm_dagster.orchestration.frames import waiting_frame
-from pm_dagster.orchestration.resources import ControlTable, dispatch_session
+from pm_dagster.orchestration.resources import ControlTable, DispatchSession, dispatch_session
 from pm_dagster_tests.fakes.runs import Fault, InMemoryRuns, InMemoryWorkspace
 from pm_dagster_tests.ledger.postgres_control_table import eventually
 from pm_dagster_tests.orchestration.conftest import CodeLocation
@@ -36,6 +38,9 @@ _SENDING = ("trigger_new_jobs", "fetch_latest_repair_ids", "repair_job_runs")
 _REPAIR = """
 INSERT INTO mm_run_plc (cntrt_id, run_sttus_name, wkf_job_id, wkf_job_run_id, file_name, rgstr_file_time)
 VALUES (7, 'WAITING', %s, %s, 'file.csv', now()) RETURNING run_id"""
+
+_CONNECTED = """
+SELECT count(*) FROM pg_stat_activity WHERE application_name = 'process_manager' AND datname = current_database()"""
 
 
 class _OneAfterTheOther(InMemoryRuns):
@@ -113,7 +118,7 @@ def test_a_branch_is_sent_while_the_op_of_the_other_awaits(code_location: CodeLo
 
 @dg.op
 def read_rows(control_table: dg.ResourceParam[ControlTable]) -> pd.DataFrame:
-    return waiting_frame(control_table.control.waiting(10))
+    return waiting_frame(control_table.control.waiting(100))
 
 
 def _in_order(code_location: CodeLocation, *ops: str) -> dg.JobDefinition:
@@ -201,6 +206,56 @@ def test_what_is_logged_about_a_row_stands_under_the_op_that_sends_it(code_locat
     assert repair.endswith("Z")
     assert " at=20" not in new
     assert len([text for _, text in log if text.startswith("sending begun ")]) == 1
+
+
+_slow_began = threading.Event()
+
+
+class _Slow(InMemoryRuns):
+    def start(self, job_id: int, parameters: Mapping[str, str], idempotency_token: str) -> int:
+        _slow_began.set()
+        time.sleep(0.5)
+        return super().start(job_id, parameters, idempotency_token)
+
+
+@dg.op
+def begin_only(session: dg.ResourceParam[DispatchSession], new: pd.DataFrame, repair: pd.DataFrame) -> None:
+    """Await nothing."""
+    assert len(new) + len(repair) == 12
+    session.sender(None)
+    assert _slow_began.wait(_LONGEST_SECONDS)
+
+
+def test_a_run_that_ends_while_rows_are_sent_ends_the_sending_before_its_control_table(
+    code_location: CodeLocation,
+) -> None:
+    code_location.runs = _Slow()
+    code_location.with_settings(concurrency=2)
+    _fill(code_location, new=10)
+    at_end: list[list[str]] = []
+
+    @dg.resource
+    def control_table(_context: dg.InitResourceContext) -> Iterator[ControlTable]:
+        yield code_location.table()
+        at_end.append([thread.name for thread in threading.enumerate() if thread.name == "sender"])
+
+    databricks = dg.ResourceDefinition.hardcoded_resource(InMemoryWorkspace(code_location.runs))
+    resources = {"control_table": control_table, "databricks": databricks, "session": dispatch_session}
+
+    @dg.job(resource_defs=resources, executor_def=dg.in_process_executor)
+    def awaits_nothing() -> None:
+        begin_only(*partition_waiting_jobs(read_rows()))
+
+    result = awaits_nothing.execute_in_process(instance=code_location.instance)
+    assert result.success
+    assert at_end == [[]]
+    assert 0 < code_location.runs.count(Call.RUN_NOW) < 10
+    records = list(code_location.database.ledger.values())
+    assert "SENDING" not in {record.entry.state.value for record in records}
+    assert sum(record.accepted_run_id is not None for record in records) == len(code_location.runs.runs) - 2
+    assert any(text.startswith("sending is to end open=") for _, text in _log(code_location, result))
+    assert any(text.startswith("sending ended early ") and " at=20" in text for _, text in _log(code_location, result))
+    assert not any(isinstance(handler, EventsByOp) for handler in logging.getLogger("pm_dagster").handlers)
 
 
 #: Dagster makes the job anew for each run, by calling a function without arguments.
@@ -344,4 +399,32 @@ def test_with_a_process_for_each_step_every_op_sends_its_own_rows(
         outputs = [event for event in result.all_events if event.event_type is dg.DagsterEventType.STEP_OUTPUT]
     told = {_op(e.step_key): e.step_output_data.metadata for e in outputs if e.step_output_data.metadata}
     assert {told[op]["both branches at once"].value for op in _SENDING} == {False}
+    _has_one_run_or_repair_each(deployment, len(rows), repaired)
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_both_branches_are_under_way_is_continued(deployment: Deployment) -> None:
+    rows = [deployment.add() for _ in range(3)]
+    repaired = [_add_repair(deployment) for _ in range(3)]
+    for endpoint in ("run-now", "runs/repair"):
+        deployment.workspace.faults.add(endpoint, "hang", "after", seconds=20.0, drop=True, count=3)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dagster", "job", "execute", *MODULE, "-j", names.JOB],
+        env=deployment.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    state = deployment.workspace.state
+    try:
+        eventually(
+            lambda: len(state.runs()) == 6 and all(len(state.run(run_id).attempts) == 2 for run_id in repaired),
+            "the calls of both branches have taken effect",
+        )
+        assert deployment.sql("SELECT count(*) FROM process_manager.entry WHERE state = 'SENDING'") == [(6,)]
+    finally:
+        kill_all(process)
+    eventually(lambda: deployment.sql(_CONNECTED) == [(0,)], "the server forgets the connection of the dead")
+    done = deployment.dagster("job", "execute", *MODULE, "-j", names.JOB)
+    assert done.returncode == 0, done.stderr[-4000:]
     _has_one_run_or_repair_each(deployment, len(rows), repaired)

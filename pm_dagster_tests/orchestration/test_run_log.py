@@ -9,7 +9,7 @@ import pytest
 
 from pm_dagster.config.masking import register_secret
 from pm_dagster.logs import fields
-from pm_dagster.orchestration.execution import events_go_to
+from pm_dagster.orchestration.execution import EventsByOp, events_go_to
 from pm_dagster_tests.orchestration.conftest import CodeLocation
 
 _SECRET = "a-made-up-secret-of-the-run-log"
@@ -69,3 +69,44 @@ def test_a_dispatch_tells_of_a_refused_row_in_its_run_log(code_location: CodeLoc
     assert result.success
     told = _messages(code_location.instance, result.run_id)
     assert any(message.startswith("row quarantined run_id=1 ") for message in told), told
+
+
+@dg.op
+def earlier(context: dg.OpExecutionContext, events: dg.ResourceParam[EventsByOp]) -> None:
+    log = logging.getLogger("pm_dagster.made_up")
+    with events.of(context):
+        for number in range(1005):
+            log.info("of a row", extra=fields(entry=2, number=number))
+        log.info("of a row", extra=fields(entry=1, error=f"token {_SECRET}"))
+        log.info("of nobody", extra=fields(number=7))
+
+
+@dg.op(ins={"start": dg.In(dg.Nothing)})
+def later(context: dg.OpExecutionContext, events: dg.ResourceParam[EventsByOp]) -> None:
+    with events.of(context):
+        logging.getLogger("pm_dagster.made_up").info("of a row", extra=fields(entry=1, number=8))
+
+
+def test_an_event_is_kept_for_the_op_that_it_is_about_and_not_without_end(code_location: CodeLocation) -> None:
+    register_secret(_SECRET)
+    events = EventsByOp({1: "earlier", 2: "later"}.get)
+
+    @dg.job(
+        executor_def=dg.in_process_executor,
+        resource_defs={"events": dg.ResourceDefinition.hardcoded_resource(events)},
+    )
+    def two() -> None:
+        later(start=earlier())
+
+    result = two.execute_in_process(instance=code_location.instance)
+    events.end(None)
+    logs = [entry for entry in code_location.instance.all_logs(result.run_id) if not entry.is_dagster_event]
+    told = {op: [entry.user_message for entry in logs if entry.step_key == op] for op in ("earlier", "later")}
+    assert told["earlier"] == ['of a row entry=1 error="token ***"', "of nobody number=7"]
+    assert len(told["later"]) == 1000 + 1 + 1
+    assert told["later"][0].startswith("of a row entry=2 number=0 at=20")
+    assert told["later"][-2:] == [
+        "further events from before this op began: 5; `pm explain` has each row",
+        # The op of this row is over.
+        "of a row entry=1 number=8",
+    ]
