@@ -33,7 +33,7 @@ from pm_dagster_tests.bench.place import (
 
 _POSTGRES = "Postgres"
 _LATENCY, _JITTER = 0.1, 0.06
-_LOOPED_ROWS = 24
+_LOOPED_ROWS = 18
 
 
 def _of_the_limit(most: float, measured: str = "dispatch") -> Figure:
@@ -70,7 +70,7 @@ def _mixed_case(workers: int, least: float) -> Case:
         f"mixed-{workers}",
         f"1,000 new rows and 200 repairs without limits, {workers} calls in flight, answers after 100 ms;"
         " beside calls x latency / workers, a thread pool around the bare SDK, and a loop of single calls, each with a"
-        " connection of its own (24 rows, scaled)",
+        " connection of its own (18 rows, scaled)",
         f"at least {least:g} of what latency and concurrency allow, within 1.15 x of the thread pool",
         (
             Figure("share of the ideal", least=least, measured="dispatch", reference="ideal"),
@@ -156,8 +156,8 @@ def _another_client(place: Place, rate: float, begins: float, ends: float) -> It
 
 
 def _shared(place: Place) -> Mapping[str, float]:
-    """Another client takes half of run-now's budget for eight seconds and gives it back."""
-    new, begins, ends = place.size(380, 20), place.size(3, 0), place.size(11, 1)
+    """Another client takes half of run-now's budget for six seconds and gives it back."""
+    new, begins, ends = place.size(320, 20), place.size(2, 0), place.size(8, 1)
     with place.deployment(new, latency=_LATENCY, limits=LIMITS) as deployment:
         began = time.time()
         with _another_client(place, 10.0, begins, ends):
@@ -338,7 +338,7 @@ CASES: tuple[Case, ...] = (
     ),
     _limits_case(
         "shared",
-        "380 new rows, PM_RATE_RUN_NOW=20 equal to the limit; another client takes 10 a second from second 3 to 11;"
+        "320 new rows, PM_RATE_RUN_NOW=20 equal to the limit; another client takes 10 a second from second 2 to 8;"
         " beside (rows + runs that the other got) / 20. Follows: until less than a tenth of our calls is answered 429,"
         " for 3 s. Recovers: until 18 a second get through, for 2 s",
         "within 1.15 x of the limit; follows within 5 s, recovers within 10 s; every row is scheduled",
@@ -353,7 +353,7 @@ CASES: tuple[Case, ...] = (
     ),
     _together_case(2, "two"),
     _together_case(4, "four"),
-    _backlog_case("backlog", "with a deadline of 20 seconds", 20.0, 1.25, trials=2),
+    _backlog_case("backlog", "with a deadline of 15 seconds", 15.0, 1.25, trials=2),
     _backlog_case("backlog-whole", "without a deadline", 3600.0, 2.0, trials=1, named=True),
     Case(
         "database",

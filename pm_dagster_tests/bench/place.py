@@ -30,8 +30,11 @@ from psycopg2.extras import execute_values
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.databricks.runs import SdkRuns
+from pm_dagster.dispatch.ledger_location import Answer
 from pm_dagster.dispatch.report import Report
 from pm_dagster.dispatch.service import Dispatch
+from pm_dagster.ledger import location
+from pm_dagster.ledger.connection import connect
 from pm_dagster.ledger.control_plane import PostgresControlPlane
 from pm_dagster.ledger.migrate import initialise
 from pm_dagster.sandbox.postgres import EmbeddedPostgres
@@ -44,6 +47,7 @@ JOB, OTHERS_JOB = 1001, 1002
 LIMITS: Mapping[str, float] = {"run-now": 20.0, "runs/repair": 5.0, "runs/get": 100.0}
 UNPACED: Mapping[str, float] = {"rate_run_now": 0.0, "rate_repair": 0.0, "rate_get_run": 0.0}
 AT_THE_LIMITS: Mapping[str, float] = {"rate_run_now": 20.0, "rate_repair": 5.0, "rate_get_run": 100.0}
+_TEMPLATE = "bench_template"
 _Held = TypeVar("_Held")
 TOKEN = "bench-token"
 _PARAMETERS = {"RUN_ID": "1", "CNTRT_ID": "7", "FILE_NAME": "file.csv"}
@@ -374,7 +378,7 @@ class Place:
         if limits:
             self._steer("limits", {"rates": dict(limits)})
         name = next(self._names)
-        url = self._server.create_database(name)
+        url = self._server.create_database(name, template=self._template())
         try:
             self._fill_database(url, work)
             if self._profiles:
@@ -458,17 +462,27 @@ class Place:
                 ).raise_for_status()
         self._steer("log/clear", {})
 
+    def _template(self) -> str:
+        """The name of a database with the control schema and a ledger, to be copied: a migration takes longer."""
+        if _TEMPLATE not in self._done:
+            url = self._server.create_database(_TEMPLATE)
+            schema = files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text()
+            with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+                cursor.execute(schema)
+            initialise(Settings(postgres_url=url))
+            self._done.add(_TEMPLATE)
+        return _TEMPLATE
+
     def _fill_database(self, url: str, work: Sequence[tuple[int, int | None]]) -> None:
-        schema = files("pm_dagster.sandbox").joinpath("control_schema.sql").read_text()
-        with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
-            cursor.execute(schema)
-            rows = [(job, run, number) for number, (job, run) in enumerate(work)]
-            if rows:
-                execute_values(cursor, _INSERT, rows, template=_VALUES, page_size=1000)
-        initialise(Settings(postgres_url=url))
-        with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
-            # As a table that is older than a minute has been.
-            cursor.execute("ANALYZE")
+        with closing(connect(Settings(postgres_url=url))) as connection:
+            location.answer(connection, Answer.COPY)
+            with connection.cursor() as cursor:
+                rows = [(job, run, number) for number, (job, run) in enumerate(work)]
+                if rows:
+                    execute_values(cursor, _INSERT, rows, template=_VALUES, page_size=1000)
+                # As a table that is older than a minute has been.
+                cursor.execute("ANALYZE")
+            connection.commit()
 
     def _variables(self, url: str, rows: int) -> dict[str, str]:
         return {

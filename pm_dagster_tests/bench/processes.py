@@ -174,7 +174,7 @@ def _idle(place: Place) -> Mapping[str, float]:
     # What their start cost is not measured.
     place.once("settled", lambda: time.sleep(_SETTLED_SECONDS))
     began, before = time.monotonic(), cpu_seconds(idle.children)
-    time.sleep(place.size(30, 2))
+    time.sleep(place.size(25, 2))
     used, took = cpu_seconds(idle.children) - before, time.monotonic() - began
     return {"CPU seconds a minute": 60 * used / took, "memory": memory(idle.children)}
 
@@ -215,7 +215,7 @@ def _latency(place: Place) -> Mapping[str, float]:
     """How long a row waits for its call: alone, and while others keep coming."""
     started = _servers(place)
     alone = _alone(started, place.size(3, 1), place.size(2, 0))
-    inserted = _insert(started.deployment, place.size(30, 4), _BETWEEN_ROWS_SECONDS)
+    inserted = _insert(started.deployment, place.size(24, 4), _BETWEEN_ROWS_SECONDS)
     started.wait_until_scheduled()
     stream = list(_seconds_to_call(started.deployment, inserted).values())
     # The first third comes to a deployment that is idle.
@@ -303,7 +303,7 @@ CASES: tuple[Case, ...] = (
             Figure("CPU without bytecode", "s"),
         ),
         _cold,
-        trials=4,
+        trials=3,
         group=_STARTS,
     ),
     Case(
@@ -324,7 +324,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "idle",
-        "web server, daemon with the sensor on, and one code server for both, while nothing waits: 30 seconds,"
+        "web server, daemon with the sensor on, and one code server for both, while nothing waits: 25 seconds,"
         " 15 seconds after their first dispatch; memory as PSS, their supervisors included",
         "at most 3 CPU seconds a minute and 450 MB",
         (
