@@ -13,7 +13,7 @@ from pydantic import Field
 from pm_dagster.dispatch.model import Outcome
 from pm_dagster.dispatch.worker import Sent
 from pm_dagster.orchestration import names
-from pm_dagster.orchestration.execution import RETRY, step
+from pm_dagster.orchestration.execution import RETRY, ops_of, step
 from pm_dagster.orchestration.frames import (
     claimed_from,
     entries_frame,
@@ -116,7 +116,7 @@ def trigger_new_jobs(
 ) -> Sent:
     """Start the new runs that are not answered yet."""
     with step(context, session.events):
-        part = session.sender(context.run.step_keys_to_execute).start(entry_ids(new))
+        part = session.sender(ops_of(context)).start(entry_ids(new))
     context.add_output_metadata(calls_metadata(part))
     return part.sent
 
@@ -138,7 +138,7 @@ def fetch_latest_repair_ids(
 ) -> tuple[pd.DataFrame, Sent]:
     """Look up the runs to repair."""
     with step(context, session.events):
-        part = session.sender(context.run.step_keys_to_execute).look_up(entry_ids(repair))
+        part = session.sender(ops_of(context)).look_up(entry_ids(repair))
     context.add_output_metadata(calls_metadata(part), "targets")
     return targets_frame(part.targets), part.sent
 
@@ -156,7 +156,7 @@ def repair_job_runs(
 ) -> Sent:
     """Make the repairs that are not answered yet."""
     with step(context, session.events):
-        part = session.sender(context.run.step_keys_to_execute).repair(targets_from(targets))
+        part = session.sender(ops_of(context)).repair(targets_from(targets))
     context.add_output_metadata(calls_metadata(part))
     return part.sent
 

@@ -42,6 +42,13 @@ _ADVICE = {
 }
 
 
+def ops_of(context: dg.OpExecutionContext) -> set[str]:
+    """The ops of this run, by name: all of its job, or those that a re-execution or a selection leaves."""
+    there = {node.name for node in context.job_def.all_node_defs}
+    keys = context.run.step_keys_to_execute
+    return there if keys is None else there & {key.rpartition(".")[2] for key in keys}
+
+
 class Cancelled(dg.DagsterError, dg.DagsterExecutionInterruptedError):
     """The run was cancelled.
 

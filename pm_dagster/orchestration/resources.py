@@ -237,14 +237,13 @@ class DispatchSession:
     def _sender(self) -> Sender:
         return Sender(self.dispatch)
 
-    def sender(self, steps: Collection[str] | None) -> Sender:
+    def sender(self, ops: Collection[str]) -> Sender:
         """What the ops feed and await; it has begun with both branches where this run sends both.
 
         Args:
-            steps: The steps of this run, None for all. In a run of some steps only, each op sends its own rows.
+            ops: The names of the ops of this run. Where one that sends is not among them, each sends its own rows.
         """
-        ops = {key.rpartition(".")[2] for key in steps} if steps is not None else set(_SENDING.values())
-        if ops.issuperset(_SENDING.values()):
+        if set(ops).issuperset(_SENDING.values()):
             self._sender.begin()
         return self._sender
 

@@ -158,6 +158,14 @@ def _log(code_location: CodeLocation, result: dg.ExecuteInProcessResult) -> list
     return [(_op(entry.step_key), entry.user_message) for entry in logs if not entry.is_dagster_event]
 
 
+def test_a_selection_of_ops_sends_only_the_rows_of_these(code_location: CodeLocation) -> None:
+    _fill(code_location)
+    job = _in_order(code_location, *_SENDING)
+    some = ["read_rows", "partition_waiting_jobs", "trigger_new_jobs"]
+    assert job.execute_in_process(instance=code_location.instance, op_selection=some).success
+    assert _counts(code_location) == (2, 0, 0)
+
+
 def test_an_op_says_when_its_calls_were_made_although_it_had_not_begun(code_location: CodeLocation) -> None:
     code_location.runs = _OneAfterTheOther(Call.RUN_NOW, Call.REPAIR, 2)
     _fill(code_location)
@@ -222,7 +230,7 @@ class _Slow(InMemoryRuns):
 def begin_only(session: dg.ResourceParam[DispatchSession], new: pd.DataFrame, repair: pd.DataFrame) -> None:
     """Await nothing."""
     assert len(new) + len(repair) == 12
-    session.sender(None)
+    session.sender(_SENDING)
     assert _slow_began.wait(_LONGEST_SECONDS)
 
 
