@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -24,7 +25,7 @@ from pm_dagster.text import counted
 
 if TYPE_CHECKING:
     from pm_dagster.config.settings import Settings
-    from pm_dagster.dispatch.ports import Backlog, ControlPlane
+    from pm_dagster.dispatch.ports import Backlog, ControlPlane, DatabricksRuns
 
 _COLUMNS: tuple[Column[ReportRow], ...] = (
     Column("run id", lambda row: row.run_id, right=True),
@@ -40,15 +41,22 @@ _SHOWN = 60
 
 @click.command("dispatch")
 @limit_option
+@click.option("--follow", is_flag=True, help="Do not end: take rows about a second after they come, until Ctrl-C.")
 @json_option
-def command(limit: int | None, *, as_json: bool) -> None:
+def command(limit: int | None, *, follow: bool, as_json: bool) -> None:
     """Do one pass: start or repair the jobs that wait, and set their rows to SCHEDULED.
 
     Ctrl-C or SIGTERM ends the pass cleanly: the answers to the calls under way are awaited and recorded, and the rows
     without a call stay WAITING. A second Ctrl-C ends it at once; the next dispatch then finds out what the calls did.
+
+    With --follow one pass follows another as rows come. Each pass that had rows is reported when it ends, with --json
+    as one line. A database or workspace that is away is waited for. Ctrl-C or SIGTERM ends it as a pass, with status 0.
     """
     settings = connections.settings()
     runs = connections.workspace_runs(settings)
+    if follow:
+        _follow(runs, settings, limit, as_json=as_json)
+        return
     with connections.control_plane(settings) as control:
         # Until here nothing is at stake, and a signal simply ends the program.
         most = limit or settings.dispatch_limit
@@ -65,6 +73,16 @@ def command(limit: int | None, *, as_json: bool) -> None:
         _print(report)
     else:
         _print_idle(idle, settings)
+
+
+def _follow(runs: DatabricksRuns, settings: Settings, limit: int | None, *, as_json: bool) -> None:
+    with connections.control_plane(settings) as control, _stop_requested() as stop:
+        for report in Dispatch(control, runs, settings, stop=stop).follow(limit):
+            if as_json:
+                click.echo(json.dumps(report.as_json()))
+            else:
+                _print(report)
+    click.echo("pm: stopped on request", err=True)
 
 
 def _stop_requested() -> AbstractContextManager[threading.Event]:
@@ -100,7 +118,13 @@ def _progress(total: int) -> Iterator[Callable[[RowOutcome], None]]:
     columns = (TextColumn("dispatching"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=to, transient=True) as bar:
         task = bar.add_task("", total=total)
-        yield lambda _outcome: bar.advance(task)
+
+        def seen(_outcome: RowOutcome) -> None:
+            # Rows that came meanwhile are more than were counted.
+            done = int(bar.tasks[0].completed) + 1
+            bar.update(task, completed=done, total=max(total, done))
+
+        yield seen
 
 
 def _print(report: Report) -> None:

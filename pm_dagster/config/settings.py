@@ -128,6 +128,12 @@ class Settings:
     deadline_seconds: float = _setting(
         "PM_DEADLINE_SECONDS", 780.0, "A dispatch stops sending after this many seconds", between(1, _WEEK, float)
     )
+    linger_seconds: float = _setting(
+        "PM_LINGER_SECONDS",
+        0.0,
+        "`pm dispatch` and the cluster's program look for further rows for so long after their last one; 0: they end",
+        between(0, _DAY, float),
+    )
     row_seconds: float = _setting(
         "PM_ROW_SECONDS",
         60.0,

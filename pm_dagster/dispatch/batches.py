@@ -8,6 +8,7 @@ wait for their rate keep back none of the other.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -17,8 +18,10 @@ from typing import Protocol, TypeVar
 from pm_dagster.dispatch.model import Call, Entry, EntryState, Outcome, RowOutcome, Work
 from pm_dagster.dispatch.ports import ControlPlane
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key, sort_rows, within
+from pm_dagster.logs import fields
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 #: So many rows are read at once. Each reading sorts all rows that wait, so it is to be rare. A row that was only read
 #: is anybody's.
@@ -36,6 +39,11 @@ _LEAST_CLAIMED, _MOST_CLAIMED = 16, 256
 _CHECK_SECONDS = 0.05
 #: Whoever only looks at a row holds its lock for a moment, too: rows that could not be had are read again after it.
 LOCK_SECONDS = 0.2
+#: How often a lingering dispatch looks for rows; longer each time that it finds rows which it cannot have.
+_PEEK_SECONDS, _LONGEST_PEEK_SECONDS = 1.0, 5.0
+#: While rows are undecided it looks at least for so long: a call may take a minute. A refusal that waits for another
+#: row's answer is decided at the end.
+_LONGEST_CALL_SECONDS = 60.0
 #: So many such readings in a row may bring nothing.
 _MOST_FRUITLESS_READS = 3
 
@@ -188,6 +196,18 @@ class Batches:
         self._more = True
         return True
 
+    def look_anew(self) -> None:
+        """Begin a new round: rows that were let go may be taken again, as by another dispatch."""
+        self._let_go.clear()
+        self._missed.clear()
+        self._fruitless = 0
+        self._more = True
+
+    @property
+    def full(self) -> bool:
+        """Whether the limit is reached."""
+        return self._room <= 0
+
     def hold(self, entries: Collection[Entry]) -> None:
         """Entries that were taken another way."""
         self._held |= {entry.run_id for entry in entries}
@@ -258,6 +278,8 @@ class BatchFeed:
         begin: Is told of each claim; gives the rows to send.
         concurrency: How many calls are in flight at once.
         clock: Seconds that only grow.
+        linger: So many seconds after the last row was taken or decided it looks for further ones; 0: not at all.
+        peek: Whether there may be further rows. Called once a second while it lingers.
     """
 
     def __init__(
@@ -266,6 +288,9 @@ class BatchFeed:
         begin: Callable[[Claimed], list[Work]],
         concurrency: int,
         clock: Callable[[], float],
+        *,
+        linger: float = 0.0,
+        peek: Callable[[], bool] = lambda: False,
     ) -> None:
         self._batches = batches
         self._begin = begin
@@ -275,6 +300,11 @@ class BatchFeed:
         #: When rows may be had, and when it is looked again whether few are left.
         self._next = 0.0
         self._next_check = 0.0
+        self._linger = linger
+        self._peek = peek
+        #: Since when no row was there, and how long it looks away; None while it does not linger.
+        self._idle_since: float | None = None
+        self._pause = _PEEK_SECONDS
 
     @property
     def delay(self) -> float:
@@ -290,6 +320,8 @@ class BatchFeed:
         enough = self._next == math.inf and not self._batches.exhausted
         if (now < self._next and not enough) or (waiting >= self._enough and now < self._next_check):
             return []
+        if self._idle_since is not None and self._batches.exhausted and not self._is_to_look(now):
+            return []
         branches = self._running_dry(ready)
         works: list[Work] = []
         claimed = Claimed()
@@ -298,14 +330,45 @@ class BatchFeed:
             if not claimed.rows:
                 break
             works += self._begin(claimed)
+        if works:
+            self._idle_since, self._pause = None, _PEEK_SECONDS
         if self._batches.exhausted:
             # Rows that somebody else had may only have been looked at.
-            self._next = self._clock() + LOCK_SECONDS if self._batches.look_again() else math.inf
+            again = self._batches.look_again()
+            self._next = self._clock() + LOCK_SECONDS if again else self._lingering()
         elif claimed.rows:
             self._next = now
         else:
             self._next, self._next_check = math.inf, now + _CHECK_SECONDS
         return works
+
+    def active(self) -> None:
+        """A row was decided: the lingering counts from now."""
+        if self._idle_since is not None:
+            self._idle_since = self._clock()
+
+    def _lingering(self) -> float:
+        """When it looks for further rows, after those that there were."""
+        if not self._linger or self._batches.full:
+            return math.inf
+        if self._idle_since is None:
+            self._idle_since = self._clock()
+            _log.debug("lingering", extra=fields(seconds=self._linger))
+        return self._clock() + self._pause
+
+    def _is_to_look(self, now: float) -> bool:
+        """Whether rows came; ends the lingering when its time is over."""
+        longest = max(self._linger, _LONGEST_CALL_SECONDS) if self._batches.held else self._linger
+        if self._idle_since is not None and now - self._idle_since > longest:
+            self._next = math.inf
+            return False
+        if not self._peek():
+            self._next, self._pause = now + _PEEK_SECONDS, _PEEK_SECONDS
+            return False
+        # If none of them can be had, they are others' for longer.
+        self._pause = min(2 * self._pause, _LONGEST_PEEK_SECONDS)
+        self._batches.look_anew()
+        return True
 
     def claim(self, branches: Collection[Branch]) -> Claimed:
         """Claim a batch; how long that takes decides how large the next one is."""

@@ -165,6 +165,10 @@ class ReadOnlyControlPlane:
         """As ``inner`` does."""
         return self._inner.waiting(limit, seen)
 
+    def has_work(self, *, ours: bool = False) -> bool:
+        """As ``inner`` does."""
+        return self._inner.has_work(ours=ours)
+
     def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
         """As ``inner`` does."""
         return self._inner.untakeable(limit, run_ids)

@@ -242,6 +242,13 @@ class ControlPlane(Protocol):
             seen: Rows to leave out.
         """
 
+    def has_work(self, *, ours: bool = False) -> bool:
+        """Whether there is a row that a dispatch would take, or an entry that a dead dispatcher left; one small query.
+
+        Args:
+            ours: Entries of this dispatcher count as well that are to be sent or closed again by now.
+        """
+
     def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
         """Rows that the view shows and no dispatch can take as they are, with the reasons. Takes nothing.
 

@@ -145,6 +145,10 @@ class Tally:
             else:
                 self._answered[entry.entry_id] = entry
 
+    def knows(self, entry_id: int) -> bool:
+        """Whether the entry was decided before."""
+        return entry_id in self._decided
+
     def decided(self, outcome: RowOutcome) -> None:
         """How a row left the sending."""
         entry = outcome.entry

@@ -15,8 +15,8 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pm_dagster.config.masking import scrubbed
@@ -46,7 +46,7 @@ from pm_dagster.dispatch.rules import Policy, first_step
 from pm_dagster.dispatch.shared_budget import SharedBudget
 from pm_dagster.dispatch.waiting_job import Branch, RawRow, RefusedRow, WaitingJob, row_key
 from pm_dagster.dispatch.worker import Feed, Limits, Sent, Worker
-from pm_dagster.errors import ProcessManagerError
+from pm_dagster.errors import ProcessManagerError, Unavailable
 from pm_dagster.logs import fields
 
 T = TypeVar("T")
@@ -54,6 +54,8 @@ _log = logging.getLogger(__name__)
 
 #: A row that is corrected again and again is claimed anew at most so often within one dispatch.
 MOST_GENERATIONS = 3
+#: How often somebody who follows looks for rows, and how long it looks away after a pass that failed.
+_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 1.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,9 @@ class Dispatch:
         self.concurrency = settings.concurrency
         self._on_outcome = on_outcome
         self._began = clock()
+        #: Whether ``run`` did a pass before, and how many calls were throttled until then.
+        self._ran = False
+        self._throttled_before = 0
         rates = {
             Call.RUN_NOW: settings.rate_run_now,
             Call.REPAIR: settings.rate_repair,
@@ -146,19 +151,23 @@ class Dispatch:
         self.working_on: set[int] = set()
         self._closed: set[int] = set()
 
-    def run(self, limit: int | None = None, rows: Sequence[RawRow] | None = None) -> Report:
+    def run(
+        self, limit: int | None = None, rows: Sequence[RawRow] | None = None, *, linger: float | None = None
+    ) -> Report:
         """All steps at once, both branches: rows are claimed while others are sent, and closed as answers come.
 
         Args:
             limit: The most rows to take; the configured limit by default.
             rows: The oldest waiting rows, where they were read elsewhere.
+            linger: For so many seconds after the last row it takes what comes; the configured time by default.
 
         Raises:
             ProcessManagerError: What a step raises. Rows that were closed until then stay closed.
         """
+        self._begin_pass()
         limit = limit or self._settings.dispatch_limit
         _log.info("dispatch started", extra=fields(limit=limit, deadline=self._settings.deadline_seconds))
-        whole = _Pass(self, limit, rows)
+        whole = _Pass(self, limit, rows, self._settings.linger_seconds if linger is None else linger)
         works = whole.first(self.control.rescue(self._settings.dispatch_limit))
         worker = self.worker(whole, on_outcome=whole.decided, on_closed=whole.closed)
         whole.sent = worker.sent
@@ -177,6 +186,51 @@ class Dispatch:
             # Whoever only looks at a row holds its lock for a moment, and closing passes over it.
             whole.closed(self._close(whole.answered))
         return self._reported(whole.tally, sent, left + len(sent.left))
+
+    def _begin_pass(self) -> None:
+        """The first pass counts from the making of this object, each later one from its own beginning."""
+        if self._ran:
+            self._began = self.clock()
+            self._throttled_before = self._limiter.throttled
+            # What a pass that failed leaves is rescued like that of another dispatcher.
+            self.working_on.clear()
+            self._closed.clear()
+        self._ran = True
+
+    def follow(self, limit: int | None = None) -> Iterator[Report]:
+        """Pass after pass, each as soon as there is work, until a stop is requested.
+
+        While nothing waits it looks once a second and shows that it lives. A database or a workspace that is away is
+        waited for, once the database has answered the first time.
+
+        Args:
+            limit: The most rows of a pass.
+
+        Yields:
+            The report of each pass that had rows.
+
+        Raises:
+            ProcessManagerError: What nobody can wait for, such as wrong credentials.
+        """
+        pause, reached = 0.0, False
+        while not self._stop.wait(pause):
+            try:
+                pause = _LOOK_SECONDS
+                work = self.control.has_work(ours=True)
+                reached = True
+                if not work:
+                    self.control.heartbeat()
+                    continue
+                report = self.run(limit, linger=_LOOK_SECONDS)
+            except Unavailable as error:
+                if not reached:
+                    raise
+                pause = _LONGEST_LOOK_SECONDS
+                _log.warning("pass failed", extra=fields(pause=pause, error=scrubbed(str(error))))
+                continue
+            if report.rows or report.left:
+                pause = 0.0
+                yield report
 
     def read(self, limit: int | None = None) -> list[RawRow]:
         """Step: the rows that wait, oldest first, at most ``limit`` (the configured one by default). Takes nothing."""
@@ -201,7 +255,7 @@ class Dispatch:
         self.working_on |= {entry.entry_id for entry in claimed.entries}
         self._refused += claimed.refused
         _log_rows(claimed)
-        _log.info("rows claimed", extra=fields(**claimed.counts))
+        _log_counts(claimed.counts)
         return claimed
 
     @property
@@ -357,7 +411,7 @@ class Dispatch:
             calls=sent.calls,
             api_seconds=sent.api_seconds,
             seconds=self.clock() - self._began,
-            throttled=self._limiter.throttled,
+            throttled=self._limiter.throttled - self._throttled_before,
         )
         _log.info("dispatch finished", extra=fields(**report.as_json()))
         return report
@@ -412,13 +466,17 @@ class _Pass:
     It keeps the entries that are open. Of a row that is closed or left for later only its line of the report stays.
     """
 
-    def __init__(self, dispatch: Dispatch, limit: int, rows: Sequence[RawRow] | None) -> None:
+    def __init__(self, dispatch: Dispatch, limit: int, rows: Sequence[RawRow] | None, linger: float) -> None:
         self.tally = Tally()
         self.open: dict[int, Entry] = {}
         self.sent = Sent()
         self._dispatch = dispatch
         self._batches = Batches(dispatch.control, limit, rows)
-        self._feed = BatchFeed(self._batches, self._begin, dispatch.concurrency, dispatch.clock)
+        self._feed = BatchFeed(
+            self._batches, self._begin, dispatch.concurrency, dispatch.clock, linger=linger, peek=self._peek
+        )
+        #: What the peek found beside waiting rows.
+        self._rescued: list[Entry] = []
         self._goes_on = True
         #: Entries whose row was corrected, and how often each row was claimed anew.
         self._corrected: list[Entry] = []
@@ -439,7 +497,9 @@ class _Pass:
 
     def take(self, waiting: int, ready: Callable[[Call], int], helps: Callable[[Work], bool]) -> list[Work]:
         """See ``worker.Feed``."""
-        return [*self._begin_anew(), *self._feed.take(waiting, ready, helps)]
+        works = [*self._begin_anew(), *self._feed.take(waiting, ready, helps)]
+        rescued, self._rescued = self._rescued, []
+        return [*works, *(self._join(rescued) if rescued else ())]
 
     def decided(self, outcome: RowOutcome) -> None:
         """How a row left the sending."""
@@ -448,6 +508,7 @@ class _Pass:
             return
         entry_id = outcome.entry.entry_id
         self._batches.decided(outcome)
+        self._feed.active()
         # The tally has it; what is still to be closed is kept in ``open``.
         self.sent.outcomes.pop(entry_id, None)
         if outcome.superseded:
@@ -465,6 +526,24 @@ class _Pass:
             if self._goes_on and entry is not None and item.superseded:
                 self._corrected.append(entry)
 
+    def _peek(self) -> bool:
+        """Whether rows came while it lingers; closes and rescues what can be by now."""
+        dispatch, idle = self._dispatch, not self._batches.held
+        if not dispatch.ask("look for rows", lambda: dispatch.control.has_work(ours=idle)):
+            return False
+        if idle and self.answered:
+            self.closed(dispatch.ask("close entries", lambda: dispatch.control.close(sorted(self.answered))))
+        found = dispatch.ask("rescue entries", lambda: dispatch.control.rescue(MOST_ROWS))
+        # Those in flight and those to be closed are ours already.
+        self._rescued += [
+            replace(entry, rescued=not self.tally.knows(entry.entry_id))
+            for entry in found
+            if entry.entry_id not in self.open
+        ]
+        _log_rows(Claimed(self._rescued))
+        self._batches.hold([entry for entry in self._rescued if entry.state in TO_SEND])
+        return True
+
     @property
     def answered(self) -> set[int]:
         """The entries whose answer is known and that could not be closed."""
@@ -473,7 +552,7 @@ class _Pass:
     def end(self) -> int:
         """No row joins any more; gives how many were read and would have been taken."""
         self._goes_on = False
-        _log.info("rows claimed", extra=fields(**self._counts))
+        _log_counts(self._counts)
         rows = self._batches.ahead()
         self.tally.looked_at(rows)
         return len(rows)
@@ -529,6 +608,17 @@ def _log_rows(claimed: Claimed) -> None:
             _log.debug("claimed", extra=of_the_row)
     for row in claimed.refused:
         _log.info("row refused", extra=fields(run_id=row.run_id, reason=scrubbed(row.reason)))
+
+
+def _log_counts(rows: Mapping[str, int]) -> None:
+    counts = fields(
+        new=rows["new"],
+        repair=rows["repair"],
+        rescued=rows["rescued"],
+        refused=rows["refused"],
+        missing=rows["missing"],
+    )
+    _log.info("rows claimed", extra=counts)
 
 
 def _log_closed(item: Closed) -> None:

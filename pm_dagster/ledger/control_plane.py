@@ -115,6 +115,17 @@ class PostgresControlPlane:
 
         return self._session.read(work)
 
+    def has_work(self, *, ours: bool = False) -> bool:
+        """Whether a dispatch would find anything to do."""
+
+        def work(cursor: Cursor) -> bool:
+            with reading_view(cursor, self._settings):
+                cursor.execute(self._session.statements.has_work, self._names(ours=ours))
+            (found,) = cursor.fetchone() or (False,)
+            return bool(found)
+
+        return self._session.read(work)
+
     def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
         """Rows that no dispatch can take as they are, with the reasons."""
 

@@ -193,6 +193,7 @@ class ControlTableStatements:
         self.current = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows())
         self.current_ids = self._build("{rows} WHERE v.{run_id} = ANY(%(run_ids)s)", rows=self._rows(whole=False))
         self.backlog = self._backlog()
+        self.has_work = self._has_work()
         self.lockable = self._candidates(_LOCKED_FOR_US)
         self.changeable_some = self._candidates(sql.SQL("FOR KEY SHARE OF t SKIP LOCKED"))
         self.candidates = self._candidates(_AS_THEY_ARE)
@@ -439,6 +440,19 @@ class ControlTableStatements:
             FROM free, held, stuck""",
             not_takeable=self._not_takeable(),
             age=age if self._layout.order_is_time else sql.SQL("NULL::double precision"),
+            joined=self._joined(),
+            free=self._free(),
+            left_behind=self._build(_LEFT_BEHIND),
+        )
+
+    def _has_work(self) -> sql.Composed:
+        return self._build(
+            """
+            WITH {alive}
+            SELECT EXISTS (SELECT 1 FROM {view} v {joined} WHERE {free} LIMIT 1) OR EXISTS (
+                SELECT 1 FROM {ledger}.entry e WHERE e.open AND {left_behind} AND coalesce(e.not_before <= now(), true)
+                AND (%(ours)s AND e.dispatcher_id = %(me)s
+                     OR e.dispatcher_id NOT IN (SELECT dispatcher_id FROM alive)))""",
             joined=self._joined(),
             free=self._free(),
             left_behind=self._build(_LEFT_BEHIND),

@@ -57,6 +57,20 @@ def test_reading_the_next_rows_takes_nothing(table: ControlTable) -> None:
     assert first.waiting(1, []) == []
 
 
+def test_there_is_work_when_a_row_can_be_taken_or_a_dead_dispatcher_left_one(table: ControlTable) -> None:
+    first, second = table.dispatcher(), table.dispatcher()
+    assert not first.has_work()
+    table.add()
+    assert first.has_work()
+    (entry,) = first.claim(seen(first))
+    assert not second.has_work()
+    first.intend([intent_committed(entry)])
+    assert not second.has_work(ours=True)
+    assert (first.has_work(), first.has_work(ours=True)) == (False, True)
+    table.die(first)
+    assert second.has_work()
+
+
 def test_rows_that_are_all_locked_are_not_ready_but_counted(table: ControlTable) -> None:
     held, free = table.add(age=100), table.add()
     control = table.dispatcher()

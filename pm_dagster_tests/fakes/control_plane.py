@@ -82,6 +82,14 @@ class InMemoryControlPlane:
         oldest = sorted(rows, key=lambda row: (self._comes_back(row.run_id), row.since or _LATEST, row.run_id))
         return oldest[:limit] + without
 
+    def has_work(self, *, ours: bool = False) -> bool:
+        """Whether a dispatch would find anything."""
+        self._meet("has_work")
+        mine = [r for r in self.database.ledger.values() if r.open and r.owner == self._me and self._is_left_over(r)]
+        held = [record for record in self.database.ledger.values() if record.open]
+        left = any(self._is_orphan(record) for record in held) or (ours and any(record.rested for record in mine))
+        return left or any(row.raw.run_id is not None for row in self._free())
+
     def untakeable(self, limit: int, run_ids: Collection[int] | None = None) -> list[Untakeable]:
         """Rows that the view shows and the table does not call waiting, or hides from us."""
         rows = [row for row in self.database.rows.values() if run_ids is None or row.raw.run_id in run_ids]

@@ -62,6 +62,10 @@ class SteppingControl:
         """As it is."""
         return self._inner.backlog()
 
+    def has_work(self, *, ours: bool = False) -> bool:
+        """As ``inner`` does."""
+        return self._inner.has_work(ours=ours)
+
     def waiting(self, limit: int, seen: Collection[int] | None = None) -> list[RawRow]:
         """Stops before."""
         self._dispatcher.stop_at("before waiting")
