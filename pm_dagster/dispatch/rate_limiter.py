@@ -38,7 +38,7 @@ of dispatchers are compared.
   the record and starts nothing before the holder has seen it, or has let the second pass. Then the calls that the
   holder may have made since it last wrote count as made, evenly.
 * *Several.* Each reserves the moments of its next starts: of the coming quarter of a second its part, one call at
-  least, and no more than are due. A moment that is not used within 0.15 seconds is given back with the next exchange;
+  least, and no more than are due. A moment that is not used within 0.5 seconds is given back with the next exchange;
   so are all that are left when there is nothing to send. A start that was late is corrected. Who sends nothing for 1.5
   seconds is not counted. A dispatcher that is killed costs the others what it had reserved, or the rest of its second.
 * *A 429* is told at once. Moments that were reserved before it belong to it.
@@ -101,7 +101,7 @@ _LOOK_SECONDS = 0.1
 #: Seconds ahead for which dispatchers reserve moments.
 _AHEAD = 0.25
 #: A moment is used at most so many seconds late.
-_LATE = 0.15
+_LATE = 0.5
 #: A dispatcher that asked for nothing for so many seconds is not counted.
 _SEEN_SECONDS = 1.5
 #: Seconds for which a dispatcher goes on by itself before it tries again to share.

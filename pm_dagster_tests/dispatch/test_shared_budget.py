@@ -17,7 +17,7 @@ from pm_dagster.dispatch.rate_limiter import RateLimiter, Record
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.shared_budget import SharedBudget
 from pm_dagster.errors import ConfigurationError, ControlPlaneUnavailable, ProcessManagerError
-from pm_dagster_tests.bench.rate_simulation import SHARED, simulate
+from pm_dagster_tests.bench.rate_simulation import SHARED, Dispatcher, simulate
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
 from pm_dagster_tests.fakes.runs import InMemoryRuns
 
@@ -215,7 +215,7 @@ def test_a_moment_that_passed_is_not_used(group: Group) -> None:
     first, second = group.limiter(), group.limiter()
     group.run(3.0, first, second)
     group.exchange(second, Call.RUN_NOW)
-    group.now += 0.5
+    group.now += 0.8
     assert second.delay(Call.RUN_NOW) > 0
     assert second.wants_exchange({Call.RUN_NOW: 1})
 
@@ -243,6 +243,18 @@ def test_the_highest_rate_is_the_rate_of_all(group: Group) -> None:
     group.leave(fast)
     (alone,) = group.run(10.0, slow)
     assert len(alone) <= 52
+
+
+@pytest.mark.parametrize("count", [2, 4, 8])
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3])
+def test_deciding_threads_that_look_seldom_go_on(count: int, seconds: float) -> None:
+    """On a machine that is busy: each moment that is reserved may be late at the next look."""
+    at = SHARED["four, busy"]
+    dispatchers = tuple(Dispatcher(0.1 * n) for n in range(count))
+    for seed in range(2):
+        result = simulate(replace(at, rows=100, round=seconds, dispatchers=dispatchers), "sliding window", seed)
+        assert result.seconds < 3 * at.ideal
+        assert result.throttled <= 1
 
 
 # ---- what one learns
