@@ -18,7 +18,7 @@ from pm_dagster.dispatch.waiting_job import RawRow
 from pm_dagster.dispatch.worker import Sent
 from pm_dagster.errors import ProcessManagerError
 from pm_dagster_tests.model.environment_rules import KIND, LONG, NUMBER, EnvironmentRules
-from pm_dagster_tests.model.harness import Harness
+from pm_dagster_tests.model.harness import JOBS, Harness
 from pm_dagster_tests.model.stepped_dispatcher import Killed, SteppedDispatcher, Stop
 from pm_dagster_tests.model.stepping_ports import SteppingControl, WatchedRuns
 
@@ -116,6 +116,8 @@ class DispatchMachine(EnvironmentRules):
 
     def _settle(self) -> None:
         self.harness.calm()
+        # A workspace that knows none of the rows' jobs is refused as a whole, and blames no row for as long.
+        self.harness.set_job_exists(JOBS[0], exists=True)
         for dispatcher in self._living():
             self._finish(dispatcher)
         for number in range(_SETTLING_PASSES):
