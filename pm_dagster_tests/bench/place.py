@@ -154,11 +154,11 @@ class Deployment:
         self.work.append((JOB, None))
         return int(run_id)
 
-    def wait_until_scheduled(self) -> None:
-        """Wait until no row is WAITING. Raises RuntimeError when that takes too long."""
+    def wait_until_scheduled(self, worker: subprocess.Popen[str] | None = None) -> None:
+        """Wait until no row is WAITING. Raises RuntimeError when that takes too long, or the worker has ended."""
         end = time.monotonic() + _LONGEST_SECONDS
         while self.sql("SELECT FROM mm_run_plc WHERE run_sttus_name = 'WAITING' LIMIT 1"):
-            if time.monotonic() > end:
+            if time.monotonic() > end or (worker is not None and worker.poll() is not None):
                 raise RuntimeError("rows still wait")
             time.sleep(0.2)
         self.demand_all_scheduled()
