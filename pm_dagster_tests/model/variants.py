@@ -16,7 +16,7 @@ import pytest
 from psycopg2 import sql
 
 from pm_dagster.databricks.transport import OneAttempt
-from pm_dagster.dispatch import rules, service, worker
+from pm_dagster.dispatch import batches, rules, worker
 from pm_dagster.dispatch.model import (
     Adopt,
     Decision,
@@ -150,7 +150,7 @@ def _bad_row_raises(patch: Patch) -> None:
             raise ValueError(refused[0].reason)
         return jobs, refused
 
-    patch.setattr(service, "sort_rows", strict)
+    patch.setattr(batches, "sort_rows", strict)
 
 
 def _unscrubbed(patch: Patch) -> None:
