@@ -120,10 +120,11 @@ class Tally:
         self._answered: dict[int, Entry] = {}
 
     def looked_at(self, rows: Iterable[RawRow]) -> None:
-        """Rows of the view that the dispatch tried to take, or would have taken."""
-        for row in rows:
-            self.read += 1
-            key = row_key(row)
+        """Rows of the view that the dispatch tried to take, or would have taken; one that it had read counts once."""
+        keyed = [(row_key(row), row) for row in rows]
+        known = {key for key, _ in keyed if key in self._looked_at}
+        for key, row in keyed:
+            self.read += key not in known
             if key is not None:
                 self._looked_at.setdefault(key, row)
 

@@ -17,7 +17,6 @@ _SIZE = Size(history=20_000, waiting=_WAITING, dispatchers=10)
         ("backlog", {}),
         ("waiting", {"limit": 100}),
         ("next", {"limit": 100, "seen": []}),
-        ("following", {"limit": 100, "seen": []}),
     ],
 )
 def test_rows_are_not_looked_up_one_by_one(ledger_url: str, name: str, names: dict[str, object]) -> None:

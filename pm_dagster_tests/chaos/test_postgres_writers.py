@@ -128,6 +128,7 @@ def test_a_row_that_runs_and_waits_again(chaos: ChaosDeployment, boundary: Bound
 def test_a_row_that_waits_again_without_a_run(chaos: ChaosDeployment, boundary: Boundary, call: str) -> None:
     """While its generation is open it is the same work; once that is closed it is new work.
 
+    Before the claim commits the owner's writes wait for its lock, and then run a race with intent and closing.
     Who takes the earlier run's id away from a row whose repair is sent asks for something else: a new run.
     """
     row = add(chaos, call)
@@ -135,7 +136,8 @@ def test_a_row_that_waits_again_without_a_run(chaos: ChaosDeployment, boundary: 
     dispatch_while(chaos, boundary, call, lambda owner: owner.write((_SET, ("RUNNING", row)), again))
     assert chaos.statuses() == {row: "SCHEDULED"}
     corrected = call == "runs/repair" and boundary in (Boundary.AFTER_INTENT, Boundary.AFTER_REPLY)
-    assert len(chaos.oracle.starts()) == (2 if boundary in _CLOSED or corrected else 1)
+    once = (1, 2) if boundary is Boundary.BEFORE_CLAIM else (1,)
+    assert len(chaos.oracle.starts()) in ((2,) if boundary in _CLOSED or corrected else once)
     assert_clean(chaos)
 
 
@@ -148,7 +150,8 @@ def test_a_job_that_is_corrected_under_way(chaos: ChaosDeployment, boundary: Bou
     dispatch_while(chaos, boundary, "run-now", lambda owner: owner.write(correct))
     assert chaos.statuses() == {row: "SCHEDULED"}
     late = boundary in (Boundary.AFTER_INTENT, Boundary.AFTER_REPLY)
-    assert len(chaos.oracle.starts()) == (2 if late else 1)
+    once = (1, 2) if boundary is Boundary.BEFORE_CLAIM else (1,)
+    assert len(chaos.oracle.starts()) in ((2,) if late else once)
     started = sorted(r.job_id for r in chaos.workspace.state.runs() if r.parameters.get("RUN_ID") == str(row))
     assert started == {
         Boundary.AFTER_INTENT: [JOB, OTHER_JOB],

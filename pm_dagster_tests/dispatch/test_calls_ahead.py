@@ -208,7 +208,8 @@ def test_a_circuit_breaker_that_opens_withdraws_them(stage: Stage) -> None:
 
     def look(kinds: list[str], _intended: int) -> None:
         if "not sent" in kinds:
-            assert runs.begun == 4
+            # The thread that got free may have begun its next call, or found it withdrawn.
+            assert runs.begun in (3, 4)
             runs.go_on.set()
 
     report = Dispatch(Watched(stage.database, settings, look), runs, settings).run()

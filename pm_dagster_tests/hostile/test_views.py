@@ -144,7 +144,8 @@ def test_a_view_that_reads_what_we_may_not_is_named(deployment: HostileDeploymen
     deployment.sql("CREATE VIEW blind WITH (security_invoker = true) AS SELECT * FROM mm_run_wait_vw")
     deployment.sql("DO $$ BEGIN CREATE ROLE blind; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     deployment.sql("GRANT USAGE ON SCHEMA process_manager TO blind; GRANT SELECT ON blind, mm_run_plc TO blind")
-    deployment.sql("GRANT ALL ON ALL TABLES IN SCHEMA process_manager TO blind")
+    deployment.sql("GRANT UPDATE ON mm_run_plc TO blind; GRANT ALL ON ALL TABLES IN SCHEMA process_manager TO blind")
+    deployment.sql("GRANT ALL ON ALL SEQUENCES IN SCHEMA process_manager TO blind")
     with pytest.raises(ConfigurationError, match=r"lacks a privilege.*mm_run_wait_vw"):
         deployment.dispatch(wait_view="blind", postgres_url=make_dsn(deployment.database_url, options="-c role=blind"))
 
