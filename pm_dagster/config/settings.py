@@ -131,7 +131,7 @@ class Settings:
     linger_seconds: float = _setting(
         "PM_LINGER_SECONDS",
         0.0,
-        "`pm dispatch` and the cluster's program look for further rows for so long after their last one; 0: they end",
+        "A dispatch looks for further rows for so long after its last one; 0: it ends",
         between(0, _DAY, float),
     )
     row_seconds: float = _setting(

@@ -83,6 +83,23 @@ class Report:
         seen = Counter(row.outcome for row in self.rows if row.branch is branch)
         return {outcome.value: seen[outcome] for outcome in COUNTED}
 
+    def and_then(self, later: Report) -> Report:
+        """This report and that of a later pass of the same dispatch, as one. A row that waited for it is told once."""
+        told = {row.run_id for row in (*later.rows, *later.unsent)}
+        waited = {row.run_id for row in self.rows if row.outcome is Outcome.DEFERRED} & told
+        return Report(
+            read=self.read + later.read,
+            rescued=self.rescued + later.rescued,
+            rows=[row for row in self.rows if row.run_id not in waited] + later.rows,
+            unsent=[row for row in self.unsent if row.run_id not in told] + later.unsent,
+            scheduled=self.scheduled + later.scheduled,
+            left=self.left + later.left,
+            calls=self.calls + later.calls,
+            api_seconds=self.api_seconds + later.api_seconds,
+            seconds=later.seconds,
+            throttled=self.throttled + later.throttled,
+        )
+
     def as_json(self) -> dict[str, Any]:
         """The object that ``pm dispatch --json`` prints; its keys are a contract."""
         return {

@@ -167,8 +167,31 @@ class Dispatch:
         self._begin_pass()
         limit = limit or self._settings.dispatch_limit
         _log.info("dispatch started", extra=fields(limit=limit, deadline=self._settings.deadline_seconds))
-        whole = _Pass(self, limit, rows, self._settings.linger_seconds if linger is None else linger)
-        works = whole.first(self.control.rescue(self._settings.dispatch_limit))
+        return self._pass(_Pass(self, limit, rows, self._settings.linger_seconds if linger is None else linger))
+
+    def linger(self, taken: int) -> Report | None:
+        """Step: look for further rows, until none came for the configured time, and dispatch what comes.
+
+        Both branches as in ``run``, within the deadline of this dispatch and what is left of its limit.
+
+        Args:
+            taken: How many rows the other steps took.
+
+        Returns:
+            What was done meanwhile; None where it does not linger.
+
+        Raises:
+            ProcessManagerError: As ``run``.
+        """
+        seconds, room = self._settings.linger_seconds, self._settings.dispatch_limit - taken
+        if not seconds or room <= 0 or self._over():
+            return None
+        self._throttled_before = self._limiter.throttled
+        return self._pass(_Pass(self, room, (), seconds))
+
+    def _pass(self, whole: _Pass) -> Report:
+        rescued = self.control.rescue(self._settings.dispatch_limit)
+        works = whole.first([replace(entry, rescued=entry.entry_id not in self.working_on) for entry in rescued])
         worker = self.worker(whole, on_outcome=whole.decided, on_closed=whole.closed)
         whole.sent = worker.sent
         try:

@@ -166,7 +166,8 @@ def repair_job_runs(
     description=(
         "Writes the results into the control table: SCHEDULED, the run and the link to its page for every row whose "
         "run or repair exists, FAILED with the reason for every row that is refused for good. A row that has left "
-        "WAITING meanwhile is never set back."
+        "WAITING meanwhile is never set back. With `linger_seconds` it then looks for further rows and dispatches "
+        "them, both branches at once."
     ),
 )
 def mark_scheduled(
@@ -177,13 +178,15 @@ def mark_scheduled(
     repair: pd.DataFrame,
     sent: list[Sent],
 ) -> pd.DataFrame:
-    """Close the entries whose outcome is known, and report. The columns are those of ``frames.report_frame``."""
+    """Close the entries whose outcome is known, linger, report. The columns are those of ``frames.report_frame``."""
     claimed, whole = claimed_from(waiting_jobs, new, repair), Sent.of(sent)
     with step(context, session.events):
         dispatch = session.rest()
         closed = dispatch.close(claimed.entries, whole)
         report = dispatch.report(claimed, whole, closed)
-    context.add_output_metadata(dispatch_metadata(report, waiting_jobs))
+        further = dispatch.linger(len(claimed.entries)) if session.sends_all(ops_of(context)) else None
+    report = report.and_then(further) if further else report
+    context.add_output_metadata(dispatch_metadata(report, waiting_jobs, further))
     return report_frame(report)
 
 

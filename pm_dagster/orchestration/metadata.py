@@ -49,8 +49,8 @@ def oldest_age(waiting_jobs: pd.DataFrame) -> float | None:
     return max(0.0, (datetime.now(UTC) - arrived).total_seconds())
 
 
-def dispatch_metadata(report: Report, waiting_jobs: pd.DataFrame) -> dict[str, Any]:
-    """Metadata of ``dispatched_jobs``."""
+def dispatch_metadata(report: Report, waiting_jobs: pd.DataFrame, further: Report | None = None) -> dict[str, Any]:
+    """Metadata of ``dispatched_jobs``; ``further`` is the part of the report that came while it lingered."""
     counts = {f"{branch.value}/{outcome}": n for branch in Branch for outcome, n in report.counts(branch).items()}
     return {
         **counts,
@@ -63,6 +63,7 @@ def dispatch_metadata(report: Report, waiting_jobs: pd.DataFrame) -> dict[str, A
         "API share of time": _share(report.api_seconds, report.seconds),
         "seconds": round(report.seconds, 3),
         "oldest waiting (seconds)": oldest_age(waiting_jobs) or 0.0,
+        **({} if further is None else {"rows that came while it lingered": len(further.rows)}),
         "rows": dg.MetadataValue.md(rows_table(report.rows)),
     }
 

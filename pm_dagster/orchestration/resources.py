@@ -101,6 +101,15 @@ class ControlTableResource(dg.ConfigurableResource[ControlTable]):
             "Empty: PM_DEADLINE_SECONDS."
         ),
     )
+    linger_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        description=(
+            "When all rows are done, the dispatch looks for further rows once a second, and ends when none came for so "
+            "many seconds. What comes is dispatched about a second later, in the same run. 0 means that it ends at "
+            "once. Empty: PM_LINGER_SECONDS."
+        ),
+    )
     rate_run_now: float | None = Field(
         default=None, ge=0, description="The most run-now calls per second; 0 means no limit. Empty: PM_RATE_RUN_NOW."
     )
@@ -243,9 +252,13 @@ class DispatchSession:
         Args:
             ops: The names of the ops of this run. Where one that sends is not among them, each sends its own rows.
         """
-        if set(ops).issuperset(_SENDING.values()):
+        if self.sends_all(ops):
             self._sender.begin()
         return self._sender
+
+    def sends_all(self, ops: Collection[str]) -> bool:
+        """Whether a run of these ops sends both branches; a part of it that is executed again takes no further rows."""
+        return set(ops).issuperset(_SENDING.values())
 
     def rest(self) -> Dispatch:
         """The dispatch, once nothing is being sent any more."""
