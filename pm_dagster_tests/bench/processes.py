@@ -18,6 +18,8 @@ from pm_dagster_tests.bench.servers import Servers, cpu_seconds, memory, servers
 
 _THROUGH_DAGSTER, _STARTS = "Through Dagster", "What a start costs, and doing nothing"
 _LATENCY = 0.1
+#: So long a dispatch of the servers looks for further rows after its last one.
+_LINGER = "3"
 _BETWEEN_ROWS_SECONDS = 0.5
 _SETTLED_SECONDS = 15.0
 _PM = ("-m", "pm_dagster.cli", "dispatch", "--json")
@@ -157,7 +159,7 @@ def _servers(place: Place, *, bytecode: bool = True) -> Servers:
     def start() -> Iterator[Servers]:
         with (
             place.deployment(0, latency=_LATENCY) as deployment,
-            servers(deployment, web=bytecode, bytecode=bytecode) as started,
+            servers(deployment, web=bytecode, bytecode=bytecode, PM_LINGER_SECONDS=_LINGER) as started,
         ):
             if bytecode and not place.quick:
                 deployment.insert()
@@ -357,7 +359,7 @@ CASES: tuple[Case, ...] = (
     Case(
         "latency",
         "from the commit of a row to its run-now, with the same servers: rows that come alone, and rows that come"
-        " every half second",
+        " every half second, with PM_LINGER_SECONDS=3",
         "alone at most 5 s (median) and 10 s (95 %, here the longest); while others come at most 1.5 s (95 %)",
         (
             Figure("alone, median", "s", most=5.0),
