@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -77,11 +78,15 @@ def command(limit: int | None, *, follow: bool, as_json: bool) -> None:
 
 def _follow(runs: DatabricksRuns, settings: Settings, limit: int | None, *, as_json: bool) -> None:
     with connections.control_plane(settings) as control, _stop_requested() as stop:
+        view = f"{settings.schema}.{settings.wait_view}"
+        click.echo(f"pm: taking the rows of {view} as they come, until Ctrl-C", err=True)
         for report in Dispatch(control, runs, settings, stop=stop).follow(limit):
             if as_json:
                 click.echo(json.dumps(report.as_json()))
             else:
+                click.echo(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}")
                 _print(report)
+                click.echo()
     click.echo("pm: stopped on request", err=True)
 
 

@@ -43,6 +43,7 @@ def test_rows_are_started_soon_after_they_come_and_a_signal_ends_it_cleanly(shel
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
+    assert "taking the rows of public.mm_run_wait_vw as they come" in err
     assert "stopped on request" in err
     reports = [json.loads(line) for line in out.splitlines()]
     assert sum(report["scheduled"] for report in reports) == 7
