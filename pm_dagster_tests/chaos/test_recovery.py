@@ -34,7 +34,7 @@ WHERE who = 'process_manager' AND after = 'SCHEDULED' AND at > to_timestamp(%s)
 
 
 def test_after_the_death_of_a_dispatch(chaos: ChaosDeployment) -> None:
-    """Killed with calls in flight and most rows claimed; another one is started at that moment."""
+    """Killed with calls in flight and further rows claimed; another one is started at that moment."""
     chaos.add(_ROWS)
     mark = moment(Boundary.AFTER_INTENT, "run-now")
     assert mark is not None
@@ -51,7 +51,7 @@ def test_after_the_death_of_a_dispatch(chaos: ChaosDeployment) -> None:
     assert set(chaos.statuses().values()) == {"SCHEDULED"}, second.err
     verdict = chaos.verdict(may_fail=())
     assert verdict.clean, str(verdict)
-    assert held == _ROWS
+    assert 16 < held < _ROWS
     figures = {"seconds until another dispatch had closed all its rows": ended - killed}
     record("recovery", "kill -9 of a dispatch", {**verdict.counts, "rows": _ROWS}, figures)
 
