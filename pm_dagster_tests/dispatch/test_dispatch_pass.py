@@ -60,9 +60,9 @@ class Stage:
 class _Clock(threading.Event):
     """A clock, and a stop request whose waiting makes it go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float = 1000.0) -> None:
         super().__init__()
-        self.now = 1000.0
+        self.now = now
 
     def __call__(self) -> float:
         return self.now

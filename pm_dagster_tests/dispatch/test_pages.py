@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -17,33 +16,17 @@ from pm_dagster.dispatch.report import Report
 from pm_dagster.dispatch.service import Dispatch
 from pm_dagster.dispatch.waiting_job import sort_rows
 from pm_dagster.errors import ProcessManagerError, Refused, Throttled, WorkspaceUnavailable
+from pm_dagster_tests.dispatch.test_dispatch_pass import _Clock
 from pm_dagster_tests.fakes.control_plane import InMemoryControlPlane, InMemoryDatabase
 from pm_dagster_tests.fakes.runs import InMemoryRuns
 
 SETTINGS = replace(Settings(), call_backoff_seconds=0.0, settle_seconds=0.0, rehearse=False)
 
 
-class Clock(threading.Event):
-    """Seconds that pass when somebody waits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        """The moment."""
-        return self.now
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Let the time pass."""
-        self.now += timeout or 0.0
-        return self.is_set()
-
-
 class PagedRuns(InMemoryRuns):
     """Every history and every search has so many pages; ``asked`` has page and moment of each call for one."""
 
-    def __init__(self, pages: int, clock: Clock) -> None:
+    def __init__(self, pages: int, clock: _Clock) -> None:
         super().__init__()
         self.pages, self.clock = pages, clock
         self.asked: list[tuple[int, float]] = []
@@ -79,7 +62,7 @@ class Stage:
     """Repairs of runs whose history has several pages."""
 
     def __init__(self, rows: int, pages: int) -> None:
-        self.clock = Clock()
+        self.clock = _Clock(0.0)
         self.runs = PagedRuns(pages, self.clock)
         self.database = InMemoryDatabase()
         for number in range(1, rows + 1):

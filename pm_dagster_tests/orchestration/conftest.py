@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableJob
 
 from pm_dagster.config.settings import Settings
 from pm_dagster.definitions import build_definitions
@@ -64,6 +65,27 @@ class CodeLocation:
     def with_settings(self, **values: Any) -> None:  # noqa: ANN401
         """Change settings for the dispatches that follow."""
         self.settings = replace(self.settings, **values)
+
+
+#: Dagster makes the job anew for each run, by calling a function without arguments.
+_stored: list[CodeLocation] = []
+
+
+def process_manager_job() -> dg.JobDefinition:
+    """The job over the fakes of ``stored``."""
+    return _stored[-1].definitions().resolve_job_def(names.JOB)
+
+
+@pytest.fixture
+def stored() -> Iterator[CodeLocation]:
+    """A code location whose runs can be re-executed."""
+    with dg.DagsterInstance.local_temp() as instance:
+        _stored.append(CodeLocation(instance))
+        # Dagster keeps the job of the test before.
+        ReconstructableJob.get_definition.cache_clear()
+        ReconstructableJob.get_repository_definition.cache_clear()
+        yield _stored[-1]
+        _stored.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,6 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 import pytest
-from dagster._core.definitions.reconstruct import ReconstructableJob
 
 from pm_dagster.definitions import build_definitions
 from pm_dagster.dispatch.model import Call
@@ -30,7 +29,7 @@ from pm_dagster.orchestration.frames import waiting_frame
 from pm_dagster.orchestration.resources import ControlTable, DispatchSession, dispatch_session
 from pm_dagster_tests.fakes.runs import Fault, InMemoryRuns, InMemoryWorkspace
 from pm_dagster_tests.ledger.postgres_control_table import eventually
-from pm_dagster_tests.orchestration.conftest import CodeLocation
+from pm_dagster_tests.orchestration.conftest import CodeLocation, process_manager_job
 from pm_dagster_tests.orchestration.deployment import JOB, MODULE, Deployment, kill_all
 
 _LONGEST_SECONDS = 60.0
@@ -264,26 +263,6 @@ def test_a_run_that_ends_while_rows_are_sent_ends_the_sending_before_its_control
     assert any(text.startswith("sending is to end open=") for _, text in _log(code_location, result))
     assert any(text.startswith("sending ended early ") and " at=20" in text for _, text in _log(code_location, result))
     assert not any(isinstance(handler, EventsByOp) for handler in logging.getLogger("pm_dagster").handlers)
-
-
-#: Dagster makes the job anew for each run, by calling a function without arguments.
-_locations: list[CodeLocation] = []
-
-
-def process_manager_job() -> dg.JobDefinition:
-    """The job over the fakes of the test that runs."""
-    return _locations[-1].definitions().resolve_job_def(names.JOB)
-
-
-@pytest.fixture
-def stored() -> Iterator[CodeLocation]:
-    """A code location whose runs can be re-executed."""
-    with dg.DagsterInstance.local_temp() as instance:
-        _locations.append(CodeLocation(instance))
-        # Dagster keeps the job of the test before.
-        ReconstructableJob.get_definition.cache_clear()
-        ReconstructableJob.get_repository_definition.cache_clear()
-        yield _locations[-1]
 
 
 @pytest.mark.parametrize("call", [Call.RUN_NOW, Call.GET_RUN, Call.REPAIR])

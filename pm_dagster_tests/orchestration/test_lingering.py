@@ -12,12 +12,11 @@ from contextlib import contextmanager
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.reconstruct import ReconstructableJob
 
 from pm_dagster.dispatch.model import Call
 from pm_dagster.orchestration import names
 from pm_dagster_tests.ledger.postgres_control_table import eventually
-from pm_dagster_tests.orchestration.conftest import CodeLocation
+from pm_dagster_tests.orchestration.conftest import CodeLocation, process_manager_job
 from pm_dagster_tests.orchestration.deployment import MODULE, Deployment, kill_all
 
 _LONGEST_SECONDS = 60.0
@@ -90,26 +89,6 @@ def test_a_part_of_a_run_that_is_executed_again_takes_no_further_rows(stored: Co
     with dg.execute_job(job, stored.instance, reexecution_options=options) as again:
         assert again.success
     assert stored.database.statuses() == {1: "SCHEDULED", 2: "WAITING"}
-
-
-_STORED: list[CodeLocation] = []
-
-
-def process_manager_job() -> dg.JobDefinition:
-    """The job over what the test has; a re-execution asks for it by name."""
-    return _STORED[-1].definitions().resolve_job_def(names.JOB)
-
-
-@pytest.fixture
-def stored() -> Iterator[CodeLocation]:
-    """Outputs are kept on disk."""
-    with dg.DagsterInstance.local_temp() as instance:
-        _STORED.append(CodeLocation(instance))
-        # Dagster keeps the job of the test before.
-        ReconstructableJob.get_definition.cache_clear()
-        ReconstructableJob.get_repository_definition.cache_clear()
-        yield _STORED[-1]
-        _STORED.clear()
 
 
 @contextmanager
